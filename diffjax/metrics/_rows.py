@@ -1,0 +1,58 @@
+"""What every metric asks of the arrays it is given."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Float64Array = npt.NDArray[np.float64]
+
+
+def as_rows(name: str, array: Any) -> Float64Array:
+    """Returns `array` as float64 [N, D], one row an image.
+
+    Args:
+      name: what to call the array in an error.
+      array: [N, D], anything that NumPy or JAX can hold.
+
+    Raises:
+      ValueError: the array isn't [N, D] with N, D >= 1, or holds NaN or infinity.
+    """
+    rows = np.asarray(array, dtype=np.float64)
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise ValueError(f"{name} must be [N, D] with one row an image, got shape {rows.shape}.")
+    if not np.isfinite(rows).all():
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        raise ValueError(
+            f"{name} holds NaN or infinity in {len(bad)} of {len(rows)} rows, the first being row "
+            f"{bad[0]}: look at the images that these rows were computed from."
+        )
+    return rows
+
+
+def as_row_pair(
+    name_a: str, a: Any, name_b: str, b: Any, *, at_least: int, why: str
+) -> tuple[Float64Array, Float64Array]:
+    """Returns two arrays of features as float64 [N, D] and [M, D], with N, M >= `at_least`.
+
+    Args:
+      name_a: what to call `a` in an error.
+      a: [N, D].
+      name_b: what to call `b` in an error.
+      b: [M, D].
+      at_least: the fewest rows that each needs.
+      why: the setting that asks for so many rows, for the error.
+
+    Raises:
+      ValueError: one of them isn't [N, D] and finite, has too few rows, or D differs.
+    """
+    rows_a, rows_b = as_rows(name_a, a), as_rows(name_b, b)
+    if rows_a.shape[1] != rows_b.shape[1]:
+        raise ValueError(
+            f"{name_a} and {name_b} must have the same number of features, "
+            f"got {rows_a.shape[1]} and {rows_b.shape[1]}."
+        )
+    for name, rows in ((name_a, rows_a), (name_b, rows_b)):
+        if len(rows) < at_least:
+            raise ValueError(f"{name} has {len(rows)} rows, but {why} needs at least {at_least}.")
+    return rows_a, rows_b
