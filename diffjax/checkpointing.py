@@ -70,6 +70,8 @@ def save_denoiser(
         (partial / _DESCRIPTION).write_text(description, encoding="utf-8")
         with _params_checkpointer() as checkpointer:
             checkpointer.save(partial / _PARAMS, args=ocp.args.PyTreeSave(arrays))
+        # Orbax writes this machine's path into its mark, which is no business of who gets a copy.
+        (partial / _PARAMS / "commit_success.txt").write_text("complete", encoding="utf-8")
         partial.replace(directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -128,7 +130,7 @@ def load_params(directory: PathLike, abstract_params: Params) -> Params:
         )
     with _params_checkpointer() as checkpointer:
         try:
-            stored = checkpointer.metadata(path).item_metadata.tree
+            stored = _array_list(checkpointer.metadata(path).item_metadata)
         except _READ_ERRORS as error:
             raise ValueError(f"{path} can't be read ({_one_line(error)})") from error
         _check_same_arrays(path, stored, abstract_params)
@@ -170,7 +172,10 @@ class Checkpointer:
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
-            item_names=("state", "meta"),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "meta": ocp.JsonCheckpointHandler(),
+            },
         )
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
@@ -228,11 +233,9 @@ class Checkpointer:
         path = self.directory / str(step)
         # Compared first: Orbax reads as it compares, and fails with pages of unrelated errors.
         try:
-            stored = self._manager.item_metadata(step).state
+            stored = _array_list(self._manager.item_metadata(step).state)
         except _READ_ERRORS as error:
             raise ValueError(_damaged(path, error)) from error
-        if stored is None:
-            raise ValueError(_damaged(path, "its list of arrays is missing"))
         _check_same_arrays(path, stored, abstract_state)
         try:
             restored = self._manager.restore(
@@ -374,9 +377,18 @@ def _check_same_arrays(path: Path, stored: Any, expected: Any) -> None:
     raise ValueError(f"{path} holds another model's arrays: {shown}{more}")
 
 
+def _array_list(metadata: Any) -> Any:
+    if metadata is None:  # Orbax's way to say that it failed to read them
+        raise ValueError("its list of arrays is damaged or missing")
+    return metadata.tree
+
+
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    flat = ocp.tree.to_flat_dict(ocp.tree.serialize_tree(tree, keep_empty_nodes=False), sep="/")
-    return {name: tuple(leaf.shape) for name, leaf in flat.items() if hasattr(leaf, "shape")}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+        if hasattr(leaf, "shape")  # Orbax's lists of arrays have leaves for empty nodes too
+    }
 
 
 class _OrbaxChatter(python_logging.Filter):
