@@ -1,0 +1,25 @@
+"""Denoising score matching, by which the fake score network follows the generator."""
+
+import jax
+import jax.numpy as jnp
+
+from diffjax.losses import _per_example
+from diffjax.types import Array
+
+
+def denoising(x: Array, d_fake: Array, *, weight: Array | float) -> Array:
+    """λ(σ) ‖D_ψ(x + σn; σ) − x‖², EDM's loss on generated images (EDM, equation 8).
+
+    x is a constant here: this loss trains the fake score network, never the generator.
+
+    Args:
+      x: [B, ...] clean data, generated or real.
+      d_fake: [B, ...] the denoiser's output at x + σn.
+      weight: λ(σ), [B] or a number; `noise.edm_weight` is EDM's.
+
+    Returns:
+      [B], summed over all axes but the first.
+    """
+    _per_example.check(x, d_fake, weight=weight)
+    x = jax.lax.stop_gradient(x)
+    return weight * _per_example.total(jnp.square(d_fake - x))

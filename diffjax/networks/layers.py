@@ -1,0 +1,341 @@
+"""Layers that EDM's U-Nets share: embeddings, group norm, resampling, the residual block.
+
+Sources: Karras et al. 2022 (EDM, arXiv:2206.00364), which restates the architectures of Song et al.
+2021 (DDPM++, NCSN++, arXiv:2011.13456) and Dhariwal & Nichol 2021 (ADM, arXiv:2105.05233) with one
+residual block. Module and parameter names follow EDM's, so that conversion is renaming and
+transposing alone.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.types import Array
+
+Initializer = Callable[..., Array]
+
+
+def xavier_uniform(gain: float = 1.0) -> Initializer:
+    """Uniform with variance gain² · 2 / (fan_in + fan_out): DDPM++ and NCSN++."""
+    return nn.initializers.variance_scaling(gain**2, "fan_avg", "uniform")
+
+
+def kaiming_uniform(gain: float = 1.0) -> Initializer:
+    """Uniform with variance gain² / fan_in: ADM."""
+    return nn.initializers.variance_scaling(gain**2, "fan_in", "uniform")
+
+
+def kaiming_normal(gain: float = 1.0) -> Initializer:
+    """Normal with variance gain² / fan_in: ADM's label embedding."""
+    return nn.initializers.variance_scaling(gain**2, "fan_in", "normal")
+
+
+def uniform_bias(fan_in: int) -> Initializer:
+    """Uniform in ±1/√fan_in: ADM's biases."""
+
+    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        bound = 1 / math.sqrt(fan_in)
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class PositionalEmbedding(nn.Module):
+    """Sinusoids of a noise label: [B] -> [B, features], cosines first (DDPM++, ADM).
+
+    Attributes:
+      features: number of outputs, even.
+      max_positions: the longest period, over 2π.
+      endpoint: whether the last frequency is exactly 1 / max_positions.
+    """
+
+    features: int
+    max_positions: float = 10000.0
+    endpoint: bool = False
+
+    def __call__(self, noise_labels: Array) -> Array:
+        """Embeds noise labels [B]."""
+        half = self.features // 2
+        exponents = jnp.arange(half, dtype=jnp.float32) / (half - int(self.endpoint))
+        freqs = jnp.float32(1 / self.max_positions) ** exponents
+        phases = noise_labels[:, None] * freqs
+        return jnp.concatenate([jnp.cos(phases), jnp.sin(phases)], axis=1)
+
+
+class FourierEmbedding(nn.Module):
+    """Random Fourier features of a noise label: [B] -> [B, features], cosines first (NCSN++).
+
+    The frequencies are a buffer: kept with the parameters, never trained.
+
+    Attributes:
+      features: number of outputs, even.
+      scale: standard deviation of the frequencies at initialisation.
+    """
+
+    features: int
+    scale: float = 16.0
+
+    @nn.compact
+    def __call__(self, noise_labels: Array) -> Array:
+        """Embeds noise labels [B]."""
+        freqs = self.variable("buffers", "freqs", self._init_freqs)
+        phases = noise_labels[:, None] * (2 * np.pi * jax.lax.stop_gradient(freqs.value))
+        return jnp.concatenate([jnp.cos(phases), jnp.sin(phases)], axis=1)
+
+    def _init_freqs(self) -> Array:
+        return self.scale * jax.random.normal(self.make_rng("params"), (self.features // 2,))
+
+
+def label_dropout(module: nn.Module, labels: Array, rate: float, train: bool) -> Array:
+    """Zeroes whole rows of `labels` [B, K] with probability `rate` while training."""
+    if not (train and rate):
+        return labels
+    keep = jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, (labels.shape[0], 1))
+    return labels * keep
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation with EDM's group count: min(32, C // 4) groups (Wu & He 2018).
+
+    Statistics are float32 and two-pass, since E[x²] − E[x]² cancels where a group's mean is large.
+
+    Attributes:
+      eps: added to the variance.
+      dtype: of the output.
+    """
+
+    eps: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Normalises x [B, ..., C] over the channels of each group and all between B and C."""
+        channels = x.shape[-1]
+        groups = min(32, channels // 4)
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        y = x.astype(jnp.float32).reshape(x.shape[0], -1, groups, channels // groups)
+        y = y - y.mean(axis=(1, 3), keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=(1, 3), keepdims=True) + self.eps)
+        return (y.reshape(x.shape) * scale + bias).astype(self.dtype)
+
+
+def resample_kernel(taps: Sequence[float]) -> np.ndarray:
+    """The one-dimensional factor of a separable resampling filter, summing to 1."""
+    kernel = np.asarray(taps, dtype=np.float32)
+    return kernel / kernel.sum()
+
+
+def downsample(x: Array, taps: Sequence[float], padding: int | None = None) -> Array:
+    """Filters and keeps every second pixel: [B, H, W, C] -> [B, H/2, W/2, C].
+
+    Args:
+      x: [B, H, W, C].
+      taps: the separable filter's factor, even in length; it is normalised.
+      padding: zeros on each side; the default keeps the output aligned to the input.
+
+    Returns:
+      out[i] = Σ_k f[k] x[2i + k − padding] along both spatial axes.
+    """
+    kernel = resample_kernel(taps)
+    padding = (len(kernel) - 1) // 2 if padding is None else padding
+    for axis in (1, 2):
+        x = _pad(x, axis, padding, padding)
+        size = (x.shape[axis] - len(kernel)) // 2 + 1
+        x = sum(
+            float(f) * jax.lax.slice_in_dim(x, k, k + 2 * size - 1, stride=2, axis=axis)
+            for k, f in enumerate(kernel)
+        )
+    return x
+
+
+def upsample(x: Array, taps: Sequence[float]) -> Array:
+    """Inserts zeros between pixels and filters: [B, H, W, C] -> [B, 2H, 2W, C].
+
+    Args:
+      x: [B, H, W, C].
+      taps: the separable filter's factor, even in length; it is normalised, with gain 2 an axis.
+
+    Returns:
+      out[j] = 2 Σ_i f[j + p − 2i] x[i] along both spatial axes, p = (len(f) − 1) // 2.
+    """
+    kernel = 2 * resample_kernel(taps)
+    padding = (len(kernel) - 1) // 2
+    margin = len(kernel)
+    for axis in (1, 2):
+        size = x.shape[axis]
+        padded = _pad(x, axis, margin, margin)
+        # Even and odd outputs are two short filters of the same input (polyphase form), which
+        # costs a quarter of a filter over the zero-stuffed image.
+        phases = []
+        for phase in (0, 1):
+            taps_of_phase = range((phase + padding) % 2, len(kernel), 2)
+            phases.append(
+                sum(
+                    float(kernel[k]) * jax.lax.slice_in_dim(padded, start, start + size, axis=axis)
+                    for k in taps_of_phase
+                    for start in [margin + (phase + padding - k) // 2]
+                )
+            )
+        x = jnp.stack(phases, axis=axis + 1).reshape(
+            *x.shape[:axis], 2 * size, *x.shape[axis + 1 :]
+        )
+    return x
+
+
+def _pad(x: Array, axis: int, before: int, after: int) -> Array:
+    if not before and not after:
+        return x
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (before, after)
+    return jnp.pad(x, widths)
+
+
+def self_attention(qkv: Array, num_heads: int) -> Array:
+    """Attention of every pixel to every pixel.
+
+    Args:
+      qkv: [B, H, W, 3·C], the channels ordered (head, channel of head, q/k/v) as in EDM.
+      num_heads: number of heads.
+
+    Returns:
+      [B, H, W, C]; the softmax is taken in float32.
+    """
+    batch, height, width, channels = qkv.shape
+    qkv = qkv.reshape(batch, height * width, num_heads, channels // (3 * num_heads), 3)
+    q, k, v = qkv[..., 0], qkv[..., 1], qkv[..., 2]
+    # Scaling one factor before the product keeps half-precision products in range.
+    logits = jnp.einsum(
+        "bqhc,bkhc->bhqk", q, k / math.sqrt(q.shape[-1]), preferred_element_type=jnp.float32
+    )
+    weights = jax.nn.softmax(logits, axis=-1).astype(qkv.dtype)
+    out = jnp.einsum("bhqk,bkhc->bqhc", weights, v)
+    return out.reshape(batch, height, width, channels // 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockStyle:
+    """What all residual blocks of one U-Net share.
+
+    Attributes:
+      dropout: rate before the second convolution.
+      skip_scale: factor after each residual addition.
+      eps: of the group norms.
+      resample_filter: taps of the resampling filter.
+      resample_proj: whether a block that resamples has a 1×1 convolution on its skip even where
+        the channels don't change.
+      adaptive_scale: whether the embedding scales and shifts (ADM) or only shifts (DDPM++).
+      init: of weights.
+      init_zero: of the weights before a residual addition.
+      init_attn: of the query, key and value weights.
+      bias_init: fan_in -> the initializer of biases.
+      dtype: of the computation; parameters are float32.
+    """
+
+    dropout: float
+    skip_scale: float
+    eps: float
+    resample_filter: tuple[float, ...]
+    resample_proj: bool
+    adaptive_scale: bool
+    init: Initializer
+    init_zero: Initializer
+    init_attn: Initializer
+    bias_init: Callable[[int], Initializer]
+    dtype: Any
+
+    def conv(
+        self,
+        features: int,
+        fan_channels: int,
+        *,
+        kernel: int = 3,
+        padding: int | None = None,
+        init: Initializer | None = None,
+        zero: bool = False,
+        name: str,
+    ) -> nn.Conv:
+        """A convolution with this style's initialisation; `zero` for those before an addition."""
+        padding = kernel // 2 if padding is None else padding
+        bias_init = nn.initializers.zeros if zero else self.bias_init(fan_channels * kernel**2)
+        return nn.Conv(
+            features,
+            (kernel, kernel),
+            padding=padding,
+            dtype=self.dtype,
+            kernel_init=init or (self.init_zero if zero else self.init),
+            bias_init=bias_init,
+            name=name,
+        )
+
+    def dense(self, features: int, fan_in: int, *, name: str) -> nn.Dense:
+        """A linear layer of the embedding, which is float32 whatever the compute dtype."""
+        return nn.Dense(
+            features, kernel_init=self.init, bias_init=self.bias_init(fan_in), name=name
+        )
+
+    def norm(self, *, name: str) -> GroupNorm:
+        """A group norm."""
+        return GroupNorm(self.eps, self.dtype, name=name)
+
+
+class UNetBlock(nn.Module):
+    """EDM's residual block: two convolutions, the embedding between them, optional attention.
+
+    Attributes:
+      out_channels: channels of the output.
+      style: what the blocks of the network share.
+      up: whether to double the resolution.
+      down: whether to halve it.
+      num_heads: attention heads; 0 for none.
+    """
+
+    out_channels: int
+    style: BlockStyle
+    up: bool = False
+    down: bool = False
+    num_heads: int = 0
+
+    @nn.compact
+    def __call__(self, x: Array, emb: Array, *, train: bool = False) -> Array:
+        """Maps x [B, H, W, C_in] and emb [B, E] to [B, H', W', C_out]."""
+        style, in_channels, channels = self.style, x.shape[-1], self.out_channels
+        skip = self._resample(x)
+        h = self._resample(nn.silu(style.norm(name="norm0")(x)))
+        h = style.conv(channels, in_channels, name="conv0")(h)
+
+        width = 2 * channels if style.adaptive_scale else channels
+        affine = style.dense(width, emb.shape[-1], name="affine")(emb)
+        affine = affine[:, None, None, :].astype(h.dtype)
+        norm1 = style.norm(name="norm1")
+        if style.adaptive_scale:
+            scale, shift = jnp.split(affine, 2, axis=-1)
+            h = nn.silu(norm1(h) * (scale + 1) + shift)
+        else:
+            h = nn.silu(norm1(h + affine))
+        h = nn.Dropout(style.dropout, deterministic=not train)(h)
+        h = style.conv(channels, channels, zero=True, name="conv1")(h)
+
+        if channels != in_channels or (style.resample_proj and (self.up or self.down)):
+            skip = style.conv(channels, in_channels, kernel=1, name="skip")(skip)
+        x = (h + skip) * style.skip_scale
+        if self.num_heads:
+            h = style.norm(name="norm2")(x)
+            qkv = style.conv(3 * channels, channels, kernel=1, init=style.init_attn, name="qkv")(h)
+            h = self_attention(qkv, self.num_heads)
+            h = style.conv(channels, channels, kernel=1, zero=True, name="proj")(h)
+            x = (h + x) * style.skip_scale
+        return x
+
+    def _resample(self, x: Array) -> Array:
+        if self.up:
+            return upsample(x, self.style.resample_filter)
+        if self.down:
+            return downsample(x, self.style.resample_filter)
+        return x
