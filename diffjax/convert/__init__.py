@@ -1,0 +1,1 @@
+"""Reads checkpoints that others' code wrote, without running anything in them."""
