@@ -1,0 +1,374 @@
+"""What a person sees of a run: lines on the terminal, curves, pictures, and files to compare runs.
+
+In the run's folder W:
+
+* `W/metrics.jsonl`: one JSON object a line, `step`, `kimg` and the scalars that the seed decides.
+  Two equal runs give equal files, also if one of them was interrupted and resumed.
+* `W/timing.jsonl`: the same for times and rates, which no seed decides.
+* `W/tensorboard/`: all of these and the sample grids as TensorBoard event files.
+* `W/samples/`: the sample grids as PNG.
+
+JSON has no NaN and no infinities, so they are the strings "nan", "inf" and "-inf", which Python's
+`float` understands; `read_scalars` gives numbers back.
+"""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax.numpy as jnp
+import numpy as np
+import tensorboardX
+
+from diffjax import images
+
+METRICS_FILE = "metrics.jsonl"
+TIMING_FILE = "timing.jsonl"
+
+_NON_FINITE = ("nan", "inf", "-inf")
+_WINDOW = 20  # progress reports that the rate is averaged over
+
+
+class RunLogger:
+    """Writes what a run reports. Only the main process writes; elsewhere every method does nothing.
+
+    Attributes:
+      progress_line: the line on the terminal; its `images_per_second` is the current rate.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        *,
+        total_kimg: float,
+        is_main: bool = True,
+        resume_step: int | None = None,
+        stream: TextIO | None = None,
+        interval: float = 10.0,
+    ) -> None:
+        """Opens the files of a run.
+
+        Args:
+          workdir: the run's folder W, local or mounted; made if needed.
+          total_kimg: thousands of images that the run is to make.
+          is_main: whether this is the process that writes.
+          resume_step: the step that the run goes on from. Lines of later steps, which the run will
+            write again, are dropped, and so is a last line that was cut off. None starts afresh:
+            all lines of an earlier run are dropped.
+          stream: where to show progress; None is the standard output.
+          interval: seconds from one progress line to the next where `stream` isn't a terminal.
+
+        Raises:
+          ValueError: if `workdir` is a URL, or a file to go on from isn't what was written here.
+        """
+        self._is_main = is_main
+        self.progress_line = ProgressLine(
+            total_kimg, stream=sys.stdout if stream is None else stream, interval=interval
+        )
+        if not is_main:
+            return
+        if "://" in os.fspath(workdir):
+            raise ValueError(
+                f"{os.fspath(workdir)} is a URL: mount the store and name the mounted path"
+            )
+        self._workdir = Path(workdir)
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        self._files = {}
+        for name in (METRICS_FILE, TIMING_FILE):
+            path = self._workdir / name
+            _keep_until(path, -1 if resume_step is None else resume_step)
+            self._files[name] = path.open("a", encoding="utf-8", buffering=1)  # a line at a time
+        self._tensorboard = tensorboardX.SummaryWriter(
+            os.fspath(self._workdir / "tensorboard"),
+            purge_step=0 if resume_step is None else resume_step + 1,
+            flush_secs=10,
+        )
+
+    def write_scalars(
+        self,
+        step: int,
+        kimg: float,
+        scalars: Mapping[str, Any],
+        timing: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes one line of numbers.
+
+        Args:
+          step: updates done.
+          kimg: thousands of images made.
+          scalars: name -> number (or array of one number) that the seed decides.
+          timing: name -> number that depends on the machine.
+
+        Raises:
+          ValueError: if a value isn't one number, or is called `step` or `kimg`.
+        """
+        if not self._is_main:
+            return
+        self._write_line(METRICS_FILE, step, kimg, scalars)
+        if timing is not None:
+            self._write_line(TIMING_FILE, step, kimg, timing)
+
+    def write_image(self, step: int, kimg: float, name: str, picture: np.ndarray) -> None:
+        """Writes `W/samples/<name>_<kimg, 6 digits>.png` and shows it in TensorBoard.
+
+        Args:
+          step: updates done.
+          kimg: thousands of images made; whole ones name the file.
+          name: what the picture shows.
+          picture: [H, W, C] uint8, C = 1 or 3, such as `images.grid` makes.
+        """
+        if not self._is_main:
+            return
+        path = self._workdir / "samples" / f"{name}_{int(kimg):06d}.png"
+        images.save_png(path, picture)
+        self._tensorboard.add_image(name, picture, step, dataformats="HWC")
+
+    def compiling(self) -> None:
+        """Says that nothing moves yet; call it before the first update, which is compiled."""
+        if self._is_main:
+            self.progress_line.compiling()
+
+    def progress(
+        self,
+        step: int,
+        kimg: float,
+        scalars: Mapping[str, float],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Shows how far the run is; call it once a step or group of steps is done on the device.
+
+        Args:
+          step: updates done.
+          kimg: thousands of images made.
+          scalars: what to show, in this order: short name -> number, such as both losses and |Δ|.
+          metrics: an evaluation's numbers, shown until newer ones come.
+        """
+        if self._is_main:
+            self.progress_line.update(step, kimg, scalars, metrics)
+
+    def note(self, text: str) -> None:
+        """Shows a line that stays."""
+        if self._is_main:
+            self.progress_line.note(text)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keeps what is done in this context, such as an evaluation, out of the image rate."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.progress_line.leave_out(time.monotonic() - start)
+
+    def close(self) -> None:
+        """Ends the progress line and closes the files; a second call does nothing."""
+        if not self._is_main or not self._files:
+            return
+        self.progress_line.end()
+        for file in self._files.values():
+            file.close()
+        self._files = {}
+        self._tensorboard.close()
+
+    def __enter__(self) -> "RunLogger":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _write_line(self, file: str, step: int, kimg: float, values: Mapping[str, Any]) -> None:
+        numbers = {name: _number(name, value) for name, value in values.items()}
+        line = {"step": int(step), "kimg": float(kimg), **numbers}
+        text = json.dumps({key: _to_json(value) for key, value in line.items()}, allow_nan=False)
+        self._files[file].write(text + "\n")
+        for name, number in numbers.items():
+            self._tensorboard.add_scalar(name, number, step)
+
+
+class ProgressLine:
+    """One line that says how far a run is, how fast it goes and when it will end.
+
+    A terminal shows one line that is rewritten; a file or notebook gets a line every few seconds.
+    The first update compiles, so the rate starts counting after it.
+
+    Attributes:
+      images_per_second: average over the latest reports; None until two are there.
+    """
+
+    def __init__(
+        self,
+        total_kimg: float,
+        *,
+        stream: TextIO,
+        interval: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Starts before anything is compiled.
+
+        Args:
+          total_kimg: thousands of images that the run is to make.
+          stream: where to write.
+          interval: seconds from line to line where `stream` isn't a terminal.
+          clock: tells the time in seconds.
+        """
+        self.images_per_second: float | None = None
+        self._total_kimg = total_kimg
+        self._stream = stream
+        self._interval = interval
+        self._clock = clock
+        self._left_out = 0.0
+        self._history: deque[tuple[float, float]] = deque(maxlen=_WINDOW)  # (seconds, kimg)
+        self._metrics: Mapping[str, float] = {}
+        self._shown_at = -math.inf
+        self._is_terminal = stream.isatty()
+        self._line_is_open = False
+
+    def compiling(self) -> None:
+        """Shows that the first update is being compiled."""
+        self._show("compiling ...")
+
+    def update(
+        self,
+        step: int,
+        kimg: float,
+        scalars: Mapping[str, float],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Notes how far the run is, and shows it if it is time; see `RunLogger.progress`."""
+        now = self._clock()
+        self._history.append((now - self._left_out, kimg))
+        self.images_per_second = _rate(self._history)
+        if metrics is not None:
+            self._metrics = metrics
+        last = kimg >= self._total_kimg
+        if self._is_terminal or last or now - self._shown_at >= self._interval:
+            self._shown_at = now
+            self._show(self._text(step, kimg, scalars))
+
+    def leave_out(self, seconds: float) -> None:
+        """Has the rate ignore so many seconds that just went by."""
+        self._left_out += seconds
+
+    def note(self, text: str) -> None:
+        """Writes a line that stays, above the progress line."""
+        self._write("\r\x1b[K" if self._line_is_open else "")
+        self._line_is_open = False
+        self._write(text + "\n")
+
+    def end(self) -> None:
+        """Leaves the last progress line on the terminal."""
+        if self._line_is_open:
+            self._line_is_open = False
+            self._write("\n")
+
+    def _text(self, step: int, kimg: float, scalars: Mapping[str, float]) -> str:
+        # Time left comes before the numbers, so that a narrow terminal doesn't cut it off.
+        parts = [
+            f"{min(kimg / self._total_kimg, 1):6.1%}",
+            f"step {step}",
+            f"kimg {kimg:.1f}/{self._total_kimg:.1f}",
+        ]
+        if self.images_per_second is not None:
+            left = 1000 * max(self._total_kimg - kimg, 0) / self.images_per_second
+            parts += [f"{self.images_per_second:.4g} img/s", f"{format_seconds(left)} left"]
+        parts += [
+            f"{name} {value:.4g}" for name, value in (*scalars.items(), *self._metrics.items())
+        ]
+        return "  ".join(parts)
+
+    def _show(self, text: str) -> None:
+        if not self._is_terminal:
+            self._write(text + "\n")
+            return
+        # A line that wraps can't be rewritten.
+        self._write("\r\x1b[K" + text[: shutil.get_terminal_size().columns - 1])
+        self._line_is_open = True
+
+    def _write(self, text: str) -> None:
+        encoding = self._stream.encoding or "utf-8"
+        # "|Δ|" must not end a run whose terminal knows ASCII only.
+        self._stream.write(text.encode(encoding, "replace").decode(encoding))
+        self._stream.flush()
+
+
+def format_seconds(seconds: float) -> str:
+    """Writes a time as a person would: 3725 is "1h 02m 05s", 65 is "1m 05s", 5 is "5s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h {minutes:02d}m {rest:02d}s"
+    return f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"
+
+
+def read_scalars(path: str | os.PathLike[str]) -> list[dict[str, float]]:
+    """Reads `metrics.jsonl` or `timing.jsonl`.
+
+    Args:
+      path: the file.
+
+    Returns:
+      One dict a line, "nan", "inf" and "-inf" being numbers again. A last line that was cut off,
+      because the run was killed or is writing it now, isn't among them.
+
+    Raises:
+      ValueError: naming the line, if another one isn't a JSON object.
+    """
+    lines = _complete_lines(Path(path))
+    return [
+        {key: float(value) if value in _NON_FINITE else value for key, value in line.items()}
+        for line, _ in lines
+    ]
+
+
+def _keep_until(path: Path, step: int) -> None:
+    """Drops the lines of later steps, by writing the others to a new file that takes its place."""
+    if not path.exists():
+        return
+    kept = [text for line, text in _complete_lines(path) if line["step"] <= step]
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial.write_text("".join(kept), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _complete_lines(path: Path) -> list[tuple[dict[str, Any], str]]:
+    """Each line, parsed and as it stands in the file."""
+    lines = []
+    for number, text in enumerate(path.read_text("utf-8", errors="replace").splitlines(True), 1):
+        if not text.endswith("\n"):
+            break
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if not isinstance(line, dict) or "step" not in line:
+            raise ValueError(f"line {number} of {path} isn't a line of numbers: delete it to go on")
+        lines.append((line, text))
+    return lines
+
+
+def _number(name: str, value: Any) -> int | float:
+    if name in ("step", "kimg"):
+        raise ValueError(f"a scalar can't be called {name}: every line has one already")
+    array = np.asarray(value)
+    is_integer = jnp.issubdtype(array.dtype, jnp.integer)
+    if array.size != 1 or not (is_integer or jnp.issubdtype(array.dtype, jnp.floating)):
+        raise ValueError(f"{name} is {array.dtype} {list(array.shape)}: one number is needed")
+    # Every smaller type is exact in a Python number, whose repr JSON writes in full.
+    return int(array.item()) if is_integer else float(array.item())
+
+
+def _to_json(value: int | float) -> int | float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+def _rate(history: deque[tuple[float, float]]) -> float | None:
+    (start, first), (end, last) = history[0], history[-1]
+    return 1000 * (last - first) / (end - start) if end > start and last > first else None
