@@ -1,0 +1,254 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffjax import main
+
+CONFIG = """
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+def get_config(flavour="plain"):
+    return ConfigDict({
+        "flavour": flavour,
+        "batch_size": 32,
+        "learning_rate": 1e-5,
+        "teacher": {"path": "none", "channels": (1, 2), "seed": placeholder(int), "untyped": None},
+        "use_ema": True,
+    })
+"""
+
+# Stands in for the modules that main calls, so that only the command line is tested here.
+HARNESS = """
+import json, sys, types
+body = '''
+import json
+def {name}(config, workdir):
+    print(json.dumps({{"called": __name__, "workdir": workdir, "config": config.to_dict(),
+                       "locked": config.is_locked}}))
+    {failure}
+'''
+for module, name in [("train", "train"), ("sampling", "run"), ("evaluation", "run")]:
+    fake = types.ModuleType("diffjax." + module)
+    exec(body.format(name=name, failure=sys.argv[1]), fake.__dict__)
+    sys.modules[fake.__name__] = fake
+sys.argv[:2] = ["main"]
+from diffjax import main
+main.cli()
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "my_config.py"
+    path.write_text(CONFIG)
+    return path
+
+
+def run(*arguments: str, failure: str = "pass") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", HARNESS, failure, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def refusal(*arguments: str) -> str:
+    """The one line that a wrong command line is answered with."""
+    result = run(*arguments)
+    assert result.returncode == 2, result
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_train_is_the_default_and_the_workdir_is_named_after_the_config(config_file: Path) -> None:
+    result = run(f"--config={config_file}")
+    assert result.returncode == 0, result.stderr
+    called = json.loads(result.stdout)
+    assert called["called"] == "diffjax.train"
+    assert called["workdir"] == "runs/my_config"
+    assert called["config"]["batch_size"] == 32
+    assert called["config"]["flavour"] == "plain"
+    assert called["locked"]
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("mode", "module"), [("train", "train"), ("sample", "sampling"), ("evaluate", "evaluation")]
+)
+def test_mode_and_workdir(config_file: Path, mode: str, module: str) -> None:
+    result = run(f"--config={config_file}", f"--mode={mode}", "--workdir=here/it is")
+    called = json.loads(result.stdout)
+    assert called["called"] == f"diffjax.{module}"
+    assert called["workdir"] == "here/it is"
+
+
+def test_overrides_and_the_config_argument(config_file: Path) -> None:
+    result = run(
+        "--config",
+        f"{config_file}:spicy",
+        "--config.batch_size=64",
+        "--config.learning_rate=1",
+        "--config.teacher.path=a=b",
+        "--config.teacher.seed=7",
+        "--config.teacher.channels=(1,2,4)",
+        "--noconfig.use_ema",
+    )
+    assert result.returncode == 0, result.stderr
+    called = json.loads(result.stdout)
+    assert called["workdir"] == "runs/my_config-spicy"
+    assert called["config"] == {
+        "flavour": "spicy",
+        "batch_size": 64,
+        "learning_rate": 1.0,
+        "teacher": {"path": "a=b", "channels": [1, 2, 4], "seed": 7, "untyped": None},
+        "use_ema": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("batch_sze=64", "batch_size"),
+        ("teacher.pth=x", "teacher.path"),
+        ("techer.path=x", "teacher.path"),
+        ("path=x", "teacher.path"),
+    ],
+)
+def test_unknown_key_names_the_nearest(config_file: Path, override: str, nearest: str) -> None:
+    line = refusal(f"--config={config_file}", f"--config.{override}")
+    key = override.split("=")[0]
+    assert line == f"error: the config has no {key}: did you mean --config.{nearest}?"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("batch_size=many", "--config.batch_size=many"),
+        ("batch_size=8.5", "--config.batch_size=8.5"),
+        ("learning_rate=low", "--config.learning_rate=low"),
+        ("use_ema=perhaps", "--config.use_ema=perhaps"),
+        ("teacher.seed=x", "--config.teacher.seed=x"),
+        ("teacher=3", "--config.teacher=3"),
+        ("teacher.untyped=3", "--config.teacher.untyped can't be set here"),
+        ("batch_size", "Missing value for flag --config.batch_size"),
+    ],
+)
+def test_wrong_type(config_file: Path, override: str, said: str) -> None:
+    assert said in refusal(f"--config={config_file}", f"--config.{override}")
+
+
+def test_other_mistakes_on_the_command_line(config_file: Path, tmp_path: Path) -> None:
+    assert "no config file nowhere.py" in refusal("--config=nowhere.py")
+    assert f"no config file {tmp_path}" in refusal(f"--config={tmp_path}")
+    assert "--config is missing" in refusal()
+    assert "--config is missing" in refusal("--config")
+    assert "train|sample|evaluate" in refusal(f"--config={config_file}", "--mode=trian")
+    assert "Did you mean: workdir" in refusal(f"--config={config_file}", "--wordir=x")
+    assert "'train' isn't a flag" in refusal(f"--config={config_file}", "train")
+    assert "before a value for --config" in refusal(
+        "--config.batch_size=1", f"--config={config_file}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def get_config(:", "fails with SyntaxError"),
+        ("import nosuchmodule", "fails with ModuleNotFoundError: No module named 'nosuchmodule'"),
+        ("def get_config():\n    return {}['a']", "fails with KeyError: 'a'"),
+        ("config = 3", "defines no get_config()"),
+        ("def get_config():\n    pass", "returned NoneType instead of a ConfigDict"),
+    ],
+)
+def test_broken_config_file(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    line = refusal(f"--config={path}")
+    assert str(path) in line
+    assert said in line
+
+
+def test_debug_shows_where_a_config_fails(tmp_path: Path) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text("def get_config():\n    return {}['a']")
+    result = run(f"--config={path}", "--debug")
+    assert result.returncode == 1
+    assert 'broken.py", line 2, in get_config' in result.stderr
+
+
+@pytest.mark.parametrize(
+    "error", ["ValueError", "FileNotFoundError", "FileExistsError", "ConnectionError"]
+)
+def test_what_the_user_can_mend_is_one_line(config_file: Path, error: str) -> None:
+    failure = f"raise {error}('teacher.path is empty:\\n name a folder')"
+    result = run(f"--config={config_file}", failure=failure)
+    assert result.returncode == 1
+    assert result.stderr == "error: teacher.path is empty: name a folder\n"
+    debugged = run(f"--config={config_file}", "--debug", failure=failure)
+    assert debugged.returncode == 1
+    assert "Traceback" in debugged.stderr
+
+
+@pytest.mark.parametrize(
+    "failure",
+    ["raise TypeError('a bug')", "import statistics; statistics.NormalDist(0, 1).inv_cdf(2)"],
+)
+def test_a_bug_keeps_its_traceback(config_file: Path, failure: str) -> None:
+    result = run(f"--config={config_file}", failure=failure)
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+
+
+def test_interruption_says_that_the_same_command_resumes(config_file: Path) -> None:
+    result = run(f"--config={config_file}", failure="raise KeyboardInterrupt")
+    assert result.returncode == 130
+    assert result.stderr == "\ninterrupted: the same command resumes\n"
+
+
+def test_help_needs_no_config() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "diffjax.main", "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "--config" in result.stdout
+    assert "<train|sample|evaluate>" in result.stdout
+    assert "error" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("config", "workdir"),
+    [
+        ("configs/sid_cifar.py", "runs/sid_cifar"),
+        ("/a/b.c.py", "runs/b.c"),
+        ("x.py:a/b", "runs/x-a-b"),
+    ],
+)
+def test_default_workdir(config: str, workdir: str) -> None:
+    assert main.default_workdir(config) == workdir
+
+
+def test_a_mistake_is_told_before_anything_slow_is_imported(config_file: Path) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['jax'] = None\n"
+        "from diffjax import main\n"
+        "sys.argv[:1] = ['main']\n"
+        "main.cli()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, f"--config={config_file}", "--config.batch_sze=1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "batch_size" in result.stderr
