@@ -128,14 +128,14 @@ def load_params(directory: PathLike, abstract_params: Params) -> Params:
         raise FileNotFoundError(
             f"{path} doesn't exist: name a folder that `python -m diffjax.convert` wrote"
         )
+    try:
+        stored = _array_list(_params_handler().metadata(path))
+    except _READ_ERRORS as error:
+        raise ValueError(f"{path} can't be read ({_one_line(error)})") from error
+    _check_same_arrays(path, stored, abstract_params)
+    # The structure is the same, so the stored arrays can be asked for by the expected tree.
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract_params)
     with _params_checkpointer() as checkpointer:
-        try:
-            stored = _array_list(checkpointer.metadata(path).item_metadata)
-        except _READ_ERRORS as error:
-            raise ValueError(f"{path} can't be read ({_one_line(error)})") from error
-        _check_same_arrays(path, stored, abstract_params)
-        # The structure is the same, so the stored arrays can be asked for by the expected tree.
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract_params)
         try:
             arrays = checkpointer.restore(
                 path, args=ocp.args.PyTreeRestore(item=abstract_params, restore_args=as_numpy)
@@ -283,14 +283,19 @@ def _local_path(path: PathLike) -> Path:
     return Path(path).absolute()
 
 
+def _params_handler() -> ocp.PyTreeCheckpointHandler:
+    return ocp.PyTreeCheckpointHandler(multiprocessing_options=_without_others())
+
+
 def _params_checkpointer() -> ocp.Checkpointer:
-    """A checkpointer that waits for no other process, however many there are."""
+    return ocp.Checkpointer(_params_handler(), multiprocessing_options=_without_others())
+
+
+def _without_others() -> ocp.options.MultiprocessingOptions:
+    """Has Orbax wait for no other process, however many there are."""
     me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
+    return ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"diffjax-{me}"
-    )
-    return ocp.Checkpointer(
-        ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone
     )
 
 
