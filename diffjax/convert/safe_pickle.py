@@ -146,8 +146,10 @@ class _Machine:
         return self.stack.pop()
 
     def top(self, kind: type) -> Any:
-        if not self.stack or type(self.stack[-1]) is not kind:
-            raise ValueError(f"its pickle is malformed: it adds to something other than a {kind}")
+        if not self.stack or not isinstance(self.stack[-1], kind):
+            raise ValueError(
+                f"its pickle is malformed: it adds to something other than a {kind.__name__}"
+            )
         return self.stack[-1]
 
     def pop_to_mark(self) -> list[Any]:
