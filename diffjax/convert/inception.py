@@ -1,0 +1,166 @@
+"""The Inception network of the FID, from the weights that PyTorch's ports of it distribute.
+
+pytorch-fid (`pt_inception-2015-12-05-6726825d.pth`) and torch-fidelity
+(`weights-inception-2015-12-05-6726825d.pth`) give the same file under two names, and the same names
+to the arrays inside it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from diffjax.convert import download, torch_state_dict
+from diffjax.networks.inception import InceptionV3, preprocess
+from diffjax.types import Array, Params
+
+WEIGHTS_URL = (
+    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+    "pt_inception-2015-12-05-6726825d.pth"
+)
+
+_LEAF_NAMES = {
+    ("params", "kernel"): "weight",
+    ("params", "scale"): "weight",
+    ("params", "bias"): "bias",
+    ("batch_stats", "mean"): "running_mean",
+    ("batch_stats", "var"): "running_var",
+}
+
+
+class InceptionFeatures:
+    """Features and logits of images: `features, logits = inception_features(images)`.
+
+    Each shape of `images` is compiled once, so batches should be of one size; 256 images take about
+    2 GB.
+
+    Attributes:
+      variables: of `InceptionV3`.
+    """
+
+    def __init__(self, variables: Params) -> None:
+        self.variables = variables
+
+    @property
+    def logit_bias(self) -> Array:
+        """[1008] the part of the logits that doesn't depend on the image.
+
+        The inception score of Salimans et al. 2016 as published, and so of torch-fidelity, leaves
+        it out: `inception_score(logits - logit_bias)`.
+        """
+        return self.variables["params"]["fc"]["bias"]
+
+    def __call__(self, images: npt.ArrayLike | Array) -> tuple[Array, Array]:
+        """Returns features [N, 2048] and logits [N, 1008], both float32.
+
+        Args:
+          images: [N, H, W, 3] uint8, of any size; they are resized to 299 x 299 inside.
+
+        Raises:
+          ValueError: images are of another shape or type.
+        """
+        images = jnp.asarray(images)
+        if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
+            raise ValueError(f"images must be [N, H, W, 3], got {images.shape}.")
+        if images.dtype != jnp.uint8:
+            raise ValueError(
+                f"images must be uint8 in [0, 255], got {images.dtype}: features of unrounded "
+                "images don't compare with published ones."
+            )
+        return _apply(self.variables, images)
+
+
+def to_features(state_dict: Mapping[str, Any]) -> InceptionFeatures:
+    """Returns the function from images to features and logits that weights define.
+
+    Args:
+      state_dict: PyTorch's names and layouts; anything that `numpy.asarray` takes. Batch norm's
+        `num_batches_tracked`, which only training needs, may be there or not.
+
+    Returns:
+      images uint8 [N, H, W, 3] -> (features [N, 2048], logits [N, 1008]).
+
+    Raises:
+      ValueError: naming each array that is missing, unexpected, misshapen, or not finite.
+    """
+    arrays = {
+        name: np.asarray(array)
+        for name, array in state_dict.items()
+        if not name.endswith(".num_batches_tracked")
+    }
+    abstract = _abstract_variables()
+    leaves = jax.tree_util.tree_leaves_with_path(abstract)
+    _check_arrays(arrays, {_torch_name(path): _torch_shape(leaf.shape) for path, leaf in leaves})
+    variables = jax.tree_util.tree_map_with_path(
+        lambda path, _: _from_torch_layout(arrays[_torch_name(path)]), abstract
+    )
+    return InceptionFeatures(variables)
+
+
+def load(source: str = WEIGHTS_URL) -> InceptionFeatures:
+    """Reads the weights from a file or URL, which is downloaded once.
+
+    Args:
+      source: a path or an https URL of a `torch.save` file.
+
+    Raises:
+      OSError: there is no such file or it can't be downloaded.
+      ValueError: the file isn't such a file, or doesn't hold this network.
+    """
+    state_dict = torch_state_dict.read(download.fetch(source))
+    try:
+        return to_features(state_dict)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
+@jax.jit
+def _apply(variables: Params, images: Array) -> tuple[Array, Array]:
+    outputs: Any = InceptionV3().apply(variables, preprocess(images))
+    return outputs
+
+
+def _abstract_variables() -> Params:
+    images = jax.ShapeDtypeStruct((1, 299, 299, 3), jnp.float32)
+    return jax.eval_shape(InceptionV3().init, jax.random.key(0), images)
+
+
+def _torch_name(path: Any) -> str:
+    """('params', 'Mixed_5b', 'branch1x1', 'bn', 'scale') -> Mixed_5b.branch1x1.bn.weight."""
+    collection, *modules, leaf = (str(key.key) for key in path)
+    return ".".join((*modules, _LEAF_NAMES[collection, leaf]))
+
+
+def _from_torch_layout(array: np.ndarray) -> Array:
+    if array.ndim == 4:  # [out, in, h, w] -> [h, w, in, out]
+        array = array.transpose(2, 3, 1, 0)
+    elif array.ndim == 2:  # [out, in] -> [in, out]
+        array = array.T
+    return jnp.asarray(array, jnp.float32)
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) == 4:
+        height, width, channels_in, channels_out = shape
+        return channels_out, channels_in, height, width
+    return shape[::-1]
+
+
+def _check_arrays(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    faults = [f"{name} is missing" for name in shapes if name not in arrays]
+    for name, array in arrays.items():
+        if name not in shapes:
+            faults.append(f"{name} is not expected")
+        elif array.shape != shapes[name]:
+            faults.append(f"{name} has shape {array.shape} instead of {shapes[name]}")
+        elif not jnp.issubdtype(array.dtype, jnp.floating):
+            faults.append(f"{name} is {array.dtype}, not floating point")
+        elif not np.isfinite(array).all():
+            faults.append(f"{name} holds NaN or infinity")
+    if faults:
+        raise ValueError(
+            f"The arrays do not fit the Inception network of {WEIGHTS_URL}: " + "; ".join(faults)
+        )
