@@ -35,7 +35,7 @@ class InceptionFeatures:
     """Features and logits of images: `features, logits = inception_features(images)`.
 
     Each shape of `images` is compiled once, so batches should be of one size; 256 images take about
-    2 GB.
+    4 GB of memory (2200 images a second on one H100).
 
     Attributes:
       variables: of `InceptionV3`.
