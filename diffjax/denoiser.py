@@ -10,6 +10,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax import preconditioning
 from diffjax.networks.dhariwal_unet import DhariwalUNet
@@ -52,6 +53,10 @@ class NetworkDenoiser:
     def sigma_max(self) -> float:
         """The greatest noise level of the preconditioning."""
         return self.preconditioning.sigma_max
+
+    def round_sigma(self, sigma: np.ndarray) -> np.ndarray:
+        """The nearest noise levels that the network knows: a table's under iDDPM, else all."""
+        return self.preconditioning.round_sigma(sigma)
 
     def init(self, rng: PRNGKey) -> Params:
         """Fresh parameters, float32."""

@@ -43,22 +43,34 @@ class Preconditioning(Protocol):
         """Arrays that are kept with the parameters and never trained."""
         ...
 
+    def round_sigma(self, sigma: np.ndarray) -> np.ndarray:
+        """The nearest noise levels that the network knows."""
+        ...
+
     def __call__(self, sigma: Array, buffers: dict[str, Array]) -> Scalings:
         """Scalings at σ [B]."""
         ...
 
 
+class _Continuous:
+    """A preconditioning that knows every σ and keeps no arrays."""
+
+    def buffers(self) -> dict[str, Array]:
+        """None."""
+        return {}
+
+    def round_sigma(self, sigma: np.ndarray) -> np.ndarray:
+        """The noise levels as they are."""
+        return sigma
+
+
 @dataclasses.dataclass(frozen=True)
-class EDM:
+class EDM(_Continuous):
     """EDM's own (Table 1, last column)."""
 
     sigma_min: float = 0.0
     sigma_max: float = math.inf
     sigma_data: float = 0.5
-
-    def buffers(self) -> dict[str, Array]:
-        """None."""
-        return {}
 
     def __call__(self, sigma: Array, buffers: dict[str, Array]) -> Scalings:
         """Scalings at σ [B]."""
@@ -73,7 +85,7 @@ class EDM:
 
 
 @dataclasses.dataclass(frozen=True)
-class VP:
+class VP(_Continuous):
     """Variance preserving (Song et al. 2021, arXiv:2011.13456), β linear in time.
 
     Attributes:
@@ -101,10 +113,6 @@ class VP:
     def _sigma(self, t: float) -> float:
         return math.sqrt(math.expm1(0.5 * self.beta_d * t**2 + self.beta_min * t))
 
-    def buffers(self) -> dict[str, Array]:
-        """None."""
-        return {}
-
     def __call__(self, sigma: Array, buffers: dict[str, Array]) -> Scalings:
         """Scalings at σ [B]."""
         chex.assert_rank(sigma, 1)
@@ -121,15 +129,11 @@ class VP:
 
 
 @dataclasses.dataclass(frozen=True)
-class VE:
+class VE(_Continuous):
     """Variance exploding (Song et al. 2021, arXiv:2011.13456)."""
 
     sigma_min: float = 0.02
     sigma_max: float = 100.0
-
-    def buffers(self) -> dict[str, Array]:
-        """None."""
-        return {}
 
     def __call__(self, sigma: Array, buffers: dict[str, Array]) -> Scalings:
         """Scalings at σ [B]."""
@@ -164,7 +168,6 @@ class IDDPM:
 
     def _table(self) -> np.ndarray:
         """Levels u [M + 1] float32, decreasing to u[M] = 0 (EDM, Table 1, footnote)."""
-
         # In float32 throughout: released networks were trained on the table as float32 gives it,
         # whose last levels differ from the exact ones in the fourth digit.
         j = np.arange(self.M + 1, dtype=np.float32)
@@ -180,6 +183,11 @@ class IDDPM:
     def buffers(self) -> dict[str, Array]:
         """The table `u`."""
         return {"u": jnp.asarray(self._table())}
+
+    def round_sigma(self, sigma: np.ndarray) -> np.ndarray:
+        """The nearest levels of the table."""
+        u = self._table().astype(np.float64)
+        return u[np.abs(np.asarray(sigma)[..., None] - u).argmin(axis=-1)]
 
     def __call__(self, sigma: Array, buffers: dict[str, Array]) -> Scalings:
         """Scalings at σ [B]; the noise label is that of the nearest level, the rest is at σ."""

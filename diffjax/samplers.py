@@ -1,5 +1,6 @@
 """EDM's sampler (Karras et al. 2022, arXiv:2206.00364, Algorithms 1 and 2)."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -59,7 +60,7 @@ def edm_heun(
         return (x - denoise(x, jnp.full((batch,), sigma, jnp.float32))) / sigma
 
     x = latents * sigmas[0]
-    for step, (sigma, sigma_next) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+    for step, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas)):
         if s_churn > 0:
             in_range = jnp.logical_and(sigma >= s_min, sigma <= s_max)
             gamma = jnp.where(in_range, min(s_churn / steps, math.sqrt(2) - 1), 0.0)

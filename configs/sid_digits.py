@@ -1,0 +1,69 @@
+"""SiD on scikit-learn's 8x8 digits, from the teacher that is shipped: the embedded default.
+
+    python -m diffjax.main --config=configs/sid_digits.py
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The default job: offline, on a CPU, in minutes."""
+    return ConfigDict(
+        {
+            "task": "distill",
+            "method": "sid",
+            "seed": 0,
+            "teacher": "digits",
+            "image_shape": (8, 8, 1),
+            "label_dim": 10,
+            "dropout": 0.0,
+            "augment_probability": 0.0,
+            "dtype": "float32",
+            "alpha": 1.2,
+            "t_max": 800.0,
+            "init_sigma": 2.5,
+            "batch_size": 128,
+            "accumulation": 1,
+            "duration_kimg": 64.0,
+            "generator": {
+                "learning_rate": 2e-4,
+                "b1": 0.0,
+                "b2": 0.999,
+                "eps": 1e-8,
+                "loss_scale": 100.0,
+            },
+            "fake_score": {
+                "learning_rate": 2e-4,
+                "b1": 0.0,
+                "b2": 0.999,
+                "eps": 1e-8,
+                "loss_scale": 1.0,
+                "updates": 1,
+            },
+            "ema_halflife_kimg": 2.0,
+            "ema_rampup": 0.05,
+            "updates_per_call": 1,
+            "mesh": {"data": -1, "fsdp": 1},
+            "log_kimg": 1.28,
+            "grid_kimg": 12.8,
+            "grid": {"rows": 10, "columns": 10, "seed": 0},
+            "checkpoint_kimg": 32.0,
+            "keep_checkpoints": 3,
+            "heun": {"steps": 18, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0},
+            "evaluate": {
+                "reference": "digits",
+                "features": "pixels",
+                "count": 1797,
+                "batch_size": 600,
+                "seed": 1,
+                "every_kimg": 32.0,
+            },
+            "sample": {
+                "source": "student",
+                "count": 0,
+                "batch_size": 128,
+                "seed": 0,
+                "format": "png",
+            },
+        }
+    )

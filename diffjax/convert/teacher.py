@@ -1,0 +1,87 @@
+"""A teacher from wherever a config says it is."""
+
+import dataclasses
+import importlib.resources
+from pathlib import Path
+from typing import Any
+
+from diffjax import checkpointing, teachers
+from diffjax.convert import download, edm
+from diffjax.denoiser import from_edm_kwargs
+from diffjax.types import Params
+
+# Denoisers that come with the package, as folders of `diffjax/assets`.
+SHIPPED = ("digits",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A pretrained denoiser.
+
+    Attributes:
+      init_kwargs: constructor arguments, as `denoiser.from_edm_kwargs` takes them.
+      params: its parameters, float32.
+    """
+
+    init_kwargs: dict[str, Any]
+    params: Params
+
+
+def describe(source: str) -> dict[str, Any]:
+    """The constructor arguments of a teacher, without a download where the name is a released one.
+
+    Raises:
+      FileNotFoundError, ConnectionError, ValueError: as `load`.
+    """
+    if source in teachers.RELEASED:
+        return teachers.RELEASED[source].init_kwargs
+    directory = _directory(source)
+    if directory is not None:
+        return checkpointing.load_denoiser_kwargs(directory)
+    return load(source).init_kwargs
+
+
+def load(source: str) -> Teacher:
+    """Reads a teacher.
+
+    Args:
+      source: "digits", which is shipped; a name in `teachers.RELEASED`; a folder that
+        `python -m diffjax.convert` or a teacher's training wrote; or an EDM pickle's path or https
+        URL, downloaded once.
+
+    Raises:
+      FileNotFoundError: if there is nothing there.
+      ConnectionError: if it can't be downloaded.
+      ValueError: if it is no such thing.
+    """
+    directory = _directory(source)
+    if directory is not None:
+        init_kwargs = checkpointing.load_denoiser_kwargs(directory)
+        abstract = from_edm_kwargs(init_kwargs).abstract_params()
+        return Teacher(init_kwargs, checkpointing.load_params(directory, abstract))
+    if source in teachers.RELEASED:
+        source = teachers.RELEASED[source].url
+    elif "://" not in source and not Path(source).exists():
+        _raise_unknown(source)
+    init_kwargs, state_dict = edm.read_pickle(download.fetch(source))
+    _, params = edm.to_denoiser(init_kwargs, state_dict)
+    return Teacher(init_kwargs, params)
+
+
+def _directory(source: str) -> Path | None:
+    if source in SHIPPED:
+        return Path(str(importlib.resources.files("diffjax") / "assets" / source))
+    path = Path(source)
+    return path if path.is_dir() else None
+
+
+def _raise_unknown(source: str) -> None:
+    if "/" in source or Path(source).suffix:
+        raise FileNotFoundError(
+            f"teacher={source}: there is no such file or folder. Name a folder that "
+            "`python -m diffjax.convert` wrote, an EDM pickle, its URL, or a released name."
+        )
+    try:
+        teachers.lookup(source)
+    except ValueError as error:
+        raise ValueError(f"teacher={error}") from None

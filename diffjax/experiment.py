@@ -1,0 +1,410 @@
+"""From a config to what the loop runs. ConfigDict stops here: below it, plain arguments."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from diffjax import augment, datasets, evaluation, noise, optimizer, sampling, sharding
+from diffjax.convert import teacher as teachers
+from diffjax.denoiser import NetworkDenoiser, from_edm_kwargs
+from diffjax.distill import draws as distill_draws
+from diffjax.distill import methods
+from diffjax.distill import state as distill_state
+from diffjax.distill import update as distill_update
+from diffjax.generator import DenoiserGenerator
+from diffjax.pretrain import state as pretrain_state
+from diffjax.pretrain import update as pretrain_update
+from diffjax.types import Array, Params, PRNGKey
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+
+Metrics = dict[str, Array]
+# A caption, and the sampler and parameters of its images.
+Comparison = tuple[str, sampling.SampleBatch, Params]
+
+
+class Experiment(Protocol):
+    """What the training loop and the other modes need to know.
+
+    Attributes:
+      init_kwargs: constructor arguments of the network in training.
+      denoiser: that network; a generator's too, since it is a denoiser asked once.
+      batch_size: images an update.
+      shown: metric's name -> its short name on the progress line.
+      caption: of its samples.
+    """
+
+    init_kwargs: dict[str, Any]
+    denoiser: NetworkDenoiser
+    batch_size: int
+    shown: Mapping[str, str]
+    caption: str
+
+    def load_frozen(self) -> Any:
+        """What updates read and never change: the teacher's parameters, or a data set."""
+        ...
+
+    def init_state(self, frozen: Any) -> Any:
+        """The state before the first update."""
+        ...
+
+    def abstract_state(self) -> Any:
+        """The shapes of the state, without reading or computing any."""
+        ...
+
+    def update(self, state: Any, frozen: Any, key: PRNGKey, mesh: Mesh) -> tuple[Any, Metrics]:
+        """One update, all its randomness from `key`."""
+        ...
+
+    def ema_params(self, state: Any) -> Params:
+        """The parameters that one samples with."""
+        ...
+
+    def sampler(self, *, seed: int, mesh: Mesh) -> sampling.SampleBatch:
+        """Images from those parameters."""
+        ...
+
+    def comparisons(self, frozen: Any, *, seed: int, mesh: Mesh) -> list[Comparison]:
+        """What to show beside the samples."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillExperiment:
+    """A teacher becomes a one-step generator; see `Experiment`."""
+
+    teacher: str
+    init_kwargs: dict[str, Any]
+    denoiser: NetworkDenoiser
+    setup: distill_update.Distillation
+    draw: distill_draws.Sampler
+    heun: sampling.HeunSettings
+    caption: str = "student, 1 evaluation"
+    shown: Mapping[str, str] = dataclasses.field(
+        default_factory=lambda: {
+            "fake_loss": "fake",
+            "generator_loss": "generator",
+            "delta": "|Δ|",
+        }
+    )
+
+    @property
+    def batch_size(self) -> int:
+        """Images an update."""
+        return self.setup.batch_size
+
+    def load_frozen(self) -> Params:
+        """The teacher's parameters."""
+        return teachers.load(self.teacher).params
+
+    def init_state(self, frozen: Params) -> distill_state.DistillState:
+        """Generator and fake score both start as the teacher."""
+        return distill_state.create(
+            frozen,
+            frozen,
+            generator_optimizer=self.setup.generator_optimizer,
+            fake_score_optimizer=self.setup.fake_score_optimizer,
+        )
+
+    def abstract_state(self) -> distill_state.DistillState:
+        """The shapes of the state."""
+        return jax.eval_shape(self.init_state, self.denoiser.abstract_params())
+
+    def update(
+        self, state: distill_state.DistillState, frozen: Params, key: PRNGKey, mesh: Mesh
+    ) -> tuple[distill_state.DistillState, Metrics]:
+        """One update, all its randomness from `key`."""
+        draws = self.draw(key)
+        draws = distill_draws.Draws(
+            fake_score=sharding.constrain_batch(draws.fake_score, mesh, 2),
+            generator=sharding.constrain_batch(draws.generator, mesh, 1),
+        )
+        return self.setup.update(state, frozen, draws)
+
+    def ema_params(self, state: distill_state.DistillState) -> Params:
+        """The generator's average."""
+        return state.generator_ema
+
+    def sampler(self, *, seed: int, mesh: Mesh) -> sampling.SampleBatch:
+        """One-step samples."""
+        return sampling.one_step(
+            self.setup.generator,
+            seed=seed,
+            shape=self.denoiser.image_shape,
+            label_dim=self.denoiser.label_dim,
+            mesh=mesh,
+        )
+
+    def comparisons(self, frozen: Params, *, seed: int, mesh: Mesh) -> list[Comparison]:
+        """The teacher, from the same latents."""
+        sampler = sampling.heun(self.denoiser, settings=self.heun, seed=seed, mesh=mesh)
+        return [(f"teacher, {self.heun.evaluations} evaluations", sampler, frozen)]
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainExperiment:
+    """A teacher is trained on real images; see `Experiment`."""
+
+    dataset: str
+    init_kwargs: dict[str, Any]
+    denoiser: NetworkDenoiser
+    setup: pretrain_update.Pretraining
+    draw: pretrain_update.Sampler
+    heun: sampling.HeunSettings
+    seed: int
+    shown: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"loss": "loss"})
+
+    @property
+    def batch_size(self) -> int:
+        """Images an update."""
+        return self.setup.batch_size
+
+    def load_frozen(self) -> pretrain_update.Dataset:
+        """The data set, which lies on the device."""
+        pictures, classes = datasets.load(self.dataset)
+        return pretrain_update.Dataset(jnp.asarray(pictures), jnp.asarray(classes))
+
+    def init_state(self, frozen: Any = None) -> pretrain_state.PretrainState:
+        """Fresh parameters, from the seed."""
+        params = self.denoiser.init(jax.random.key(self.seed))
+        return pretrain_state.create(params, optimizer=self.setup.optimizer)
+
+    def abstract_state(self) -> pretrain_state.PretrainState:
+        """The shapes of the state."""
+        return jax.eval_shape(self.init_state)
+
+    def update(
+        self,
+        state: pretrain_state.PretrainState,
+        frozen: pretrain_update.Dataset,
+        key: PRNGKey,
+        mesh: Mesh,
+    ) -> tuple[pretrain_state.PretrainState, Metrics]:
+        """One update, all its randomness from `key`."""
+        draws = sharding.constrain_batch(self.draw(key, frozen), mesh, 0)
+        return self.setup.update(state, draws)
+
+    def ema_params(self, state: pretrain_state.PretrainState) -> Params:
+        """The denoiser's average."""
+        return state.denoiser_ema
+
+    def sampler(self, *, seed: int, mesh: Mesh) -> sampling.SampleBatch:
+        """Samples by Heun's method."""
+        return sampling.heun(self.denoiser, settings=self.heun, seed=seed, mesh=mesh)
+
+    @property
+    def caption(self) -> str:
+        """Of the samples."""
+        return f"samples, {self.heun.evaluations} evaluations"
+
+    def comparisons(self, frozen: Any, *, seed: int, mesh: Mesh) -> list[Comparison]:
+        """Nothing."""
+        return []
+
+
+def build(config: ConfigDict) -> Experiment:
+    """Checks a config and builds what it describes, without computing or downloading anything.
+
+    Raises:
+      ValueError: naming the field, its value and what would do.
+      FileNotFoundError: if a path of the config isn't there.
+    """
+    builders = {"distill": _distill, "pretrain": _pretrain}
+    _one_of(config, "task", builders)
+    _one_of(config, "dtype", DTYPES)
+    for field in ("batch_size", "duration_kimg", "updates_per_call", "ema_halflife_kimg"):
+        _positive(config, field)
+    return builders[config.task](config)
+
+
+def evaluator(config: ConfigDict, mesh: Mesh) -> evaluation.Evaluator | None:
+    """What measures samples, or None for a config without a reference to measure against.
+
+    Raises:
+      ValueError: naming the field.
+    """
+    settings = config.evaluate
+    if not settings.reference:
+        if settings.every_kimg:
+            raise ValueError(
+                f"config.evaluate.every_kimg={settings.every_kimg} needs evaluate.reference, the "
+                "real images to compare with."
+            )
+        return None
+    _positive(config, "evaluate.count")
+    _positive(config, "evaluate.batch_size")
+    return evaluation.Evaluator(
+        features_name=settings.features,
+        reference=settings.reference,
+        count=settings.count,
+        batch_size=math.ceil(settings.batch_size / mesh.size) * mesh.size,
+        seed=settings.seed,
+    )
+
+
+def heun_settings(config: ConfigDict) -> sampling.HeunSettings:
+    """The settings of EDM's sampler."""
+    return sampling.HeunSettings(**config.heun)
+
+
+def total_steps(config: ConfigDict) -> int:
+    """Updates of a run."""
+    return math.ceil(config.duration_kimg * 1000 / config.batch_size)
+
+
+def _distill(config: ConfigDict) -> DistillExperiment:
+    _one_of(config, "method", ("sid", "diff_instruct"))
+    init_kwargs = {**teachers.describe(config.teacher), "dropout": config.dropout}
+    denoiser = from_edm_kwargs(init_kwargs, dtype=DTYPES[config.dtype])
+    _check_teacher(config, denoiser)
+    _positive(config, "init_sigma")
+    _positive(config, "fake_score.updates")
+    in_range = {"sigma_min": denoiser.sigma_min, "sigma_max": denoiser.sigma_max}
+    lognormal = noise.LogNormal(**in_range)
+    generator_sigma: noise.SigmaDistribution
+    if config.method == "sid":
+        if not math.isfinite(config.alpha):
+            raise ValueError(f"config.alpha={config.alpha}: a finite number is needed.")
+        if not 0 < config.t_max <= 1000:
+            raise ValueError(f"config.t_max={config.t_max}: it lies in (0, 1000]; SiD takes 800.")
+        method = methods.sid(config.alpha)
+        generator_sigma = noise.KarrasUniform(t_max=config.t_max, **in_range)
+    else:
+        method = methods.diff_instruct()
+        generator_sigma = lognormal
+    setup = distill_update.Distillation(
+        teacher=denoiser,
+        fake_score=denoiser,
+        generator=DenoiserGenerator(denoiser, config.init_sigma),
+        method=method,
+        fake_score_optimizer=_adam(config, "fake_score"),
+        generator_optimizer=_adam(config, "generator"),
+        batch_size=config.batch_size,
+        ema_halflife=config.ema_halflife_kimg * 1000,
+        ema_rampup=config.ema_rampup,
+        fake_score_loss_scale=config.fake_score.loss_scale,
+        generator_loss_scale=config.generator.loss_scale,
+        unroll=jax.default_backend() == "cpu",
+    )
+    draw = distill_draws.Sampler(
+        data_shape=denoiser.image_shape,
+        batch_size=config.batch_size,
+        fake_score_sigma=lognormal,
+        generator_sigma=generator_sigma,
+        rounds=config.accumulation,
+        fake_score_updates=config.fake_score.updates,
+        label_dim=denoiser.label_dim,
+        new_labels=method.new_labels,
+        augment_probability=config.augment_probability,
+    )
+    return DistillExperiment(
+        teacher=config.teacher,
+        init_kwargs=init_kwargs,
+        denoiser=denoiser,
+        setup=setup,
+        draw=draw,
+        heun=heun_settings(config),
+    )
+
+
+def _pretrain(config: ConfigDict) -> PretrainExperiment:
+    shape, classes = datasets.describe(config.dataset)
+    init_kwargs = {
+        **config.network.to_dict(),
+        "img_resolution": shape[0],
+        "img_channels": shape[2],
+        "label_dim": classes if config.conditional else 0,
+    }
+    denoiser = from_edm_kwargs(init_kwargs, dtype=DTYPES[config.dtype])
+    _check_augmentation(config, denoiser)
+    rate = config.optimizer.learning_rate
+    if config.optimizer.rampup_kimg:
+        ramp_updates = math.ceil(config.optimizer.rampup_kimg * 1000 / config.batch_size)
+        rate = optax.linear_schedule(0.0, rate, ramp_updates)
+    return PretrainExperiment(
+        dataset=config.dataset,
+        init_kwargs=init_kwargs,
+        denoiser=denoiser,
+        setup=pretrain_update.Pretraining(
+            denoiser=denoiser,
+            optimizer=_adam(config, "optimizer", rate),
+            batch_size=config.batch_size,
+            ema_halflife=config.ema_halflife_kimg * 1000,
+            ema_rampup=config.ema_rampup,
+        ),
+        draw=pretrain_update.Sampler(
+            batch_size=config.batch_size,
+            sigma=noise.LogNormal(),
+            label_dim=denoiser.label_dim,
+            augment_probability=config.augment_probability,
+        ),
+        heun=heun_settings(config),
+        seed=config.seed,
+    )
+
+
+def _adam(
+    config: ConfigDict, group: str, learning_rate: optax.ScalarOrSchedule | None = None
+) -> optax.GradientTransformation:
+    _positive(config, f"{group}.learning_rate")
+    _positive(config, f"{group}.eps")
+    settings = config[group]
+    for name in ("b1", "b2"):
+        if not 0 <= settings[name] < 1:
+            raise ValueError(f"config.{group}.{name}={settings[name]}: it lies in [0, 1).")
+    return optimizer.adam(
+        settings.learning_rate if learning_rate is None else learning_rate,
+        b1=settings.b1,
+        b2=settings.b2,
+        eps=settings.eps,
+    )
+
+
+def _check_teacher(config: ConfigDict, denoiser: NetworkDenoiser) -> None:
+    if tuple(config.image_shape) != denoiser.image_shape:
+        raise ValueError(
+            f"config.image_shape={tuple(config.image_shape)} but the teacher {config.teacher} "
+            f"denoises {denoiser.image_shape}; set image_shape to that, or name another teacher."
+        )
+    if config.label_dim != denoiser.label_dim:
+        raise ValueError(
+            f"config.label_dim={config.label_dim} but the teacher {config.teacher} has "
+            f"{denoiser.label_dim} classes; set label_dim to that, or name another teacher."
+        )
+    _check_augmentation(config, denoiser)
+
+
+def _check_augmentation(config: ConfigDict, denoiser: NetworkDenoiser) -> None:
+    if not 0 <= config.augment_probability <= 1:
+        raise ValueError(
+            f"config.augment_probability={config.augment_probability}: it lies in [0, 1]."
+        )
+    if config.augment_probability and denoiser.augment_dim != augment.NUM_LABELS:
+        raise ValueError(
+            f"config.augment_probability={config.augment_probability} but the network takes "
+            f"{denoiser.augment_dim} augmentation labels, not {augment.NUM_LABELS}; set it to 0."
+        )
+
+
+def _get(config: ConfigDict, field: str) -> Any:
+    return functools.reduce(lambda group, name: group[name], field.split("."), config)
+
+
+def _positive(config: ConfigDict, field: str) -> None:
+    value = _get(config, field)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"config.{field}={value}: a positive number is needed.")
+
+
+def _one_of(config: ConfigDict, field: str, known: Any) -> None:
+    value = _get(config, field)
+    if value not in known:
+        raise ValueError(f"config.{field}={value!r} is unknown; known are: {', '.join(known)}.")

@@ -1,0 +1,1 @@
+"""Training a teacher: EDM's loss on real data."""

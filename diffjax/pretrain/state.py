@@ -1,0 +1,35 @@
+"""What a teacher's training carries from update to update."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from diffjax.types import Array, Params
+
+
+@flax.struct.dataclass
+class PretrainState:
+    """Named trees.
+
+    Attributes:
+      step: int32 scalar, updates done; images seen are step · batch size.
+      denoiser: the parameters being trained.
+      denoiser_ema: their moving average, which is what one samples from.
+      opt: the optimiser's state.
+    """
+
+    step: Array
+    denoiser: Params
+    denoiser_ema: Params
+    opt: optax.OptState
+
+
+def create(params: Params, *, optimizer: optax.GradientTransformation) -> PretrainState:
+    """The state before the first update, the EMA starting at the parameters themselves."""
+    return PretrainState(
+        step=jnp.zeros((), jnp.int32),
+        denoiser=params,
+        denoiser_ema=jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params),
+        opt=optimizer.init(params),
+    )

@@ -1,0 +1,143 @@
+"""One update of EDM's training (Karras et al. 2022, arXiv:2206.00364, Table 1 and appendix F)."""
+
+import dataclasses
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from diffjax import augment, ema, losses, noise
+from diffjax.pretrain.state import PretrainState
+from diffjax.types import Array, Denoiser, Params, PRNGKey
+
+Metrics = dict[str, Array]
+
+
+@flax.struct.dataclass
+class Draws:
+    """The data and the randomness of one update.
+
+    Attributes:
+      x: [B, H, W, C] real images in [-1, 1].
+      labels: [B, K] one-hot classes, or None.
+      sigma: [B] noise levels.
+      noise: [B, H, W, C] ~ N(0, I).
+      dropout: key.
+      augmentation: draws of EDM's augmentation, or None.
+    """
+
+    x: Array
+    labels: Array | None
+    sigma: Array
+    noise: Array
+    dropout: PRNGKey
+    augmentation: augment.Draws | None = None
+
+
+@flax.struct.dataclass
+class Dataset:
+    """Real images that lie on the device.
+
+    Attributes:
+      images: [N, H, W, C], uint8, or float32 in [-1, 1].
+      classes: [N] int.
+    """
+
+    images: Array
+    classes: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """Draws a batch with replacement, and what its update needs.
+
+    Attributes:
+      batch_size: examples an update.
+      sigma: distribution of σ.
+      label_dim: number of classes; 0 for none.
+      augment_probability: of each of EDM's augmentations; 0 for none.
+    """
+
+    batch_size: int
+    sigma: noise.SigmaDistribution
+    label_dim: int = 0
+    augment_probability: float = 0.0
+
+    def __call__(self, key: PRNGKey, dataset: Dataset) -> Draws:
+        """The draws of the update that `key` stands for."""
+        index_key, sigma_key, noise_key, dropout_key, augment_key = jax.random.split(key, 5)
+        index = jax.random.randint(index_key, (self.batch_size,), 0, dataset.images.shape[0])
+        x = dataset.images[index]
+        if x.dtype == jnp.uint8:
+            x = x.astype(jnp.float32) / 127.5 - 1
+        augmentation = None
+        if self.augment_probability:
+            augmentation = augment.draw(augment_key, self.batch_size, p=self.augment_probability)
+        return Draws(
+            x=x,
+            labels=jax.nn.one_hot(dataset.classes[index], self.label_dim)
+            if self.label_dim
+            else None,
+            sigma=self.sigma(sigma_key, (self.batch_size,)),
+            noise=jax.random.normal(noise_key, x.shape),
+            dropout=dropout_key,
+            augmentation=augmentation,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretraining:
+    """What an update needs besides its arguments.
+
+    Attributes:
+      denoiser: the network with its preconditioning.
+      optimizer: of its parameters.
+      batch_size: examples an update.
+      ema_halflife: of the average, in examples.
+      ema_rampup: see `ema.decay`.
+    """
+
+    denoiser: Denoiser
+    optimizer: optax.GradientTransformation
+    batch_size: int
+    ema_halflife: float = 500_000
+    ema_rampup: float | None = 0.05
+
+    def loss(self, params: Params, draws: Draws) -> Array:
+        """λ(σ) ‖D(x + σn; σ) − x‖², summed over pixels, averaged over the batch."""
+        x, augment_labels = draws.x, None
+        if draws.augmentation is not None:
+            x, augment_labels = augment.apply(x, draws.augmentation)
+        y = x + draws.sigma[:, None, None, None] * draws.noise
+        denoised = self.denoiser(
+            params,
+            y,
+            draws.sigma,
+            labels=draws.labels,
+            augment_labels=augment_labels,
+            train=True,
+            rng=draws.dropout,
+        )
+        return losses.denoising(x, denoised, weight=noise.edm_weight(draws.sigma)).mean()
+
+    def update(self, state: PretrainState, draws: Draws) -> tuple[PretrainState, Metrics]:
+        """One step of the optimiser, then of the moving average.
+
+        Returns:
+          The state after it, and the scalars `loss` and `grad_norm`.
+        """
+        loss, gradient = jax.value_and_grad(self.loss)(state.denoiser, draws)
+        updates, opt = self.optimizer.update(gradient, state.opt, state.denoiser)
+        params = optax.apply_updates(state.denoiser, updates)
+        images_seen = state.step.astype(jnp.float32) * self.batch_size
+        beta = ema.decay(
+            images_seen, self.batch_size, halflife=self.ema_halflife, rampup=self.ema_rampup
+        )
+        state = PretrainState(
+            step=state.step + 1,
+            denoiser=params,
+            denoiser_ema=ema.update(state.denoiser_ema, params, beta),
+            opt=opt,
+        )
+        return state, {"loss": loss, "grad_norm": optax.global_norm(gradient)}

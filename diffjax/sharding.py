@@ -1,0 +1,108 @@
+"""One mesh for one chip, one host or many: data parallel, and parameters sharded where asked.
+
+The mesh has two axes. A batch is split over both; parameters and optimiser state are split over
+`fsdp` and replicated over `data`. XLA derives every collective from these placements, so nothing
+in the update knows of them.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+BATCH_AXES = ("data", "fsdp")
+
+
+def make_mesh(*, data: int = -1, fsdp: int = 1) -> Mesh:
+    """A mesh over all devices of all processes.
+
+    Args:
+      data: devices along the data axis; −1 takes those that `fsdp` leaves.
+      fsdp: devices along the axis that parameters are sharded over; 1 replicates them.
+
+    Raises:
+      ValueError: if the axes don't multiply to the number of devices.
+    """
+    devices = np.asarray(jax.devices())
+    if fsdp < 1 or devices.size % fsdp:
+        raise ValueError(
+            f"mesh.fsdp={fsdp} does not divide the {devices.size} devices that JAX sees."
+        )
+    data = devices.size // fsdp if data == -1 else data
+    if data * fsdp != devices.size:
+        raise ValueError(
+            f"mesh.data={data} times mesh.fsdp={fsdp} is not the {devices.size} devices that JAX "
+            "sees; mesh.data=-1 takes what is left."
+        )
+    return Mesh(devices.reshape(data, fsdp), BATCH_AXES)
+
+
+def check_batch(batch_size: int, rounds: int, mesh: Mesh) -> None:
+    """Checks that a batch divides into rounds of accumulation, and a round over the devices.
+
+    Raises:
+      ValueError: naming the batch size and what would do.
+    """
+    unit = rounds * mesh.size
+    if batch_size < 1 or rounds < 1 or batch_size % unit:
+        nearest = max(unit, round(batch_size / unit) * unit)
+        raise ValueError(
+            f"batch_size={batch_size} does not divide over {mesh.size} devices times "
+            f"accumulation={rounds}; batch_size={nearest} would."
+        )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """The given axis split over all devices."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, BATCH_AXES))
+
+
+def constrain_batch(tree: Any, mesh: Mesh, axis: int) -> Any:
+    """Inside jit: splits `axis` of every leaf that has it over all devices.
+
+    Leaves of lower rank, such as a key a round, are left alone.
+    """
+
+    def constrain(leaf: jax.Array) -> jax.Array:
+        if leaf.ndim <= axis:
+            return leaf
+        return jax.lax.with_sharding_constraint(leaf, batch(mesh, axis))
+
+    return jax.tree.map(constrain, tree)
+
+
+def state(abstract: Any, mesh: Mesh) -> Any:
+    """Where the arrays of a state go: one sharding a leaf.
+
+    Each array is split along its largest dimension that `fsdp` divides, the last of equals;
+    arrays without one are replicated.
+
+    Args:
+      abstract: tree of anything with a shape.
+      mesh: from `make_mesh`.
+    """
+    fsdp = mesh.shape["fsdp"]
+
+    def place(leaf: Any) -> NamedSharding:
+        spec: list[str | None] = [None] * len(leaf.shape)
+        candidates = [(size, axis) for axis, size in enumerate(leaf.shape) if size % fsdp == 0]
+        if fsdp > 1 and candidates:
+            spec[max(candidates)[1]] = "fsdp"
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(place, abstract)
+
+
+def with_shardings(abstract: Any, shardings: Any) -> Any:
+    """`jax.ShapeDtypeStruct`s that say where each array goes, as checkpoints are restored."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        shardings,
+    )
