@@ -245,7 +245,7 @@ def evaluator(config: ConfigDict, mesh: Mesh) -> evaluation.Evaluator | None:
         features_name=settings.features,
         reference=settings.reference,
         count=settings.count,
-        batch_size=math.ceil(settings.batch_size / mesh.size) * mesh.size,
+        batch_size=sharding.round_up(settings.batch_size, mesh),
         seed=settings.seed,
     )
 

@@ -12,10 +12,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 FLAGS = flags.FLAGS
+
+_USER_ERRORS = (
+    ConnectionError,
+    FileExistsError,
+    FileNotFoundError,
+    FloatingPointError,
+    ValueError,
+)
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -46,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted: the same command resumes", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, FileExistsError, ConnectionError) as error:
+    except _USER_ERRORS as error:
         if _DEBUG.value or not _is_for_the_user(error):
             raise
         _print_error(str(error))
@@ -69,18 +77,16 @@ def default_workdir(config_file: str) -> str:
 
 def _run(mode: str, config: Any, workdir: str) -> None:
     # Imported late, so that a mistake on the command line is told at once.
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # the run's own lines say what matters
     if mode == "train":
         from diffjax.train import train
 
         train(config, workdir)
-    elif mode == "sample":
-        from diffjax.sampling import run as sample
-
-        sample(config, workdir)
     else:
-        from diffjax.evaluation import run as evaluate
+        from diffjax import modes
 
-        evaluate(config, workdir)
+        {"sample": modes.sample, "evaluate": modes.evaluate}[mode](config, workdir)
 
 
 def _is_for_the_user(error: Exception) -> bool:

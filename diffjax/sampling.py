@@ -6,7 +6,6 @@ the batch size and the number of images.
 
 import dataclasses
 import functools
-import math
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -132,7 +131,7 @@ def first_images(
     sample: SampleBatch, params: Params, count: int, *, label_dim: int, mesh: Mesh
 ) -> np.ndarray:
     """The first `count` images, uint8, image i being of class i modulo the number of classes."""
-    indices = jnp.arange(math.ceil(count / mesh.size) * mesh.size)
+    indices = jnp.arange(sharding.round_up(count, mesh))
     classes = indices % max(label_dim, 1)
     return images.to_uint8(np.asarray(sample(params, indices, classes)))[:count]
 

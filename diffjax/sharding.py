@@ -53,6 +53,11 @@ def check_batch(batch_size: int, rounds: int, mesh: Mesh) -> None:
         )
 
 
+def round_up(count: int, mesh: Mesh) -> int:
+    """The next batch size, from `count` on, that the devices divide."""
+    return -(-count // mesh.size) * mesh.size
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -15,7 +15,7 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffjax import checkpointing, experiment, images, sampling, sharding
+from diffjax import checkpointing, experiment, images, runtime, sampling, sharding
 from diffjax import logging as run_logging
 from diffjax.evaluation import Evaluator
 from diffjax.experiment import Experiment
@@ -36,6 +36,7 @@ def train(config: ConfigDict, workdir: str) -> None:
       ValueError: a config that can't be run, before anything is computed or written.
       FloatingPointError: a loss that is no longer finite.
     """
+    runtime.prepare(deterministic=config.deterministic, distributed=config.distributed)
     mesh = sharding.make_mesh(**config.mesh)
     sharding.check_batch(config.batch_size, config.get("accumulation", 1), mesh)
     exp = experiment.build(config)

@@ -1,0 +1,78 @@
+"""An EDM teacher on scikit-learn's 8x8 digits: remakes the one that is shipped.
+
+    python -m diffjax.main --config=configs/teacher_digits.py
+
+The network is written to `runs/teacher_digits/network`, whose path a config can name as teacher.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """A class-conditional DDPM++ of 0.19M parameters."""
+    return ConfigDict(
+        {
+            "task": "pretrain",
+            "seed": 0,
+            "deterministic": False,
+            "distributed": False,
+            "dataset": "digits",
+            "conditional": True,
+            "network": {
+                "class_name": "EDMPrecond",
+                "model_type": "SongUNet",
+                "model_channels": 16,
+                "channel_mult": (1, 2),
+                "num_blocks": 1,
+                "attn_resolutions": (4,),
+                "dropout": 0.0,
+            },
+            "augment_probability": 0.0,
+            "dtype": "float32",
+            "batch_size": 128,
+            "duration_kimg": 1024.0,
+            "optimizer": {
+                "learning_rate": 1e-3,
+                "b1": 0.9,
+                "b2": 0.999,
+                "eps": 1e-8,
+                "rampup_kimg": 10.0,
+            },
+            "ema_halflife_kimg": 50.0,
+            "ema_rampup": 0.05,
+            "updates_per_call": 1,
+            "mesh": {"data": -1, "fsdp": 1},
+            "log_kimg": 12.8,
+            "grid_kimg": 256.0,
+            "grid": {"rows": 10, "columns": 10, "seed": 0},
+            "checkpoint_kimg": 256.0,
+            "keep_checkpoints": 3,
+            "heun": {
+                "steps": 18,
+                "sigma_min": 0.002,
+                "sigma_max": 80.0,
+                "rho": 7.0,
+                "s_churn": 0.0,
+                "s_min": 0.0,
+                "s_max": float("inf"),
+                "s_noise": 1.0,
+            },
+            "evaluate": {
+                "source": "student",
+                "reference": "digits",
+                "features": "pixels",
+                "count": 1797,
+                "batch_size": 600,
+                "seed": 1,
+                "every_kimg": 256.0,
+            },
+            "sample": {
+                "source": "student",
+                "label": -1,
+                "count": 0,
+                "batch_size": 128,
+                "seed": 0,
+                "format": "png",
+            },
+        }
+    )
