@@ -1,0 +1,83 @@
+"""Diff-Instruct on scikit-learn's 8x8 digits, from the teacher that is shipped.
+
+    python -m diffjax.main --config=configs/di_digits.py
+
+Hardware: a CPU. Time: minutes. No figure is published for these images; the run's own evaluation
+and its comparison picture say how it went.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Offline, on a CPU, in minutes."""
+    return ConfigDict(
+        {
+            "task": "distill",
+            "method": "diff_instruct",
+            "seed": 0,
+            "deterministic": False,
+            "distributed": False,
+            "teacher": "digits",
+            "image_shape": (8, 8, 1),
+            "label_dim": 10,
+            "dropout": 0.0,
+            "augment_probability": 0.0,
+            "dtype": "float32",
+            "init_sigma": 2.5,
+            "batch_size": 128,
+            "accumulation": 1,
+            "duration_kimg": 64.0,
+            "generator": {
+                "learning_rate": 2e-4,
+                "b1": 0.0,
+                "b2": 0.999,
+                "eps": 1e-8,
+                "loss_scale": 1.0,
+            },
+            "fake_score": {
+                "learning_rate": 2e-4,
+                "b1": 0.0,
+                "b2": 0.999,
+                "eps": 1e-8,
+                "loss_scale": 1.0,
+                "updates": 1,
+            },
+            "ema_halflife_kimg": 2.0,
+            "ema_rampup": 0.05,
+            "updates_per_call": 1,
+            "mesh": {"data": -1, "fsdp": 1},
+            "log_kimg": 1.28,
+            "grid_kimg": 12.8,
+            "grid": {"rows": 10, "columns": 10, "seed": 0},
+            "checkpoint_kimg": 32.0,
+            "keep_checkpoints": 3,
+            "heun": {
+                "steps": 18,
+                "sigma_min": 0.002,
+                "sigma_max": 80.0,
+                "rho": 7.0,
+                "s_churn": 0.0,
+                "s_min": 0.0,
+                "s_max": float("inf"),
+                "s_noise": 1.0,
+            },
+            "evaluate": {
+                "source": "student",
+                "reference": "digits",
+                "features": "pixels",
+                "count": 1797,
+                "batch_size": 600,
+                "seed": 1,
+                "every_kimg": 32.0,
+            },
+            "sample": {
+                "source": "student",
+                "label": -1,
+                "count": 0,
+                "batch_size": 128,
+                "seed": 0,
+                "format": "png",
+            },
+        }
+    )
