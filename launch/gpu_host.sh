@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Runs diffjax on one host, where a single process drives all GPUs.
+#
+#   launch/gpu_host.sh --config=configs/sid_cifar.py [--workdir=W] [--mode=...] [--config.KEY=VALUE]
+#
+# All arguments go to `python -m diffjax.main`; paths are relative to the repository. The same
+# command resumes a run. CUDA_VISIBLE_DEVICES picks GPUs, PYTHON another interpreter, and
+# JAX_PLATFORMS another kind of device: without a GPU, JAX stops instead of going on on the CPU.
+set -euo pipefail
+
+if [[ $# -eq 0 ]]; then
+  echo "usage: launch/gpu_host.sh --config=configs/NAME.py [flags of diffjax.main]" >&2
+  exit 2
+fi
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cuda}"
+exec "${PYTHON:-python}" -m diffjax.main "$@"
