@@ -4,7 +4,6 @@ The teacher is exact. Generator and fake score are small networks, trained by th
 draws, update and optimiser, so this fails where any of them pulls the wrong way.
 """
 
-import dataclasses
 import functools
 
 import flax.linen as nn
@@ -50,10 +49,9 @@ class MLP(nn.Module):
         return nn.Dense(2, name="last")(h)
 
 
-@dataclasses.dataclass(frozen=True)
 class MLPDenoiser:
-    network: MLP = MLP()
-    preconditioning: EDM = EDM()
+    network = MLP()
+    preconditioning = EDM()
 
     def init(self, key):
         return self.network.init(key, jnp.zeros((1, 2)), jnp.zeros(1))
