@@ -66,7 +66,8 @@ def edm_heun(
             gamma = jnp.where(in_range, min(s_churn / steps, math.sqrt(2) - 1), 0.0)
             raised = sigma * (1 + gamma)
             n = noise[step] if noise is not None else _normal(rng, step, latents)
-            x = x + jnp.sqrt(raised**2 - sigma**2) * s_noise * n
+            # √(raised² − σ²), in the form that rounding can't make negative where γ is 0.
+            x = x + sigma * jnp.sqrt(gamma * (2 + gamma)) * s_noise * n
             sigma = raised
         gradient = slope(x, sigma)
         x_next = x + (sigma_next - sigma) * gradient
