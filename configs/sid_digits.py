@@ -1,6 +1,6 @@
 """SiD on scikit-learn's 8x8 digits, from the teacher that is shipped: the embedded default.
 
-    python -m diffjax.main --config=configs/sid_digits.py
+python -m diffjax.main --config=configs/sid_digits.py
 """
 
 from ml_collections import ConfigDict
@@ -26,30 +26,30 @@ def get_config() -> ConfigDict:
             "init_sigma": 2.5,
             "batch_size": 128,
             "accumulation": 1,
-            "duration_kimg": 64.0,
+            "duration_kimg": 102.4,
             "generator": {
-                "learning_rate": 2e-4,
+                "learning_rate": 1e-4,
                 "b1": 0.0,
                 "b2": 0.999,
                 "eps": 1e-8,
                 "loss_scale": 100.0,
             },
             "fake_score": {
-                "learning_rate": 2e-4,
+                "learning_rate": 4e-4,
                 "b1": 0.0,
                 "b2": 0.999,
                 "eps": 1e-8,
                 "loss_scale": 1.0,
                 "updates": 1,
             },
-            "ema_halflife_kimg": 2.0,
+            "ema_halflife_kimg": 5.0,
             "ema_rampup": 0.05,
             "updates_per_call": 1,
             "mesh": {"data": -1, "fsdp": 1},
             "log_kimg": 1.28,
             "grid_kimg": 12.8,
             "grid": {"rows": 10, "columns": 10, "seed": 0},
-            "checkpoint_kimg": 32.0,
+            "checkpoint_kimg": 25.6,
             "keep_checkpoints": 3,
             "heun": {
                 "steps": 18,
@@ -68,7 +68,7 @@ def get_config() -> ConfigDict:
                 "count": 1797,
                 "batch_size": 600,
                 "seed": 1,
-                "every_kimg": 32.0,
+                "every_kimg": 51.2,
             },
             "sample": {
                 "source": "student",

@@ -15,27 +15,30 @@ BATCH_AXES = ("data", "fsdp")
 
 
 def make_mesh(*, data: int = -1, fsdp: int = 1) -> Mesh:
-    """A mesh over all devices of all processes.
+    """A mesh over the devices of all processes.
 
     Args:
-      data: devices along the data axis; −1 takes those that `fsdp` leaves.
+      data: devices along the data axis; −1 takes all that `fsdp` leaves. A process by itself may
+        take fewer devices than it has.
       fsdp: devices along the axis that parameters are sharded over; 1 replicates them.
 
     Raises:
-      ValueError: if the axes don't multiply to the number of devices.
+      ValueError: if the axes don't fit the devices.
     """
     devices = np.asarray(jax.devices())
     if fsdp < 1 or devices.size % fsdp:
         raise ValueError(
             f"mesh.fsdp={fsdp} does not divide the {devices.size} devices that JAX sees."
         )
-    data = devices.size // fsdp if data == -1 else data
-    if data * fsdp != devices.size:
+    if data == -1:
+        data = devices.size // fsdp
+    wanted = data * fsdp
+    if data < 1 or wanted > devices.size or (wanted < devices.size and jax.process_count() > 1):
         raise ValueError(
-            f"mesh.data={data} times mesh.fsdp={fsdp} is not the {devices.size} devices that JAX "
-            "sees; mesh.data=-1 takes what is left."
+            f"mesh.data={data} times mesh.fsdp={fsdp} doesn't fit the {devices.size} devices of "
+            f"{jax.process_count()} processes; mesh.data=-1 takes what is there."
         )
-    return Mesh(devices.reshape(data, fsdp), BATCH_AXES)
+    return Mesh(devices[:wanted].reshape(data, fsdp), BATCH_AXES)
 
 
 def check_batch(batch_size: int, rounds: int, mesh: Mesh) -> None:
