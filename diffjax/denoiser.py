@@ -97,7 +97,7 @@ class NetworkDenoiser:
         scalings = self.preconditioning(sigma, params["buffers"])
         c_skip, c_out, c_in = (c[:, None, None, None] for c in scalings[:3])
         network_buffers = {k: v for k, v in params["buffers"].items() if k != "u"}
-        out = self.network.apply(
+        out: Any = self.network.apply(
             {"params": params["params"], "buffers": network_buffers},
             c_in * x,
             scalings.c_noise,

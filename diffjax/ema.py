@@ -22,9 +22,10 @@ def decay(
     Returns:
       A float32 scalar in [0, 1); 0 at the start of a run with ramp-up.
     """
+    forgotten = jnp.float32(halflife)
     if rampup is not None:
-        halflife = jnp.minimum(halflife, jnp.float32(images_seen) * rampup)
-    return jnp.float32(0.5) ** (batch_size / jnp.maximum(halflife, 1e-8))
+        forgotten = jnp.minimum(forgotten, jnp.float32(images_seen) * rampup)
+    return jnp.float32(0.5) ** (batch_size / jnp.maximum(forgotten, 1e-8))
 
 
 def update(average: Params, params: Params, beta: Array) -> Params:

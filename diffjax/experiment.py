@@ -1,10 +1,9 @@
 """From a config to what the loop runs. ConfigDict stops here: below it, plain arguments."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,16 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffjax import augment, datasets, evaluation, noise, optimizer, sampling, sharding
+from diffjax import (
+    augment,
+    config_checks,
+    datasets,
+    evaluation,
+    noise,
+    optimizer,
+    sampling,
+    sharding,
+)
 from diffjax.convert import teacher as teachers
 from diffjax.denoiser import NetworkDenoiser, from_edm_kwargs
 from diffjax.distill import draws as distill_draws
@@ -31,55 +39,20 @@ Metrics = dict[str, Array]
 Comparison = tuple[str, sampling.SampleBatch, Params]
 
 
-class Experiment(Protocol):
-    """What the training loop and the other modes need to know.
-
-    Attributes:
-      init_kwargs: constructor arguments of the network in training.
-      denoiser: that network; a generator's too, since it is a denoiser asked once.
-      batch_size: images an update.
-      shown: metric's name -> its short name on the progress line.
-      caption: of its samples.
-    """
-
-    init_kwargs: dict[str, Any]
-    denoiser: NetworkDenoiser
-    batch_size: int
-    shown: Mapping[str, str]
-    caption: str
-
-    def load_frozen(self) -> Any:
-        """What updates read and never change: the teacher's parameters, or a data set."""
-        ...
-
-    def init_state(self, frozen: Any) -> Any:
-        """The state before the first update."""
-        ...
-
-    def abstract_state(self) -> Any:
-        """The shapes of the state, without reading or computing any."""
-        ...
-
-    def update(self, state: Any, frozen: Any, key: PRNGKey, mesh: Mesh) -> tuple[Any, Metrics]:
-        """One update, all its randomness from `key`."""
-        ...
-
-    def ema_params(self, state: Any) -> Params:
-        """The parameters that one samples with."""
-        ...
-
-    def sampler(self, *, seed: int, mesh: Mesh) -> sampling.SampleBatch:
-        """Images from those parameters."""
-        ...
-
-    def comparisons(self, frozen: Any, *, seed: int, mesh: Mesh) -> list[Comparison]:
-        """What to show beside the samples."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True)
 class DistillExperiment:
-    """A teacher becomes a one-step generator; see `Experiment`."""
+    """A teacher becomes a one-step generator.
+
+    Attributes:
+      teacher: where its parameters are; see `convert.teacher.load`.
+      init_kwargs: constructor arguments of the network, as `from_edm_kwargs` takes them.
+      denoiser: that network; the generator's too, since it is a denoiser asked once.
+      setup: the update.
+      draw: its randomness.
+      heun: how the teacher is sampled, to compare with.
+      caption: of its samples.
+      shown: metric's name -> its short name on the progress line.
+    """
 
     teacher: str
     init_kwargs: dict[str, Any]
@@ -102,7 +75,7 @@ class DistillExperiment:
         return self.setup.batch_size
 
     def load_frozen(self) -> Params:
-        """The teacher's parameters."""
+        """What updates read and never change: the teacher's parameters."""
         return teachers.load(self.teacher).params
 
     def init_state(self, frozen: Params) -> distill_state.DistillState:
@@ -151,7 +124,18 @@ class DistillExperiment:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainExperiment:
-    """A teacher is trained on real images; see `Experiment`."""
+    """A teacher is trained on real images; the same names as `DistillExperiment`'s.
+
+    Attributes:
+      dataset: the real images' name.
+      init_kwargs: constructor arguments of the network.
+      denoiser: that network.
+      setup: the update.
+      draw: its data and randomness.
+      heun: how it is sampled.
+      seed: of its first parameters.
+      shown: metric's name -> its short name on the progress line.
+    """
 
     dataset: str
     init_kwargs: dict[str, Any]
@@ -168,7 +152,7 @@ class PretrainExperiment:
         return self.setup.batch_size
 
     def load_frozen(self) -> pretrain_update.Dataset:
-        """The data set, which lies on the device."""
+        """What updates read and never change: the data set, which lies on the device."""
         pictures, classes = datasets.load(self.dataset)
         return pretrain_update.Dataset(jnp.asarray(pictures), jnp.asarray(classes))
 
@@ -210,6 +194,9 @@ class PretrainExperiment:
         return []
 
 
+Experiment = DistillExperiment | PretrainExperiment
+
+
 def build(config: ConfigDict) -> Experiment:
     """Checks a config and builds what it describes, without computing or downloading anything.
 
@@ -217,12 +204,8 @@ def build(config: ConfigDict) -> Experiment:
       ValueError: naming the field, its value and what would do.
       FileNotFoundError: if a path of the config isn't there.
     """
-    builders = {"distill": _distill, "pretrain": _pretrain}
-    _one_of(config, "task", builders)
-    _one_of(config, "dtype", DTYPES)
-    for field in ("batch_size", "duration_kimg", "updates_per_call", "ema_halflife_kimg"):
-        _positive(config, field)
-    return builders[config.task](config)
+    config_checks.check(config)
+    return _distill(config) if config.task == "distill" else _pretrain(config)
 
 
 def evaluator(config: ConfigDict, mesh: Mesh) -> evaluation.Evaluator | None:
@@ -239,8 +222,6 @@ def evaluator(config: ConfigDict, mesh: Mesh) -> evaluation.Evaluator | None:
                 "real images to compare with."
             )
         return None
-    _positive(config, "evaluate.count")
-    _positive(config, "evaluate.batch_size")
     return evaluation.Evaluator(
         features_name=settings.features,
         reference=settings.reference,
@@ -261,20 +242,13 @@ def total_steps(config: ConfigDict) -> int:
 
 
 def _distill(config: ConfigDict) -> DistillExperiment:
-    _one_of(config, "method", ("sid", "diff_instruct"))
     init_kwargs = {**teachers.describe(config.teacher), "dropout": config.dropout}
     denoiser = from_edm_kwargs(init_kwargs, dtype=DTYPES[config.dtype])
     _check_teacher(config, denoiser)
-    _positive(config, "init_sigma")
-    _positive(config, "fake_score.updates")
     in_range = {"sigma_min": denoiser.sigma_min, "sigma_max": denoiser.sigma_max}
     lognormal = noise.LogNormal(**in_range)
     generator_sigma: noise.SigmaDistribution
     if config.method == "sid":
-        if not math.isfinite(config.alpha):
-            raise ValueError(f"config.alpha={config.alpha}: a finite number is needed.")
-        if not 0 < config.t_max <= 1000:
-            raise ValueError(f"config.t_max={config.t_max}: it lies in (0, 1000]; SiD takes 800.")
         method = methods.sid(config.alpha)
         generator_sigma = noise.KarrasUniform(t_max=config.t_max, **in_range)
     else:
@@ -354,12 +328,7 @@ def _pretrain(config: ConfigDict) -> PretrainExperiment:
 def _adam(
     config: ConfigDict, group: str, learning_rate: optax.ScalarOrSchedule | None = None
 ) -> optax.GradientTransformation:
-    _positive(config, f"{group}.learning_rate")
-    _positive(config, f"{group}.eps")
     settings = config[group]
-    for name in ("b1", "b2"):
-        if not 0 <= settings[name] < 1:
-            raise ValueError(f"config.{group}.{name}={settings[name]}: it lies in [0, 1).")
     return optimizer.adam(
         settings.learning_rate if learning_rate is None else learning_rate,
         b1=settings.b1,
@@ -383,28 +352,8 @@ def _check_teacher(config: ConfigDict, denoiser: NetworkDenoiser) -> None:
 
 
 def _check_augmentation(config: ConfigDict, denoiser: NetworkDenoiser) -> None:
-    if not 0 <= config.augment_probability <= 1:
-        raise ValueError(
-            f"config.augment_probability={config.augment_probability}: it lies in [0, 1]."
-        )
     if config.augment_probability and denoiser.augment_dim != augment.NUM_LABELS:
         raise ValueError(
             f"config.augment_probability={config.augment_probability} but the network takes "
             f"{denoiser.augment_dim} augmentation labels, not {augment.NUM_LABELS}; set it to 0."
         )
-
-
-def _get(config: ConfigDict, field: str) -> Any:
-    return functools.reduce(lambda group, name: group[name], field.split("."), config)
-
-
-def _positive(config: ConfigDict, field: str) -> None:
-    value = _get(config, field)
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"config.{field}={value}: a positive number is needed.")
-
-
-def _one_of(config: ConfigDict, field: str, known: Any) -> None:
-    value = _get(config, field)
-    if value not in known:
-        raise ValueError(f"config.{field}={value!r} is unknown; known are: {', '.join(known)}.")

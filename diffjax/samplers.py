@@ -7,6 +7,7 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax.types import Array, PRNGKey
 
@@ -14,7 +15,7 @@ from diffjax.types import Array, PRNGKey
 def edm_heun(
     denoise: Callable[[Array, Array], Array],
     latents: Array,
-    sigmas: Array,
+    sigmas: Array | np.ndarray,
     *,
     s_churn: float = 0.0,
     s_min: float = 0.0,

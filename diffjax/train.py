@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -76,7 +77,7 @@ class _Schedule:
     def next_stop(self, step: int) -> int:
         """The next update at which anything happens."""
         periods = [n for n in (self.log, self.grid, self.checkpoint, self.evaluate) if n]
-        return min(self.total, *(step - step % n + n for n in periods))
+        return min([self.total, *(step - step % n + n for n in periods)])
 
 
 def compile_updates(exp: Experiment, mesh: Mesh, updates_per_call: int) -> Callable[..., Any]:
@@ -179,6 +180,7 @@ class _Run:
         logger: run_logging.RunLogger,
     ) -> None:
         schedule, updates_per_call = self.schedule, self.config.updates_per_call
+        first_step = step
         if step == 0:
             self._announce(state, logger)
             self._write_grid(state, step, logger)
@@ -219,7 +221,7 @@ class _Run:
                 if schedule.due(schedule.checkpoint, step):
                     checkpointer.save(step, state, {"kimg": self._kimg(step), **pending.meta()})
                 started += time.monotonic() - pause
-        self._finish(state, step, logger)
+        self._finish(state, step, first_step, logger)
 
     def _start(self, checkpointer: checkpointing.Checkpointer) -> tuple[Any, dict[str, Any]]:
         abstract = self.exp.abstract_state()
@@ -286,10 +288,12 @@ class _Run:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         logger.note(f"{self._kimg(step):.1f} kimg: {shown}")
 
-    def _finish(self, state: Any, step: int, logger: run_logging.RunLogger) -> None:
+    def _finish(
+        self, state: Any, step: int, started_at: int, logger: run_logging.RunLogger
+    ) -> None:
         """The picture that compares, and the network by itself; both once, at the end."""
         network = self.workdir / "network"
-        if network.exists():
+        if started_at == step and network.exists():
             logger.note(f"{self.workdir} is complete; a larger duration_kimg would go on.")
             return
         params = jax.device_put(self.exp.ema_params(state), sharding.replicated(self.mesh))
@@ -306,5 +310,6 @@ class _Run:
         picture = images.labelled_panels(panels, columns=self.config.grid.columns)
         logger.write_image(step, self._kimg(step), "comparison", picture)
         if jax.process_index() == 0:
+            shutil.rmtree(network, ignore_errors=True)  # of a shorter run that went on
             checkpointing.save_denoiser(network, self.exp.init_kwargs, params)
         logger.note(f"done: pictures in {self.workdir}/samples, the network in {network}")

@@ -226,6 +226,7 @@ def test_the_update_traces_at_full_size(name, no_download):
 
 
 NUMBER = "a positive number is needed"
+WHOLE = "a whole number of at least 1 is needed"
 MISTAKES = [
     ("sid_cifar", {"task": "destill"}, "config.task='destill' .* distill, pretrain"),
     ("sid_cifar", {"method": "sdi"}, "config.method='sdi' .* sid, diff_instruct"),
@@ -248,11 +249,24 @@ MISTAKES = [
     ("sid_cifar", {"t_max": 1001.0}, r"config.t_max=1001.0: it lies in \(0, 1000\]"),
     ("sid_cifar", {"t_max": float("nan")}, r"config.t_max=nan: it lies in \(0, 1000\]"),
     ("di_cifar", {"init_sigma": 0.0}, f"config.init_sigma=0.0: {NUMBER}"),
-    ("sid_cifar", {"batch_size": 0}, f"config.batch_size=0: {NUMBER}"),
+    ("sid_cifar", {"evaluate__count": 0}, f"config.evaluate.count=0: {WHOLE}"),
+    ("sid_cifar", {"evaluate__batch_size": -1}, f"config.evaluate.batch_size=-1: {WHOLE}"),
+    ("sid_cifar", {"batch_size": 12.5}, f"config.batch_size=12.5: {WHOLE}"),
+    ("sid_cifar", {"accumulation": 0}, f"config.accumulation=0: {WHOLE}"),
+    ("sid_cifar", {"seed": -1}, "config.seed=-1: a whole number of at least 0"),
+    ("sid_cifar", {"dropout": 1.5}, r"config.dropout=1.5: it lies in \[0, 1\)"),
+    ("sid_cifar", {"ema_rampup": -1.0}, "config.ema_rampup=-1.0: .*None for none"),
+    ("sid_cifar", {"log_kimg": -1.0}, f"config.log_kimg=-1.0: {NUMBER}"),
+    ("sid_cifar", {"keep_checkpoints": 0}, f"config.keep_checkpoints=0: {WHOLE}"),
+    ("sid_cifar", {"grid__rows": 0}, f"config.grid.rows=0: {WHOLE}"),
+    ("sid_cifar", {"heun__steps": 1}, "config.heun.steps=1: a whole number of at least 2"),
+    ("sid_cifar", {"heun__sigma_min": 100.0}, "config.heun.sigma_min=100.0 must be under"),
+    ("sid_cifar", {"generator__loss_scale": float("nan")}, f"loss_scale=nan: {NUMBER}"),
+    ("sid_cifar", {"batch_size": 0}, f"config.batch_size=0: {WHOLE}"),
     ("sid_cifar", {"duration_kimg": -1.0}, f"config.duration_kimg=-1.0: {NUMBER}"),
-    ("sid_cifar", {"updates_per_call": 0}, f"config.updates_per_call=0: {NUMBER}"),
+    ("sid_cifar", {"updates_per_call": 0}, f"config.updates_per_call=0: {WHOLE}"),
     ("sid_cifar", {"ema_halflife_kimg": 0.0}, f"config.ema_halflife_kimg=0.0: {NUMBER}"),
-    ("sid_cifar", {"fake_score__updates": 0}, f"config.fake_score.updates=0: {NUMBER}"),
+    ("sid_cifar", {"fake_score__updates": 0}, f"config.fake_score.updates=0: {WHOLE}"),
     (
         "sid_cifar",
         {"generator__learning_rate": -1e-5},
@@ -311,8 +325,6 @@ def test_a_teacher_that_is_not_there(tmp_path, no_download):
         ({"evaluate__reference": ""}, r"every_kimg=\S+ needs evaluate.reference"),
         ({"evaluate__reference": "digit"}, "evaluate.reference='digit' is unknown; .* digits"),
         ({"evaluate__features": "pixel"}, "evaluate.features='pixel' is unknown; .* pixels"),
-        ({"evaluate__count": 0}, f"config.evaluate.count=0: {NUMBER}"),
-        ({"evaluate__batch_size": -1}, f"config.evaluate.batch_size=-1: {NUMBER}"),
     ],
 )
 def test_a_mistake_in_the_evaluation(changes, message):

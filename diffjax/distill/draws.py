@@ -77,7 +77,7 @@ class Sampler:
         fake_keys = jax.random.split(fake_key, self.fake_score_updates)
         fake_score = jax.vmap(self._fake_score)(fake_keys)
         labels = None
-        if self.label_dim and not self.new_labels:
+        if fake_score.labels is not None and not self.new_labels:
             last = fake_score.labels[-1, -1]
             labels = jnp.broadcast_to(last, (self.rounds, *last.shape))
         return Draws(

@@ -152,6 +152,7 @@ class DhariwalUNet(nn.Module):
         emb = nn.silu(style.dense(emb_channels, self.model_channels, name="map_layer0")(emb))
         emb = style.dense(emb_channels, emb_channels, name="map_layer1")(emb)
         if self.label_dim:
+            assert labels is not None, "labels are needed where label_dim is not 0"
             labels = layers.label_dropout(self, labels, self.label_dropout, train)
             emb += nn.Dense(
                 emb_channels,

@@ -7,6 +7,7 @@ transposing alone.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -148,10 +149,11 @@ def downsample(x: Array, taps: Sequence[float], padding: int | None = None) -> A
     for axis in (1, 2):
         x = _pad(x, axis, padding, padding)
         size = (x.shape[axis] - len(kernel)) // 2 + 1
-        x = sum(
+        terms = (
             float(f) * jax.lax.slice_in_dim(x, k, k + 2 * size - 1, stride=2, axis=axis)
             for k, f in enumerate(kernel)
         )
+        x = functools.reduce(jnp.add, terms)
     return x
 
 

@@ -148,6 +148,7 @@ class SongUNet(nn.Module):
         emb = jnp.roll(emb, noise_channels // 2, axis=1)  # Song et al. put the sines first
         style = self._style
         if self.label_dim:
+            assert labels is not None, "labels are needed where label_dim is not 0"
             labels = layers.label_dropout(self, labels, self.label_dropout, train)
             emb += style.dense(noise_channels, self.label_dim, name="map_label")(
                 labels * math.sqrt(self.label_dim)
