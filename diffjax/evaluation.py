@@ -16,9 +16,14 @@ def pixels(pictures: np.ndarray) -> np.ndarray:
 
 
 FEATURES: dict[str, Features] = {"pixels": pixels}
-REFERENCES: dict[str, Callable[[], np.ndarray]] = {
-    "digits": lambda: images.to_uint8(digits.load()[0])
-}
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    pictures, classes = digits.load()
+    return images.to_uint8(pictures), classes
+
+
+REFERENCES: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {"digits": _digits}
 
 
 def features(name: str) -> Features:
@@ -33,8 +38,8 @@ def features(name: str) -> Features:
     return FEATURES[name]
 
 
-def reference_images(name: str) -> np.ndarray:
-    """The real images of a name, uint8 [N, H, W, C].
+def reference_images(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The real images of a name, uint8 [N, H, W, C], and their classes [N].
 
     Raises:
       ValueError: naming the known ones.
@@ -74,7 +79,7 @@ class Evaluator:
           ValueError: an unknown name.
         """
         self._name, self._extract = features_name, features(features_name)
-        self._real = reference_images(reference)
+        self._real, self._classes = reference_images(reference)
         self._real_features = collect([self._real], self._extract)
         self._count, self._batch_size, self.seed = count, batch_size, seed
 
@@ -98,10 +103,12 @@ class Evaluator:
         generated = collect((pictures for pictures, _ in produced), self._extract)
         return compare(self._real_features, generated, name=self._name)
 
-    def real_images(self, count: int) -> np.ndarray:
-        """Some of the reference, uint8, spread over all of it."""
-        chosen = np.linspace(0, len(self._real) - 1, count).astype(int)
-        return self._real[chosen]
+    def real_images(self, count: int, *, label_dim: int) -> np.ndarray:
+        """The first of the reference, uint8, image i of class i modulo the number of classes."""
+        if not label_dim:
+            return self._real[:count]
+        by_class = [np.flatnonzero(self._classes == c) for c in range(label_dim)]
+        return self._real[[by_class[i % label_dim][i // label_dim] for i in range(count)]]
 
 
 def collect(batches: Iterable[np.ndarray], extract: Features) -> np.ndarray:

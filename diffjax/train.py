@@ -262,7 +262,7 @@ class _Run:
         grid = self.config.grid
         pictures = self._first_images(self.sampler, self.exp.ema_params(state))
         scale = max(1, images.visible_scale(pictures.shape[1]) // 2)
-        picture = images.grid(pictures, columns=grid.columns, scale=scale)
+        picture = images.grid(pictures, columns=grid.columns, scale=scale, padding=2)
         logger.write_image(step, self._kimg(step), "samples", picture)
 
     def _first_images(self, sampler: sampling.SampleBatch, params: Params) -> np.ndarray:
@@ -306,8 +306,10 @@ class _Run:
         ]
         if self.evaluator is not None:
             count = self.config.grid.rows * self.config.grid.columns
-            panels.insert(0, ("real images", self.evaluator.real_images(count)))
-        picture = images.labelled_panels(panels, columns=self.config.grid.columns)
+            label_dim = self.exp.denoiser.label_dim
+            real = self.evaluator.real_images(count, label_dim=label_dim)
+            panels.insert(0, ("real images", real))
+        picture = images.labelled_panels(panels, columns=self.config.grid.columns, padding=4)
         logger.write_image(step, self._kimg(step), "comparison", picture)
         if jax.process_index() == 0:
             shutil.rmtree(network, ignore_errors=True)  # of a shorter run that went on
