@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 BATCH_AXES = ("data", "fsdp")
@@ -69,6 +70,18 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """The given axis split over all devices."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, BATCH_AXES))
+
+
+def gather(array: Any) -> np.ndarray:
+    """The whole of an array on this host, also where each process holds a part of it.
+
+    All processes must call it together.
+    """
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        if array.is_fully_replicated:
+            return np.asarray(array.addressable_data(0))
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    return np.asarray(array)
 
 
 def constrain_batch(tree: Any, mesh: Mesh, axis: int) -> Any:

@@ -21,7 +21,7 @@ ROWS = [
     ["distill", "pretrain"],
     ["sharding", "checkpointing", "datasets", "logging"],
     ["convert"],
-    ["sampling"],
+    ["features", "sampling"],
     ["evaluation"],
     ["experiment"],
     ["train", "modes"],

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffjax.convert import download, torch_state_dict
-from diffjax.networks.inception import InceptionV3, preprocess
+from diffjax.networks.inception import INPUT_SIZE, InceptionV3, preprocess
 from diffjax.types import Array, Params
 
 WEIGHTS_URL = (
@@ -70,7 +70,7 @@ class InceptionFeatures:
                 f"images must be uint8 in [0, 255], got {images.dtype}: features of unrounded "
                 "images don't compare with published ones."
             )
-        return _apply(self.variables, images)
+        return apply(self.variables, images)
 
 
 def to_features(state_dict: Mapping[str, Any]) -> InceptionFeatures:
@@ -117,14 +117,21 @@ def load(source: str = WEIGHTS_URL) -> InceptionFeatures:
         raise ValueError(f"{source}: {error}") from error
 
 
+def random(*, seed: int) -> InceptionFeatures:
+    """The network with random weights: as fast as the real one, and good for nothing else."""
+    image = jnp.zeros((1, INPUT_SIZE, INPUT_SIZE, 3))
+    return InceptionFeatures(jax.jit(InceptionV3().init)(jax.random.key(seed), image))
+
+
 @jax.jit
-def _apply(variables: Params, images: Array) -> tuple[Array, Array]:
+def apply(variables: Params, images: Array) -> tuple[Array, Array]:
+    """Features [N, 2048] and logits [N, 1008] of uint8 images [N, H, W, 3]; calls nest in `jit`."""
     outputs: Any = InceptionV3().apply(variables, preprocess(images))
     return outputs
 
 
 def _abstract_variables() -> Params:
-    images = jax.ShapeDtypeStruct((1, 299, 299, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, INPUT_SIZE, INPUT_SIZE, 3), jnp.float32)
     return jax.eval_shape(InceptionV3().init, jax.random.key(0), images)
 
 
