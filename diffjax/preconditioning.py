@@ -111,7 +111,10 @@ class VP(_Continuous):
         return self._sigma(1.0)
 
     def _sigma(self, t: float) -> float:
-        return math.sqrt(math.expm1(0.5 * self.beta_d * t**2 + self.beta_min * t))
+        # In float32, as the released code has it: there σ(ε_t) is 2 % under its exact value.
+        exponent = np.float32(0.5 * self.beta_d) * np.float32(t) ** 2
+        exponent += np.float32(self.beta_min) * np.float32(t)
+        return float(np.sqrt(np.exp(exponent) - np.float32(1)))
 
     def __call__(self, sigma: Array, buffers: dict[str, Array]) -> Scalings:
         """Scalings at σ [B]."""
