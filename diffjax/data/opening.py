@@ -1,0 +1,87 @@
+"""Data sets by name or path, looked through or loaded as a whole."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from diffjax import digits, images
+from diffjax.data import files, prepared
+from diffjax.data.source import ArraySource, DataSource
+
+_FORMS = "digits, a zip as EDM's dataset_tool.py writes it, a folder of images, tfds:NAME[#SPLIT]"
+# Images that wait to be decoded, so that memory doesn't grow with the data set.
+_WINDOW = 2048
+
+
+def open_source(
+    source: str, *, data_dir: str | os.PathLike[str] | None = None, field: str = "data"
+) -> DataSource:
+    """Opens a data set: reads its list of images, its classes, and its first image.
+
+    Args:
+      source: "digits"; the path of a zip or of a folder (see `files.open_zip` and
+        `files.open_folder`); or `tfds:` and a name (see `prepared.open_prepared`).
+      data_dir: where TFDS has its data; None is `$TFDS_DATA_DIR` or its default.
+      field: what to call the setting in an error.
+
+    Raises:
+      FileNotFoundError: there is no such file or folder.
+      ValueError: naming what is wrong with the name, or with a file inside.
+    """
+    if source == "digits":
+        pictures, classes = digits.load()
+        return ArraySource(source, images.to_uint8(pictures), classes, digits.NUM_CLASSES)
+    if source.startswith("tfds:"):
+        return prepared.open_prepared(source.removeprefix("tfds:"), data_dir=data_dir)
+    path = Path(source)
+    if source and path.is_dir():
+        return files.open_folder(path)
+    if path.is_file():
+        return files.open_zip(path)
+    if path.suffix or len(path.parts) > 1:
+        raise FileNotFoundError(f"{field}={source!r}: no such file or folder.")
+    raise ValueError(f"{field}={source!r} is unknown; known are: {_FORMS}.")
+
+
+def verify(source: DataSource, *, progress: Callable[[int], None] | None = None) -> None:
+    """Decodes every image once, so that a bad one is told before anything is computed.
+
+    Args:
+      source: from `open_source`.
+      progress: called with the number of images that were looked at.
+
+    Raises:
+      ValueError: naming an image that can't be read, or is of another size than the first.
+    """
+    for count, _ in enumerate(_decoded(source), start=1):
+        if progress is not None:
+            progress(count)
+
+
+def load_all(source: DataSource) -> tuple[np.ndarray, np.ndarray]:
+    """Loads a whole data set, for those that fit in memory.
+
+    Args:
+      source: from `open_source`.
+
+    Returns:
+      Images uint8 [N, H, W, C] and classes int32 [N], in the source's order.
+
+    Raises:
+      ValueError: naming an image that can't be read, or is of another size than the first.
+    """
+    pictures = np.empty((len(source), *source.image_shape), np.uint8)
+    classes = np.empty(len(source), np.int32)
+    for index, (pixels, label) in enumerate(_decoded(source)):
+        pictures[index], classes[index] = pixels, label
+    return pictures, classes
+
+
+def _decoded(source: DataSource) -> Iterator[tuple[np.ndarray, int]]:
+    """All images in order, decoded by several threads, a window of them at a time."""
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(source), _WINDOW):
+            yield from pool.map(source.__getitem__, range(start, min(start + _WINDOW, len(source))))

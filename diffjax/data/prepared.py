@@ -1,0 +1,129 @@
+"""Data sets that TFDS has prepared, read as array_record files and so without TensorFlow."""
+
+import contextlib
+import dataclasses
+import operator
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, SupportsIndex
+
+import numpy as np
+
+from diffjax.data import decoding
+
+DEFAULT_SPLIT = "train"
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedSource:
+    """One split of a prepared data set.
+
+    Attributes:
+      name: what to call it in an error.
+      records: by index, the example as a dictionary whose image is still encoded.
+      image_key: of the image in an example.
+      label_key: of the class, or "" for none.
+      num_classes: classes are below this; 0 if there are none.
+      image_shape: (H, W, C) of every image.
+    """
+
+    name: str
+    records: Sequence[dict[str, Any]]
+    image_key: str
+    label_key: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: SupportsIndex) -> tuple[np.ndarray, int]:
+        position = operator.index(index)
+        example = self.records[position]
+        pixels = _decode(self.name, example[self.image_key], position)
+        if pixels.shape != self.image_shape:
+            raise ValueError(
+                f"{self.name}: image {position} is {pixels.shape}, but image 0 is "
+                f"{self.image_shape}; all images must be of one size and kind."
+            )
+        return pixels, int(example[self.label_key]) if self.label_key else 0
+
+
+def open_prepared(
+    reference: str, *, data_dir: str | os.PathLike[str] | None = None
+) -> PreparedSource:
+    """Opens a split of a data set that TFDS has prepared in the array_record format.
+
+    Args:
+      reference: NAME[/CONFIG][:VERSION][#SPLIT], such as `cifar10` or
+        `imagenet_resized/64x64#validation`; the split is "train" unless given, and takes TFDS's
+        slices such as `train[:50%]`.
+      data_dir: where data sets lie; None is `$TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
+
+    Raises:
+      ValueError: it isn't prepared (the line says how to), has no such split, or doesn't hold one
+        image and at most one class an example.
+    """
+    # Imported here since it takes long, and other sources don't need it.
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import read_only_builder
+
+    name = f"tfds:{reference}"
+    dataset, _, split = reference.partition("#")
+    folder = os.fspath(data_dir or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR)
+    how = (
+        f"where TensorFlow is installed, `tfds build {dataset} --file_format=array_record "
+        f"--data_dir=DIR` prepares it; copy what it wrote to {folder}, or set TFDS_DATA_DIR"
+    )
+    try:
+        builder = read_only_builder.builder_from_files(dataset, data_dir=folder)
+    except ValueError as error:  # a wrong name, or no such files
+        raise ValueError(f"{name}: no such data set is prepared in {folder}: {how}.") from error
+    file_format = builder.info.file_format.value
+    if file_format != "array_record":
+        raise ValueError(f"{name}: prepared as {file_format}, which needs TensorFlow: {how}.")
+    image_key, label_key = _keys(name, builder.info.features)
+    with _known_splits(name, builder):
+        records = builder.as_data_source(
+            split or DEFAULT_SPLIT, decoders={image_key: tfds.decode.SkipDecoding()}
+        )
+    if not len(records):
+        raise ValueError(f"{name}: the split is empty.")
+    height, width, channels = _decode(name, records[0][image_key], 0).shape
+    return PreparedSource(
+        name=name,
+        records=records,
+        image_key=image_key,
+        label_key=label_key,
+        num_classes=builder.info.features[label_key].num_classes if label_key else 0,
+        image_shape=(height, width, channels),
+    )
+
+
+def _keys(name: str, features: Any) -> tuple[str, str]:
+    import tensorflow_datasets as tfds
+
+    images = [key for key, kind in features.items() if type(kind) is tfds.features.Image]
+    labels = [key for key, kind in features.items() if type(kind) is tfds.features.ClassLabel]
+    if len(images) != 1 or len(labels) > 1:
+        raise ValueError(
+            f"{name}: its examples hold {len(images)} images and {len(labels)} classes; exactly "
+            "one image and at most one class are needed."
+        )
+    return images[0], labels[0] if labels else ""
+
+
+@contextlib.contextmanager
+def _known_splits(name: str, builder: Any) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, AssertionError) as error:
+        known = ", ".join(sorted(builder.info.splits))
+        raise ValueError(f"{name}: no such split; known are: {known}.") from error
+
+
+def _decode(name: str, content: bytes, index: int) -> np.ndarray:
+    try:
+        return decoding.decode(content)
+    except ValueError as error:
+        raise ValueError(f"{name}: image {index}: {error}.") from error
