@@ -1,0 +1,284 @@
+"""Mean and covariance of features of real images: what a Fréchet distance is measured against.
+
+python -m diffjax.stats --data=cifar10-32x32.zip --output=cifar10.npz
+
+The file holds `mu` and `sigma`, as EDM's released ones do, and beside them the name of the features
+and the number of images. Every image counts, with the pixels that the network is trained on: uint8,
+as stored, neither resized nor mirrored.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jax.sharding import Mesh
+
+from diffjax import data, features, sharding
+from diffjax.convert import download
+from diffjax.features import INCEPTION, Features
+from diffjax.logging import ProgressLine
+from diffjax.metrics import Moments
+
+_RELEASED_AT = "https://nvlabs-fi-cdn.nvidia.com/edm/fid-refs/"
+# What EDM's authors released (https://github.com/NVlabs/edm), for the data sets of the paper.
+RELEASED = ("cifar10-32x32", "ffhq-64x64", "afhqv2-64x64", "imagenet-64x64")
+# Rows that the sums over images take at a time, so that they don't depend on the batch size.
+_BLOCK_ROWS = 2048
+_MAX_DIM = 1 << 15
+_PROGRESS_SECONDS = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+    """What statistics are of.
+
+    Attributes:
+      features: name of the features.
+      count: number of images, or None where the file doesn't say.
+    """
+
+    features: str
+    count: int | None
+
+
+def is_statistics(source: str) -> bool:
+    """Whether a reference is a file of statistics, by name, path or URL, and not images."""
+    return source in RELEASED or source.endswith(".npz")
+
+
+def load_reference(source: str) -> tuple[np.ndarray, np.ndarray, Meta]:
+    """Reads statistics, without pickles, and checks them.
+
+    Args:
+      source: one of `RELEASED`, or the path or https URL of an `.npz` with `mu` and `sigma`, which
+        is downloaded once. A file that doesn't name its features, like the released ones, is taken
+        for Inception's.
+
+    Returns:
+      Mean float64 [D], covariance float64 [D, D], and what they are of.
+
+    Raises:
+      OSError: there is no such file, or it can't be downloaded.
+      ValueError: naming the field that is missing or wrong.
+    """
+    if not is_statistics(source):
+        raise ValueError(
+            f"{source!r} names no statistics; known are: {', '.join(RELEASED)}, and the path or "
+            "URL of an .npz."
+        )
+    path = download.fetch(f"{_RELEASED_AT}{source}.npz" if source in RELEASED else source)
+    try:
+        return _check(_read_arrays(path))
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}.") from error
+
+
+def save(path: str | os.PathLike[str], moments: Moments, *, features_name: str) -> None:
+    """Writes what `load_reference` reads; the file appears once it is whole.
+
+    Args:
+      path: of the file, ending in `.npz`.
+      moments: of the features of all images.
+      features_name: of the features.
+
+    Raises:
+      ValueError: the moments are of fewer than two images.
+    """
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.partial")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with partial.open("wb") as file:
+            np.savez(
+                file,
+                mu=moments.mean,
+                sigma=moments.cov,
+                features=np.array(features_name),
+                count=np.array(moments.count),
+            )
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def compute(
+    batches: Iterable[np.ndarray],
+    extract: Features,
+    *,
+    mesh: Mesh,
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+) -> Moments:
+    """Moments of the features of images, in one pass; memory is that of a few batches.
+
+    The sums are the same to the last digits on any number of devices: each of them always takes
+    `batch_size` images, and features are summed in float64 in blocks of a fixed size.
+
+    Args:
+      batches: uint8 [N, H, W, C] with N up to `batch_size` times the number of devices.
+      extract: the features.
+      mesh: the devices.
+      batch_size: images that one device takes at a time.
+      progress: called with the number of images done.
+    """
+    moments: Moments | None = None
+    computed = features.compute(extract, batches, mesh=mesh, batch_size=batch_size * mesh.size)
+    for rows in _blocks((rows for rows, _ in computed), progress):
+        moments = (moments or Moments.empty(rows.shape[1])).update(rows)
+    if moments is None:
+        raise ValueError("there are no images to compute statistics of.")
+    return moments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code: 0 only if statistics were written."""
+    parser = argparse.ArgumentParser(
+        prog="python -m diffjax.stats",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--data", required=True, help="a zip, a folder, tfds:NAME[#SPLIT], or digits"
+    )
+    parser.add_argument("--output", required=True, help="the .npz to write")
+    parser.add_argument(
+        "--features", default=INCEPTION, help="inception (default), pixels, or module:function"
+    )
+    parser.add_argument(
+        "--features_weights",
+        default="",
+        help="of Inception: a path or URL; downloaded once unless given; 'random' only for timing",
+    )
+    parser.add_argument("--batch_size", type=int, default=128, help="images a device at a time")
+    arguments = parser.parse_args(argv)
+    try:
+        _run(
+            arguments.data,
+            arguments.output,
+            arguments.features,
+            arguments.features_weights,
+            arguments.batch_size,
+        )
+    except (OSError, ValueError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(source_name: str, output: str, name: str, weights: str, batch_size: int) -> None:
+    """Checks all that can be wrong, then computes."""
+    if not output.endswith(".npz"):
+        raise ValueError(f"--output={output}: its name must end in .npz.")
+    if Path(output).exists():
+        raise FileExistsError(f"--output={output} is there already; delete it or name another.")
+    if batch_size < 1:
+        raise ValueError(f"--batch_size={batch_size}: at least 1 is needed.")
+    source = data.open_source(source_name, field="--data")
+    if len(source) < 2:
+        raise ValueError(f"--data={source_name}: one image has no covariance; 2 are needed.")
+    extract = _features(name, weights)
+    extract.check_channels(source.image_shape[2], f"--data={source_name}")
+    print(f"looking through {len(source)} images ...", file=sys.stderr)
+    data.verify(source)
+    mesh = sharding.make_mesh()
+    line = ProgressLine(len(source) / 1000, stream=sys.stderr, interval=_PROGRESS_SECONDS)
+    line.compiling()
+    batches = data.in_order(source, batch_size=batch_size * mesh.size)
+    moments = compute(
+        (batch.images for batch in batches),
+        extract,
+        mesh=mesh,
+        batch_size=batch_size,
+        progress=lambda done: line.update(done, done / 1000, {}),
+    )
+    line.end()
+    save(output, moments, features_name=extract.name)
+    print(f"{moments.count} images, {moments.mean.size} features {extract.name}: {output}")
+
+
+def _features(name: str, weights: str) -> Features:
+    try:
+        return features.load(name, weights)
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"{error}: --features_weights=PATH. Without Inception there is --features=pixels."
+        ) from error
+
+
+def _blocks(
+    parts: Iterable[np.ndarray], progress: Callable[[int], None] | None
+) -> Iterator[np.ndarray]:
+    """Cuts rows anew, into blocks of `_BLOCK_ROWS` and a rest."""
+    waiting: list[np.ndarray] = []
+    count = done = 0
+    for part in parts:
+        waiting.append(part)
+        count += len(part)
+        done += len(part)
+        if count >= _BLOCK_ROWS:
+            rows = np.concatenate(waiting)
+            whole = count - count % _BLOCK_ROWS
+            yield from np.split(rows[:whole], whole // _BLOCK_ROWS)
+            waiting, count = [rows[whole:]], count - whole
+        if progress is not None:
+            progress(done)
+    if count:
+        yield np.concatenate(waiting)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The four arrays as far as they are there, none of which is allowed to be a pickle."""
+    known = {"mu": 8 * _MAX_DIM, "sigma": 8 * _MAX_DIM**2, "features": 1 << 16, "count": 8}
+    arrays = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {info.filename: info.file_size for info in archive.infolist()}
+            for name, most in known.items():
+                if f"{name}.npy" not in sizes:
+                    continue
+                if sizes[f"{name}.npy"] > most + (1 << 16):
+                    raise ValueError(f"its array {name!r} is over {most} bytes")
+                with archive.open(f"{name}.npy") as member:
+                    arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+    except (zipfile.BadZipFile, zlib.error, EOFError, MemoryError, RuntimeError) as error:
+        raise ValueError(f"not a readable .npz ({error})") from error
+    for name in ("mu", "sigma"):
+        if name not in arrays:
+            held = ", ".join(sorted(n.removesuffix(".npy") for n in sizes)) or "nothing"
+            raise ValueError(
+                f"no array {name!r} in it, but {held}; python -m diffjax.stats writes what is "
+                "needed"
+            )
+    return arrays
+
+
+def _check(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, Meta]:
+    mean, cov = arrays["mu"], arrays["sigma"]
+    if mean.ndim != 1 or not mean.size or cov.shape != (mean.size, mean.size):
+        raise ValueError(
+            f"mu must be [D] and sigma [D, D], but they are {mean.shape} and {cov.shape}"
+        )
+    for name in ("mu", "sigma"):
+        is_real = np.issubdtype(arrays[name].dtype, np.floating)
+        if not is_real or not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{name} must hold finite floating-point numbers")
+    if np.abs(cov - cov.T).max() > 1e-4 * np.abs(cov).max():
+        raise ValueError("sigma must be symmetric")
+    label = arrays.get("features", np.array(INCEPTION))
+    if label.ndim or label.dtype.kind != "U" or not str(label):
+        raise ValueError("features must be the name of the features")
+    count = arrays.get("count")
+    if count is not None and (count.ndim or count.dtype.kind not in "iu" or count < 2):
+        raise ValueError("count must be the number of images, at least 2")
+    meta = Meta(str(label), None if count is None else int(count))
+    return mean.astype(np.float64), cov.astype(np.float64), meta
+
+
+if __name__ == "__main__":
+    sys.exit(main())
