@@ -9,7 +9,6 @@ arrays and may use whatever library it likes.
 import dataclasses
 import hashlib
 import importlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +59,15 @@ class Features:
     def is_random(self) -> bool:
         """Whether these are good for timing only."""
         return self.name == f"{INCEPTION}_{_RANDOM}"
+
+    def dim(self, image_shape: tuple[int, int, int]) -> int:
+        """D for images [H, W, C], found without computing anything where that can be."""
+        if self.compiled:
+            image = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
+            rows, _ = jax.eval_shape(self.apply, self.variables, image)
+        else:
+            rows, _ = self.apply(self.variables, np.zeros((1, *image_shape), np.uint8))
+        return int(np.prod(rows.shape[1:]))
 
     def check_channels(self, channels: int, where: str) -> None:
         """Checks images before any is read or made.
@@ -176,13 +184,12 @@ def to_rows(features: Features, array: Any, count: int) -> Any:
 
 def one_behind(items: Iterable[Any]) -> Iterator[Any]:
     """Yields each item once the next has been asked for, so that devices have work queued."""
-    iterator = iter(items)
-    for ahead in itertools.islice(iterator, 1):
-        waiting = ahead
-        for item in iterator:
-            yield waiting
-            waiting = item
-        yield waiting
+    waiting: list[Any] = []
+    for item in items:
+        waiting.append(item)
+        if len(waiting) == 2:
+            yield waiting.pop(0)
+    yield from waiting
 
 
 def _inception(weights: str) -> Features:

@@ -20,7 +20,7 @@ from diffjax.denoiser import NetworkDenoiser
 from diffjax.noise import heun_sigmas
 from diffjax.types import Array, Generator, Params, PRNGKey
 
-# (parameters, indices [B], classes [B]) -> images [B, H, W, C] in [-1, 1].
+# (parameters, indices [B], classes [B]) -> images [B, H, W, C] in [-1, 1], split over the devices.
 SampleBatch = Callable[[Params, Array, Array], Array]
 
 
@@ -46,9 +46,9 @@ def random_classes(seed: int, indices: Array, label_dim: int) -> Array:
 def one_step(
     generator: Generator, *, seed: int, shape: tuple[int, ...], label_dim: int, mesh: Mesh
 ) -> SampleBatch:
-    """A compiled G(z) over all devices of the mesh."""
+    """A compiled G(z) over all devices of the mesh, which may be called inside `jax.jit` too."""
 
-    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
+    @functools.partial(jax.jit, out_shardings=sharding.batch(mesh))
     def sample(params: Params, indices: Array, classes: Array) -> Array:
         z = sharding.constrain_batch(latents(seed, indices, shape), mesh, 0)
         return generator(params, z, labels=_one_hot(classes, label_dim))
@@ -112,7 +112,7 @@ def heun(
     def sample(params: Params, indices: Array, classes: Array) -> Array:
         churn_keys = jax.vmap(lambda key: jax.random.fold_in(key, 2))(keys(seed, indices))
         z = latents(seed, indices, denoiser.image_shape)
-        out = samplers.edm_heun(
+        return samplers.edm_heun(
             lambda x, sigma: denoise(params, x, sigma, classes),
             jax.device_put(z, sharding.batch(mesh)),
             sigmas,
@@ -122,7 +122,6 @@ def heun(
             s_noise=settings.s_noise,
             rng=churn_keys if settings.s_churn > 0 else None,
         )
-        return jax.device_put(out, sharding.replicated(mesh))
 
     return sample
 
@@ -133,7 +132,7 @@ def first_images(
     """The first `count` images, uint8, image i being of class i modulo the number of classes."""
     indices = jnp.arange(sharding.round_up(count, mesh))
     classes = indices % max(label_dim, 1)
-    return images.to_uint8(np.asarray(sample(params, indices, classes)))[:count]
+    return images.to_uint8(sharding.gather(sample(params, indices, classes)))[:count]
 
 
 def batches(
@@ -159,7 +158,7 @@ def batches(
     for start in range(0, count, batch_size):
         indices = jnp.arange(start, start + batch_size)
         chosen = classes(indices)
-        pictures = images.to_uint8(np.asarray(sample(params, indices, chosen)))
+        pictures = images.to_uint8(sharding.gather(sample(params, indices, chosen)))
         left = min(batch_size, count - start)
         yield pictures[:left], np.asarray(chosen)[:left]
 
