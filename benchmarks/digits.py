@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffjax import digits, evaluation, experiment, images, modes, sampling, sharding
+from diffjax import digits, evaluation, experiment, features, images, modes, sampling, sharding
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -27,8 +27,7 @@ def sampled_rows(runs: dict[str, Path], seed: int) -> list[tuple[str, int, dict[
         config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
         exp = experiment.build(config)
         config.evaluate.seed = seed
-        measure = experiment.evaluator(config, mesh)
-        assert measure is not None
+        measure = experiment.evaluator(config, exp, mesh)
         if not rows:
             heun = sampling.heun(exp.denoiser, settings=exp.heun, seed=seed, mesh=mesh)
             values = measure(heun, exp.load_frozen(), label_dim=exp.denoiser.label_dim)
@@ -45,10 +44,10 @@ def sampled_rows(runs: dict[str, Path], seed: int) -> list[tuple[str, int, dict[
 
 def scale_rows(seed: int) -> list[tuple[str, int, dict[str, float]]]:
     """The rows that give the scale."""
-    real = evaluation.pixels(images.to_uint8(digits.load()[0]))
+    real = features.pixels(images.to_uint8(digits.load()[0]))
     rng = np.random.default_rng(seed)
     gaussian = rng.multivariate_normal(real.mean(axis=0), np.cov(real.T), len(real))
-    first, second = (evaluation.pixels(images.to_uint8(half)) for half in digits.halves(seed))
+    first, second = (features.pixels(images.to_uint8(half)) for half in digits.halves(seed))
     return [
         ("Gaussian fitted to the scans", 0, evaluation.compare(real, gaussian, name="pixels")),
         (

@@ -71,12 +71,16 @@ def get_config() -> ConfigDict:
             },
             "evaluate": {
                 "source": "student",
-                "reference": "",
+                "reference": "cifar10-32x32",
                 "features": "inception",
+                "features_weights": "",
+                "metrics": ("fid",),
                 "count": 50_000,
                 "batch_size": 256,
                 "seed": 1,
+                "seeds": 1,
                 "every_kimg": 0.0,
+                "best": "fid",
             },
             "sample": {
                 "source": "student",

@@ -35,6 +35,11 @@ COUNT = _Rule(lambda v: _is_whole(v) and v >= 1, "a whole number of at least 1 i
 WHOLE = _Rule(lambda v: _is_whole(v) and v >= 0, "a whole number of at least 0 is needed")
 SHARE = _Rule(lambda v: _is_number(v) and 0 <= v <= 1, "it lies in [0, 1]")
 DECAY = _Rule(lambda v: _is_number(v) and 0 <= v < 1, "it lies in [0, 1)")
+NAMES = _Rule(
+    lambda v: isinstance(v, tuple | list) and bool(v) and all(isinstance(name, str) for name in v),
+    "a tuple of names is needed, such as ('fid', 'recall')",
+)
+TEXT = _Rule(lambda v: isinstance(v, str), "a string is needed")
 T_MAX = _Rule(lambda v: _is_number(v) and 0 < v <= 1000, "it lies in (0, 1000]; SiD takes 800")
 
 _COMMON = {
@@ -59,10 +64,17 @@ _COMMON = {
     "heun.s_min": NOT_NEGATIVE,
     "heun.s_max": NON_NEGATIVE_OR_INFINITE,
     "heun.s_noise": NOT_NEGATIVE,
+    "evaluate.source": TEXT,
+    "evaluate.features": TEXT,
+    "evaluate.features_weights": TEXT,
+    "evaluate.reference": TEXT,
+    "evaluate.metrics": NAMES,
+    "evaluate.best": TEXT,
     "evaluate.every_kimg": NOT_NEGATIVE,
     "evaluate.count": COUNT,
     "evaluate.batch_size": COUNT,
     "evaluate.seed": WHOLE,
+    "evaluate.seeds": COUNT,
     "sample.count": WHOLE,
     "sample.batch_size": COUNT,
     "sample.seed": WHOLE,

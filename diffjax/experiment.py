@@ -16,8 +16,10 @@ from diffjax import (
     config_checks,
     datasets,
     evaluation,
+    features,
     noise,
     optimizer,
+    references,
     sampling,
     sharding,
 )
@@ -50,6 +52,7 @@ class DistillExperiment:
       setup: the update.
       draw: its randomness.
       heun: how the teacher is sampled, to compare with.
+      init_sigma: σ at which the generator asks its denoiser.
       caption: of its samples.
       shown: metric's name -> its short name on the progress line.
     """
@@ -60,6 +63,7 @@ class DistillExperiment:
     setup: distill_update.Distillation
     draw: distill_draws.Sampler
     heun: sampling.HeunSettings
+    init_sigma: float
     caption: str = "student, 1 evaluation"
     shown: Mapping[str, str] = dataclasses.field(
         default_factory=lambda: {
@@ -106,10 +110,20 @@ class DistillExperiment:
         """The generator's average."""
         return state.generator_ema
 
-    def sampler(self, *, seed: int, mesh: Mesh) -> sampling.SampleBatch:
-        """One-step samples."""
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations a sample."""
+        return 1
+
+    def sampler(
+        self, *, seed: int, mesh: Mesh, denoiser: NetworkDenoiser | None = None
+    ) -> sampling.SampleBatch:
+        """One-step samples, of the student or of another network that is asked as it is."""
+        generator = self.setup.generator
+        if denoiser is not None:
+            generator = DenoiserGenerator(denoiser, self.init_sigma)
         return sampling.one_step(
-            self.setup.generator,
+            generator,
             seed=seed,
             shape=self.denoiser.image_shape,
             label_dim=self.denoiser.label_dim,
@@ -180,14 +194,21 @@ class PretrainExperiment:
         """The denoiser's average."""
         return state.denoiser_ema
 
-    def sampler(self, *, seed: int, mesh: Mesh) -> sampling.SampleBatch:
-        """Samples by Heun's method."""
-        return sampling.heun(self.denoiser, settings=self.heun, seed=seed, mesh=mesh)
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations a sample."""
+        return self.heun.evaluations
+
+    def sampler(
+        self, *, seed: int, mesh: Mesh, denoiser: NetworkDenoiser | None = None
+    ) -> sampling.SampleBatch:
+        """Samples by Heun's method, of the trained network or of another one."""
+        return sampling.heun(denoiser or self.denoiser, settings=self.heun, seed=seed, mesh=mesh)
 
     @property
     def caption(self) -> str:
         """Of the samples."""
-        return f"samples, {self.heun.evaluations} evaluations"
+        return f"samples, {self.evaluations} evaluations"
 
     def comparisons(self, frozen: Any, *, seed: int, mesh: Mesh) -> list[Comparison]:
         """Nothing."""
@@ -208,26 +229,53 @@ def build(config: ConfigDict) -> Experiment:
     return _distill(config) if config.task == "distill" else _pretrain(config)
 
 
-def evaluator(config: ConfigDict, mesh: Mesh) -> evaluation.Evaluator | None:
-    """What measures samples, or None for a config without a reference to measure against.
+def check_evaluation(config: ConfigDict) -> None:
+    """Checks what `config.evaluate` asks for, without a look at any file.
 
     Raises:
       ValueError: naming the field.
     """
     settings = config.evaluate
-    if not settings.reference:
-        if settings.every_kimg:
-            raise ValueError(
-                f"config.evaluate.every_kimg={settings.every_kimg} needs evaluate.reference, the "
-                "real images to compare with."
-            )
-        return None
-    return evaluation.Evaluator(
-        features_name=settings.features,
-        reference=settings.reference,
+    evaluation.check_request(
+        tuple(settings.metrics),
         count=settings.count,
-        batch_size=sharding.round_up(settings.batch_size, mesh),
+        reference=settings.reference,
+        holds_images=references.holds_images(settings.reference),
+        best=settings.best,
+    )
+
+
+def evaluator(config: ConfigDict, exp: Experiment, mesh: Mesh) -> evaluation.Evaluator:
+    """What measures samples, its reference read.
+
+    Raises:
+      ValueError: naming the field, before anything is computed.
+      OSError: a reference or weights that aren't there or can't be downloaded.
+    """
+    check_evaluation(config)
+    settings = config.evaluate
+    metrics = tuple(settings.metrics)
+    extract = features.load(settings.features, settings.features_weights)
+    evaluation.check_features(metrics, extract)
+    extract.check_channels(exp.denoiser.image_shape[2], "the network's image")
+    reference = None
+    if any(evaluation.METRICS[name].needs for name in metrics):
+        reference = references.load(
+            settings.reference,
+            extract,
+            image_shape=exp.denoiser.image_shape,
+            keep_rows=evaluation.needs_rows(metrics),
+            batch_size=settings.batch_size,
+            mesh=mesh,
+        )
+    return evaluation.Evaluator(
+        features=extract,
+        names=metrics,
+        reference=reference,
+        count=settings.count,
+        batch_size=settings.batch_size,
         seed=settings.seed,
+        mesh=mesh,
     )
 
 
@@ -286,6 +334,7 @@ def _distill(config: ConfigDict) -> DistillExperiment:
         setup=setup,
         draw=draw,
         heun=heun_settings(config),
+        init_sigma=config.init_sigma,
     )
 
 

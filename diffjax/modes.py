@@ -1,6 +1,9 @@
 """What `main` does besides training: sample from, and evaluate, a run's student or its teacher."""
 
+import dataclasses
 import json
+import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +12,30 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffjax import checkpointing, experiment, images, runtime, sampling, sharding
+from diffjax import (
+    checkpointing,
+    experiment,
+    images,
+    runtime,
+    sampling,
+    sharding,
+    snapshots,
+)
+from diffjax.convert import teacher as teachers
+from diffjax.denoiser import from_edm_kwargs
 from diffjax.experiment import DistillExperiment, Experiment
 from diffjax.types import Array, Params
 
-_SOURCES = ("student", "teacher")
+_SOURCES = ("student", "best", "teacher")
 _FORMATS = ("png", "npz")
 
 
 def sample(config: ConfigDict, workdir: str) -> None:
-    """Writes a grid and, with a count, images, of the run's student or of its teacher.
+    """Writes a grid and, with a count, images, of a student, its teacher or another network.
 
-    `config.sample` says what: `source`; `count` (0 for the grid alone); `format`, "png" for one
-    file an image or "npz" for one file with `images` and `classes`; `label`, one class or −1 for
-    all; `seed`; `batch_size`, which changes no image.
+    `config.sample` says what: `source`, as `_find` takes it; `count` (0 for the grid alone);
+    `format`, "png" for one file an image or "npz" for one file with `images` and `classes`;
+    `label`, one class or −1 for all; `seed`; `batch_size`, which changes no image.
 
     Args:
       config: of the run.
@@ -44,7 +57,8 @@ def sample(config: ConfigDict, workdir: str) -> None:
         raise ValueError(
             f"config.sample.label={settings.label}: the network has {label_dim} classes; -1 is all."
         )
-    sampler, params, title = _source(config, Path(workdir), exp, settings.source, mesh)
+    subject = _find(settings.source, Path(workdir), exp, settings.seed, mesh)
+    sampler, params = subject.sampler, subject.params
     folder = Path(workdir) / "samples"
 
     def classes(indices: Array) -> Array:
@@ -64,11 +78,11 @@ def sample(config: ConfigDict, workdir: str) -> None:
         )
     )
     scale = images.visible_scale(shown.shape[1])
-    grid_path = folder / f"{settings.source}_seed{settings.seed}.png"
+    grid_path = folder / f"{subject.name}_seed{settings.seed}.png"
     images.save_png(grid_path, images.grid(shown, columns=config.grid.columns, scale=scale))
-    print(f"{title}: grid in {grid_path}")
+    print(f"{subject.title}: grid in {grid_path}")
     if settings.count:
-        name = f"{settings.source}_seed{settings.seed}_{settings.count}"
+        name = f"{subject.name}_seed{settings.seed}_{settings.count}"
         produced = sampling.batches(
             sampler, params, settings.count, batch_size=batch_size, classes=classes
         )
@@ -81,57 +95,127 @@ def sample(config: ConfigDict, workdir: str) -> None:
 
 
 def evaluate(config: ConfigDict, workdir: str) -> None:
-    """Measures the run's student or its teacher as `config.evaluate` says.
+    """Measures a student, its teacher or another network as `config.evaluate` says.
 
-    Prints the values, and writes them to `evaluation_<source>.json` in the work directory.
+    `source` says what: see `_find`. `seeds` measurements of `count` images each, no two of
+    which share one, give mean and standard deviation. They are printed, and written with each
+    value to `evaluation_<source>.json` in the work directory.
 
     Args:
       config: of the run.
       workdir: of the run.
 
     Raises:
-      ValueError: no reference to measure against, or a field that can't be followed.
-      FileNotFoundError: no checkpoint to evaluate.
+      ValueError: a metric without its reference, or a field that can't be followed.
+      FileNotFoundError: nothing to evaluate.
     """
     runtime.prepare(deterministic=config.deterministic, distributed=config.distributed)
     mesh = sharding.make_mesh(**config.mesh)
     exp = experiment.build(config)
-    evaluator = experiment.evaluator(config, mesh)
-    if evaluator is None:
-        raise ValueError(
-            "config.evaluate.reference is empty: name the real images to compare with."
-        )
-    source = config.evaluate.source
-    sampler, params, title = _source(config, Path(workdir), exp, source, mesh, evaluator.seed)
-    values = evaluator(sampler, params, label_dim=exp.denoiser.label_dim)
-    print(f"{title}: " + "  ".join(f"{name} {value:.5g}" for name, value in values.items()))
-    path = Path(workdir) / f"evaluation_{source}.json"
+    settings = config.evaluate
+    experiment.check_evaluation(config)
+    subject = _find(settings.source, Path(workdir), exp, settings.seed, mesh)
+    evaluator = experiment.evaluator(config, exp, mesh)
+    measured = [
+        evaluator(subject.sampler, subject.params, label_dim=exp.denoiser.label_dim, repeat=repeat)
+        for repeat in range(settings.seeds)
+    ]
+    if jax.process_index() != 0:
+        return
+    values = {name: [values[name] for values in measured] for name in measured[0]}
+    mean = {name: statistics.fmean(each) for name, each in values.items()}
+    report: dict[str, Any] = {
+        "source": subject.title,
+        "evaluations": subject.evaluations,
+        "images": settings.count,
+        "seeds": settings.seeds,
+        **mean,
+    }
+    deviation = {}
+    if settings.seeds > 1:
+        deviation = {name: statistics.stdev(each) for name, each in values.items()}
+        report |= {"standard_deviation": deviation, "values": values}
+    shown = "  ".join(
+        f"{name} {value:.5g}" + (f" ± {deviation[name]:.2g}" if deviation else "")
+        for name, value in mean.items()
+    )
+    print(f"{subject.title}: {shown}")
+    path = Path(workdir) / f"evaluation_{subject.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"source": title, **values}, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"written to {path}")
 
 
-def _source(
-    config: ConfigDict,
-    workdir: Path,
-    exp: Experiment,
-    source: str,
-    mesh: Mesh,
-    seed: int | None = None,
-) -> tuple[sampling.SampleBatch, Params, str]:
-    """The sampler, the parameters and a title of "student" or "teacher"."""
-    seed = config.sample.seed if seed is None else seed
-    if source not in _SOURCES:
-        raise ValueError(f"source={source!r} is unknown; known are: {', '.join(_SOURCES)}.")
+@dataclasses.dataclass(frozen=True)
+class _Subject:
+    """What is sampled from: how, with which parameters, and what to call it."""
+
+    name: str
+    title: str
+    evaluations: int
+    sampler: sampling.SampleBatch
+    params: Params
+
+
+def _find(source: str, workdir: Path, exp: Experiment, seed: int, mesh: Mesh) -> _Subject:
+    """Finds what a source names.
+
+    Args:
+      source: "student", the average of the newest checkpoint; "best", the network in `best/`;
+        "teacher", sampled by Heun's method; or a network's folder, file or URL, such as a
+        converted student, which is asked as the run's own network is.
+      workdir: of the run.
+      exp: the run.
+      seed: of the samples.
+      mesh: the devices.
+
+    Raises:
+      ValueError: the run has no such thing, or the network is for other images.
+      FileNotFoundError: nothing is there.
+    """
     if source == "teacher":
-        if not isinstance(exp, DistillExperiment):
-            raise ValueError("source='teacher' needs a distillation; a teacher's run is 'student'.")
-        frozen = exp.load_frozen()
-        params = jax.device_put(frozen, sharding.state(frozen, mesh))
-        caption, sampler, params = exp.comparisons(params, seed=seed, mesh=mesh)[0]
-        return sampler, params, caption
-    state, meta = restore(workdir, exp, mesh)
-    title = f"{exp.caption}, {meta['kimg']:.1f} kimg"
-    return exp.sampler(seed=seed, mesh=mesh), exp.ema_params(state), title
+        return _teacher(exp, seed, mesh)
+    if source == "student":
+        state, meta = restore(workdir, exp, mesh)
+        title = f"{exp.caption}, {meta['kimg']:.1f} kimg"
+        sampler = exp.sampler(seed=seed, mesh=mesh)
+        return _Subject(source, title, exp.evaluations, sampler, exp.ema_params(state))
+    if source == "best":
+        folder, record = snapshots.find_best(workdir)
+        title = f"{exp.caption}, {record['kimg']:.1f} kimg, best {record['metric']}"
+        return _network(source, title, str(folder), exp, seed, mesh)
+    if not re.search(r"[/.]", source) and not Path(source).exists():
+        raise ValueError(
+            f"source={source!r} is unknown; known are: {', '.join(_SOURCES)}, and a network's path."
+        )
+    name = Path(source).stem or "network"
+    title = f"{source}, {exp.evaluations} evaluation{'s' if exp.evaluations > 1 else ''}"
+    return _network(name, title, source, exp, seed, mesh)
+
+
+def _teacher(exp: Experiment, seed: int, mesh: Mesh) -> _Subject:
+    if not isinstance(exp, DistillExperiment):
+        raise ValueError("source='teacher' needs a distillation; a teacher's run is 'student'.")
+    frozen = exp.load_frozen()
+    params = jax.device_put(frozen, sharding.state(frozen, mesh))
+    caption, sampler, params = exp.comparisons(params, seed=seed, mesh=mesh)[0]
+    return _Subject("teacher", caption, exp.heun.evaluations, sampler, params)
+
+
+def _network(name: str, title: str, path: str, exp: Experiment, seed: int, mesh: Mesh) -> _Subject:
+    if "://" not in path and not Path(path).exists():
+        raise FileNotFoundError(f"source={path}: there is no such file or folder.")
+    network = teachers.load(path)
+    denoiser = from_edm_kwargs(network.init_kwargs, dtype=exp.denoiser.network.dtype)
+    own = exp.denoiser
+    if (denoiser.image_shape, denoiser.label_dim) != (own.image_shape, own.label_dim):
+        raise ValueError(
+            f"source={path}: a network of {denoiser.image_shape} with {denoiser.label_dim} "
+            f"classes, but the config is for {own.image_shape} with {own.label_dim}."
+        )
+    params = jax.device_put(network.params, sharding.state(network.params, mesh))
+    sampler = exp.sampler(seed=seed, mesh=mesh, denoiser=denoiser)
+    return _Subject(name, title, exp.evaluations, sampler, params)
 
 
 def restore(workdir: Path, exp: Experiment, mesh: Mesh) -> tuple[Any, dict[str, Any]]:

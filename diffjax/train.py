@@ -16,7 +16,17 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffjax import checkpointing, experiment, images, runtime, sampling, sharding
+from diffjax import (
+    checkpointing,
+    evaluation,
+    experiment,
+    images,
+    references,
+    runtime,
+    sampling,
+    sharding,
+    snapshots,
+)
 from diffjax import logging as run_logging
 from diffjax.evaluation import Evaluator
 from diffjax.experiment import Experiment
@@ -31,7 +41,8 @@ def train(config: ConfigDict, workdir: str) -> None:
     Args:
       config: one of `configs/`.
       workdir: the run's folder; see `diffjax.logging` for what is written there, besides
-        `checkpoints/` and, at the end, the trained network in `network/`.
+        `checkpoints/`, the best network by `config.evaluate.best` in `best/` and, at the end,
+        the trained one in `network/`.
 
     Raises:
       ValueError: a config that can't be run, before anything is computed or written.
@@ -41,7 +52,7 @@ def train(config: ConfigDict, workdir: str) -> None:
     mesh = sharding.make_mesh(**config.mesh)
     sharding.check_batch(config.batch_size, config.get("accumulation", 1), mesh)
     exp = experiment.build(config)
-    evaluator = experiment.evaluator(config, mesh)
+    evaluator = experiment.evaluator(config, exp, mesh) if config.evaluate.every_kimg else None
     frozen = exp.load_frozen()
     frozen = jax.device_put(frozen, sharding.state(frozen, mesh))
     _Run(config, Path(workdir), exp, frozen, mesh, evaluator).run()
@@ -154,6 +165,8 @@ class _Run:
         self.sampler = exp.sampler(seed=config.grid.seed, mesh=mesh)
         self.evaluator = evaluator
         self.evaluation_sampler: sampling.SampleBatch | None = None
+        self.best: snapshots.BestSnapshot | None = None
+        self.measured: dict[str, float] = {}
 
     def run(self) -> None:
         """From the newest checkpoint, or the start, to the end."""
@@ -162,6 +175,7 @@ class _Run:
         ) as checkpointer:
             state, meta = self._start(checkpointer)
             step = int(state.step)
+            self.best = self._open_best(step)
             logger = run_logging.RunLogger(
                 self.workdir,
                 total_kimg=self._kimg(self.schedule.total),
@@ -244,7 +258,7 @@ class _Run:
 
     def _show(self, step: int, metrics: Totals, logger: run_logging.RunLogger) -> None:
         shown = {short: float(metrics[name]) for name, short in self.exp.shown.items()}
-        logger.progress(step, self._kimg(step), shown)
+        logger.progress(step, self._kimg(step), shown, self.measured)
 
     def _check_finite(
         self, means: Mapping[str, float], step: int, checkpointer: checkpointing.Checkpointer
@@ -279,14 +293,37 @@ class _Run:
         assert self.evaluator is not None
         if self.evaluation_sampler is None:
             self.evaluation_sampler = self.exp.sampler(seed=self.evaluator.seed, mesh=self.mesh)
-        values = self.evaluator(
-            self.evaluation_sampler,
-            self.exp.ema_params(state),
-            label_dim=self.exp.denoiser.label_dim,
+        params = self.exp.ema_params(state)
+        self.measured = self.evaluator(
+            self.evaluation_sampler, params, label_dim=self.exp.denoiser.label_dim
         )
-        logger.write_scalars(step, self._kimg(step), values)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        logger.write_scalars(step, self._kimg(step), self.measured)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in self.measured.items())
         logger.note(f"{self._kimg(step):.1f} kimg: {shown}")
+        if self.config.evaluate.best:
+            self._offer_best(step, params)
+
+    def _open_best(self, step: int) -> snapshots.BestSnapshot | None:
+        """Goes on with the best network of this run; that of an earlier run there makes way."""
+        name = self.config.evaluate.best
+        if self.evaluator is None or not name or jax.process_index() != 0:
+            return None
+        folder = self.workdir / snapshots.FOLDER
+        if step == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        return snapshots.BestSnapshot(
+            folder,
+            metric=self.evaluator.names[name],
+            higher_is_better=evaluation.METRICS[name].higher_is_better,
+        )
+
+    def _offer_best(self, step: int, params: Params) -> None:
+        # All processes bring the parameters together, and one of them decides.
+        params = jax.device_put(params, sharding.replicated(self.mesh))
+        if self.best is not None:
+            assert self.evaluator is not None
+            value = self.measured[self.evaluator.names[self.config.evaluate.best]]
+            self.best.offer(step, self._kimg(step), value, self.exp.init_kwargs, params)
 
     def _finish(
         self, state: Any, step: int, started_at: int, logger: run_logging.RunLogger
@@ -304,10 +341,11 @@ class _Run:
                 (self.exp.caption, self.sampler, params),
             ]
         ]
-        if self.evaluator is not None:
+        reference = self.config.evaluate.reference
+        if self.evaluator is not None and references.holds_images(reference):
             count = self.config.grid.rows * self.config.grid.columns
             label_dim = self.exp.denoiser.label_dim
-            real = self.evaluator.real_images(count, label_dim=label_dim)
+            real = references.examples(reference, count, label_dim=label_dim)
             panels.insert(0, ("real images", real))
         picture = images.labelled_panels(panels, columns=self.config.grid.columns, padding=4)
         logger.write_image(step, self._kimg(step), "comparison", picture)

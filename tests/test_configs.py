@@ -250,6 +250,8 @@ MISTAKES = [
     ("sid_cifar", {"t_max": float("nan")}, r"config.t_max=nan: it lies in \(0, 1000\]"),
     ("di_cifar", {"init_sigma": 0.0}, f"config.init_sigma=0.0: {NUMBER}"),
     ("sid_cifar", {"evaluate__count": 0}, f"config.evaluate.count=0: {WHOLE}"),
+    ("sid_cifar", {"evaluate__seeds": 0}, f"config.evaluate.seeds=0: {WHOLE}"),
+    ("sid_cifar", {"evaluate__metrics": "fid"}, "config.evaluate.metrics='fid': a tuple of names"),
     ("sid_cifar", {"evaluate__batch_size": -1}, f"config.evaluate.batch_size=-1: {WHOLE}"),
     ("sid_cifar", {"batch_size": 12.5}, f"config.batch_size=12.5: {WHOLE}"),
     ("sid_cifar", {"accumulation": 0}, f"config.accumulation=0: {WHOLE}"),
@@ -322,19 +324,32 @@ def test_a_teacher_that_is_not_there(tmp_path, no_download):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"evaluate__reference": ""}, r"every_kimg=\S+ needs evaluate.reference"),
+        ({"evaluate__reference": ""}, r"metrics has 'fd', but config.evaluate.reference is empty"),
         ({"evaluate__reference": "digit"}, "evaluate.reference='digit' is unknown; .* digits"),
-        ({"evaluate__features": "pixel"}, "evaluate.features='pixel' is unknown; .* pixels"),
+        ({"evaluate__features": "pixel"}, "features='pixel' is unknown; .* pixels"),
+        ({"evaluate__metrics": ("fid",), "evaluate__best": ""}, "'fid', .* ask for 'fd'"),
+        ({"evaluate__metrics": ("fdd",)}, "evaluate.metrics has 'fdd'; known are: fid, "),
+        ({"evaluate__best": "kd"}, "evaluate.best='kd' isn't among evaluate.metrics"),
+        ({"evaluate__count": 3}, "evaluate.count=3: 'precision' needs at least 4"),
+        (
+            {"evaluate__reference": "cifar10-32x32"},
+            "'precision', which needs real images, .*'cifar10-32x32' holds their statistics only",
+        ),
     ],
 )
-def test_a_mistake_in_the_evaluation(changes, message):
+def test_a_mistake_in_the_evaluation(changes, message, no_download):
+    config = changed("sid_digits", **changes)
     with pytest.raises(ValueError, match=message) as caught:
-        experiment.evaluator(changed("sid_digits", **changes), sharding.make_mesh())
+        experiment.evaluator(config, experiment.build(config), sharding.make_mesh())
     assert "\n" not in str(caught.value)
 
 
-def test_without_a_reference_nothing_is_measured():
-    assert experiment.evaluator(load("sid_cifar"), sharding.make_mesh()) is None
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_evaluation_asks_for_can_be_measured(name, no_download):
+    config = load(name)
+    experiment.check_evaluation(config)
+    assert config.evaluate.count == (50_000 if name in FID else 1797)
+    assert config.evaluate.best in config.evaluate.metrics
 
 
 @pytest.mark.parametrize(

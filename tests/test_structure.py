@@ -26,6 +26,7 @@ ROWS = [
     ["stats"],
     ["references"],
     ["evaluation"],
+    ["config_checks"],
     ["experiment"],
     ["train", "modes"],
     ["main"],
@@ -36,7 +37,7 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 # The rooms that know ConfigDict, and those that need arrays only.
-CONFIG_ROOMS = {"experiment", "train", "modes", "main"}
+CONFIG_ROOMS = {"config_checks", "experiment", "train", "modes", "main"}
 PURE_ROOMS = {"types", "losses", "noise", "preconditioning", "samplers", "ema"}
 PURE_LIBRARIES = {"jax", "numpy", "chex"}
 FOREIGN = {"torch", "tensorflow"}

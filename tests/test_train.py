@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffjax import checkpointing, experiment, modes, sharding
+from diffjax import checkpointing, experiment, modes, sharding, snapshots
 from diffjax.train import train
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -195,17 +195,63 @@ def test_sampling_from_the_teacher_with_churn(sid_run):
     assert (workdir / "samples" / "teacher_seed0.png").exists()
 
 
-def test_evaluating_student_and_teacher(sid_run, capsys):
+def test_the_best_network_is_kept(sid_run):
     workdir, config = sid_run
-    modes.evaluate(config, str(workdir))
-    measured = json.loads((workdir / "evaluation_student.json").read_text())
-    assert measured["fd_pixels_24"] == lines(workdir)[-1]["fd_pixels_24"]
+    measured = {row["step"]: row["fd_pixels_24"] for row in lines(workdir) if "fd_pixels_24" in row}
+    best = min(measured, key=measured.get)
+    folder, record = snapshots.find_best(workdir)
+    assert folder == workdir / "best" / str(best)
+    assert record["value"] == measured[best]
+    abstract = experiment.build(config).denoiser.abstract_params()
+    params = checkpointing.load_params(folder, abstract)
+    if best == 4:
+        assert_trees_equal(params, state_of(workdir, config).generator_ema)
+
+
+def evaluated(config, workdir, source, name, **changes):
     config = config.copy_and_resolve_references()
-    config.evaluate.source = "teacher"
+    config.evaluate.source = str(source)
+    config.evaluate.update(changes)
     modes.evaluate(config, str(workdir))
-    assert (
-        "5 evaluations" in json.loads((workdir / "evaluation_teacher.json").read_text())["source"]
-    )
+    return json.loads((workdir / f"evaluation_{name}.json").read_text())
+
+
+def test_evaluating_the_student_and_a_network_by_its_path(sid_run):
+    workdir, config = sid_run
+    student = evaluated(config, workdir, "student", "student")
+    assert student["fd_pixels_24"] == lines(workdir)[-1]["fd_pixels_24"]
+    assert (student["evaluations"], student["images"]) == (1, 24)
+    assert student["source"].endswith("0.1 kimg")
+    network = evaluated(config, workdir, workdir / "network", "network")
+    assert network["fd_pixels_24"] == student["fd_pixels_24"]
+    best = evaluated(config, workdir, "best", "best")
+    assert best["fd_pixels_24"] == snapshots.find_best(workdir)[1]["value"]
+
+
+def test_evaluating_the_teacher_twice_gives_mean_and_deviation(sid_run, capsys):
+    workdir, config = sid_run
+    report = evaluated(config, workdir, "teacher", "teacher", seeds=2)
+    assert report["evaluations"] == 5
+    first, second = report["values"]["fd_pixels_24"]
+    assert first != second
+    assert report["fd_pixels_24"] == pytest.approx((first + second) / 2)
+    deviation = report["standard_deviation"]["fd_pixels_24"]
+    assert deviation == pytest.approx(abs(first - second) / 2**0.5)
+    assert f"fd_pixels_24 {report['fd_pixels_24']:.5g} ± {deviation:.2g}" in capsys.readouterr().out
+    assert evaluated(config, workdir, "teacher", "teacher")["fd_pixels_24"] == first
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        ("pupil", ValueError, "source='pupil' is unknown; known are: student, best, teacher"),
+        ("no/such/network", FileNotFoundError, "source=no/such/network: there is no such file"),
+    ],
+)
+def test_evaluating_what_is_not_there(sid_run, source, error, message):
+    workdir, config = sid_run
+    with pytest.raises(error, match=message):
+        evaluated(config, workdir, source, "nothing")
 
 
 def test_sampling_without_a_checkpoint(tmp_path):
