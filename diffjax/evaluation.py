@@ -174,6 +174,8 @@ class Evaluator:
         self.seed = seed
         self.names = {n: result_name(n, features=features.name, count=count) for n in names}
         self._features, self._reference = features, reference
+        # Once, not with every batch.
+        self._variables = jax.device_put(features.variables, sharding.replicated(mesh))
         self._count, self._batch_size, self._mesh = count, batch_size * mesh.size, mesh
         self._calls: dict[tuple[sampling.SampleBatch, int], Callable[..., Any]] = {}
         if reference is not None and count < reference.mean.size:
@@ -213,7 +215,7 @@ class Evaluator:
         features, size = self._features, self._batch_size
         call = self._call(sampler, label_dim)
         dispatched = (
-            (min(size, self._count - done), *call(params, features.variables, first + done))
+            (min(size, self._count - done), *call(params, self._variables, first + done))
             for done in range(0, self._count, size)
         )
         # Every batch is of one size, so that one is compiled; images that are too many are cut.

@@ -138,16 +138,17 @@ def compute(
       ValueError: a batch is larger than said, or the function returns something else than rows.
     """
     apply = compile_apply(features, mesh)
+    variables = jax.device_put(features.variables, sharding.replicated(mesh))
     place = sharding.batch(mesh)
 
     def dispatch(images: np.ndarray) -> tuple[Any, Any, int]:
         if len(images) > batch_size:
             raise ValueError(f"{len(images)} images in a batch of {batch_size}.")
         if not features.compiled:
-            return *apply(features.variables, images), len(images)
+            return *apply(variables, images), len(images)
         padding = [(0, batch_size - len(images))] + [(0, 0)] * (images.ndim - 1)
         padded = jax.device_put(np.pad(images, padding), place)
-        return *apply(features.variables, padded), len(images)
+        return *apply(variables, padded), len(images)
 
     for rows, logits, count in one_behind(dispatch(images) for images in batches):
         yield to_rows(features, rows, count), to_rows(features, logits, count)
