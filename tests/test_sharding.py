@@ -1,0 +1,127 @@
+"""One device, eight in data parallel, and eight with sharded parameters do the same update."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from diffjax import denoiser, experiment, noise, optimizer, sampling, sharding
+from diffjax.distill import draws, methods, update
+from diffjax.generator import DenoiserGenerator
+from diffjax.train import compile_updates
+from tests import golden_cases
+
+LEARNING_RATE = 1e-3
+INIT_KWARGS = {
+    "class_name": "EDMPrecond",
+    "model_type": "SongUNet",
+    "img_resolution": 8,
+    "img_channels": 1,
+    "label_dim": 2,
+    "model_channels": 8,
+    "channel_mult": (1,),
+    "num_blocks": 1,
+    "attn_resolutions": (),
+    "dropout": 0.1,
+}
+
+
+@functools.cache
+def tiny_experiment():
+    model = denoiser.from_edm_kwargs(INIT_KWARGS)
+    setup = update.Distillation(
+        teacher=model,
+        fake_score=model,
+        generator=DenoiserGenerator(model, 2.5),
+        method=methods.sid(alpha=1.2),
+        fake_score_optimizer=optimizer.adam(LEARNING_RATE),
+        generator_optimizer=optimizer.adam(LEARNING_RATE),
+        batch_size=16,
+        unroll=True,
+    )
+    draw = draws.Sampler(
+        data_shape=model.image_shape,
+        batch_size=16,
+        fake_score_sigma=noise.LogNormal(),
+        generator_sigma=noise.KarrasUniform(),
+        label_dim=2,
+    )
+    return experiment.DistillExperiment(
+        teacher="",
+        init_kwargs=INIT_KWARGS,
+        denoiser=model,
+        setup=setup,
+        draw=draw,
+        heun=sampling.HeunSettings(),
+        init_sigma=2.5,
+    )
+
+
+@functools.cache
+def run(data, fsdp):
+    """State and metrics after one update, and where the generator's arrays were."""
+    exp = tiny_experiment()
+    mesh = sharding.make_mesh(data=data, fsdp=fsdp)
+    teacher = golden_cases.weights(exp.denoiser)
+    teacher = jax.device_put(teacher, sharding.state(teacher, mesh))
+    shardings = sharding.state(exp.abstract_state(), mesh)
+    state = jax.jit(exp.init_state, out_shardings=shardings)(teacher)
+    state, metrics = compile_updates(exp, mesh, 1)(state, teacher, jax.random.key(3), 1)
+    specs = {leaf.sharding.spec for leaf in jax.tree.leaves(state.generator)}
+    return jax.device_get(state), jax.device_get(metrics), specs
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (2, 4)])
+def test_the_same_update_on_eight_devices(data, fsdp):
+    one_state, one_metrics, _ = run(1, 1)
+    state, metrics, specs = run(data, fsdp)
+    assert metrics.keys() == one_metrics.keys()
+    for name, value in one_metrics.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+    # Adam with b1 = 0 turns rounding of a gradient near zero into a step, so a few may differ.
+    for ours, theirs in [
+        (state.generator, one_state.generator),
+        (state.fake_score, one_state.fake_score),
+    ]:
+        differences = np.concatenate(
+            [
+                np.abs(a - b).ravel()
+                for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+            ]
+        )
+        assert (differences < 0.1 * LEARNING_RATE).mean() > 0.999
+    is_sharded = any("fsdp" in spec for spec in specs)
+    assert is_sharded == (fsdp > 1)
+
+
+def test_places_of_a_state():
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    shapes = {
+        "kernel": jax.ShapeDtypeStruct((3, 3, 8, 16), np.float32),
+        "odd": jax.ShapeDtypeStruct((3, 5), np.float32),
+        "scalar": jax.ShapeDtypeStruct((), np.int32),
+    }
+    places = sharding.state(shapes, mesh)
+    assert places["kernel"].spec == PartitionSpec(None, None, None, "fsdp")
+    assert places["odd"].spec == PartitionSpec(None, None)
+    assert places["scalar"].spec == PartitionSpec()
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"fsdp": 3}, r"mesh\.fsdp=3 does not divide the 8 devices"),
+        ({"data": 16}, r"mesh\.data=16 times mesh\.fsdp=1 doesn't fit the 8 devices"),
+        ({"data": 0}, r"mesh\.data=0"),
+    ],
+)
+def test_meshes_that_do_not_fit(axes, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.make_mesh(**axes)
+
+
+def test_a_process_by_itself_may_take_fewer_devices():
+    assert sharding.make_mesh(data=2).size == 2
+    assert sharding.make_mesh().size == 8
