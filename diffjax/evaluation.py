@@ -66,9 +66,7 @@ def result_name(metric: str, *, features: str, count: int) -> str:
     return f"{metric}{count // 1000}k" if count % 1000 == 0 else f"{metric}{count}"
 
 
-def check_request(
-    names: Sequence[str], *, count: int, reference: str, holds_images: bool, best: str = ""
-) -> None:
+def check_request(names: Sequence[str], *, count: int, reference: str, holds_images: bool) -> None:
     """Checks what is asked for before anything is downloaded or computed.
 
     Args:
@@ -76,7 +74,6 @@ def check_request(
       count: images to generate.
       reference: what they are compared with; "" for nothing.
       holds_images: whether that is images, not statistics alone.
-      best: the metric by which the best network is kept; "" for none.
 
     Raises:
       ValueError: naming the field, its value and what would do.
@@ -104,9 +101,22 @@ def check_request(
                 f"config.evaluate.reference={reference!r} holds their statistics only: name the "
                 "images instead (a folder, a zip, a TFDS data set)."
             )
+
+
+def check_best(best: str, names: Sequence[str]) -> None:
+    """Checks that the metric by which the best network is kept is measured.
+
+    Args:
+      best: the metric; "" keeps none.
+      names: those that are measured.
+
+    Raises:
+      ValueError: it isn't among them.
+    """
     if best and best not in names:
         raise ValueError(
-            f"config.evaluate.best={best!r} isn't among evaluate.metrics={tuple(names)}."
+            f"config.evaluate.best={best!r} isn't among evaluate.metrics={tuple(names)}; set it to "
+            "one of them, or to '' to keep no best network."
         )
 
 

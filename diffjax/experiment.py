@@ -241,7 +241,6 @@ def check_evaluation(config: ConfigDict) -> None:
         count=settings.count,
         reference=settings.reference,
         holds_images=references.holds_images(settings.reference),
-        best=settings.best,
     )
 
 

@@ -52,7 +52,10 @@ def train(config: ConfigDict, workdir: str) -> None:
     mesh = sharding.make_mesh(**config.mesh)
     sharding.check_batch(config.batch_size, config.get("accumulation", 1), mesh)
     exp = experiment.build(config)
-    evaluator = experiment.evaluator(config, exp, mesh) if config.evaluate.every_kimg else None
+    evaluator = None
+    if config.evaluate.every_kimg:
+        evaluation.check_best(config.evaluate.best, config.evaluate.metrics)
+        evaluator = experiment.evaluator(config, exp, mesh)
     frozen = exp.load_frozen()
     frozen = jax.device_put(frozen, sharding.state(frozen, mesh))
     _Run(config, Path(workdir), exp, frozen, mesh, evaluator).run()

@@ -168,13 +168,19 @@ def test_names_say_what_was_measured(metric, name, count, expected):
         (("fid",), {"reference": ""}, "metrics has 'fid', but .*reference is empty"),
         (("recall",), {"reference": "a.npz", "holds_images": False}, "'recall', .*statistics only"),
         (("kd",), {"count": 999}, "count=999: 'kd' needs at least 1000 images"),
-        (("fd",), {"best": "recall"}, r"best='recall' isn't among evaluate.metrics=\('fd',\)"),
     ],
 )
 def test_a_request_that_cannot_be_met(names, changes, message):
     settings = {"count": 5000, "reference": "digits", "holds_images": True} | changes
     with pytest.raises(ValueError, match=message):
         evaluation.check_request(names, **settings)
+
+
+def test_the_best_network_is_kept_by_a_metric_that_is_measured():
+    evaluation.check_best("", ("fd",))
+    evaluation.check_best("fd", ("kd", "fd"))
+    with pytest.raises(ValueError, match=r"best='recall' isn't among evaluate.metrics=\('fd',\)"):
+        evaluation.check_best("recall", ("fd",))
 
 
 def test_an_inception_score_needs_no_reference():
