@@ -1,7 +1,7 @@
 """Images to reference statistics: how long it takes, and how far halves of a set are apart.
 
-    python -m benchmarks.image_statistics --data=cifar10-32x32.zip --features_weights=random
-    python -m benchmarks.image_statistics --data=cifar10-32x32.zip --features=pixels --halves
+    python benchmarks/image_statistics.py --data=cifar10-32x32.zip --features_weights=random
+    python benchmarks/image_statistics.py --data=cifar10-32x32.zip --features=pixels --halves
 
 The first is what `python -m diffjax.stats` does, timed part by part; random weights are as fast as
 the published ones. The second splits the images at random and prints the Fréchet distance between

@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
             "distributed": False,
             "dataset": "digits",
             "conditional": True,
+            "x_flip": False,
             "network": {
                 "class_name": "EDMPrecond",
                 "model_type": "SongUNet",

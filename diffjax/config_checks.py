@@ -39,6 +39,7 @@ NAMES = _Rule(
     lambda v: isinstance(v, tuple | list) and bool(v) and all(isinstance(name, str) for name in v),
     "a tuple of names is needed, such as ('fid', 'recall')",
 )
+FLAG = _Rule(lambda v: isinstance(v, bool), "True or False is needed")
 TEXT = _Rule(lambda v: isinstance(v, str), "a string is needed")
 T_MAX = _Rule(lambda v: _is_number(v) and 0 < v <= 1000, "it lies in (0, 1000]; SiD takes 800")
 
@@ -91,6 +92,9 @@ _DISTILL = {
 }
 _SID = {"alpha": FINITE, "t_max": T_MAX}
 _PRETRAIN = {
+    "dataset": TEXT,
+    "conditional": FLAG,
+    "x_flip": FLAG,
     **{f"optimizer.{k}": v for k, v in _ADAM.items()},
     "optimizer.rampup_kimg": NOT_NEGATIVE,
 }

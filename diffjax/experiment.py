@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from diffjax import (
     augment,
     config_checks,
+    data,
     datasets,
     evaluation,
     features,
@@ -24,6 +25,7 @@ from diffjax import (
     sharding,
 )
 from diffjax.convert import teacher as teachers
+from diffjax.data import DataSource
 from diffjax.denoiser import NetworkDenoiser, from_edm_kwargs
 from diffjax.distill import draws as distill_draws
 from diffjax.distill import methods
@@ -81,6 +83,10 @@ class DistillExperiment:
     def load_frozen(self) -> Params:
         """What updates read and never change: the teacher's parameters."""
         return teachers.load(self.teacher).params
+
+    def stream(self, start: int, mesh: Mesh) -> None:
+        """Nothing: distillation needs no data."""
+        del start, mesh
 
     def init_state(self, frozen: Params) -> distill_state.DistillState:
         """Generator and fake score both start as the teacher."""
@@ -141,7 +147,7 @@ class PretrainExperiment:
     """A teacher is trained on real images; the same names as `DistillExperiment`'s.
 
     Attributes:
-      dataset: the real images' name.
+      source: the real images.
       init_kwargs: constructor arguments of the network.
       denoiser: that network.
       setup: the update.
@@ -151,7 +157,7 @@ class PretrainExperiment:
       shown: metric's name -> its short name on the progress line.
     """
 
-    dataset: str
+    source: DataSource
     init_kwargs: dict[str, Any]
     denoiser: NetworkDenoiser
     setup: pretrain_update.Pretraining
@@ -165,10 +171,25 @@ class PretrainExperiment:
         """Images an update."""
         return self.setup.batch_size
 
-    def load_frozen(self) -> pretrain_update.Dataset:
-        """What updates read and never change: the data set, which lies on the device."""
-        pictures, classes = datasets.load(self.dataset)
-        return pretrain_update.Dataset(jnp.asarray(pictures), jnp.asarray(classes))
+    def load_frozen(self) -> pretrain_update.Dataset | None:
+        """What updates read and never change: the data set, or None where it is streamed."""
+        if self.draw.in_order:
+            data.verify(self.source)
+            return None
+        return datasets.load(self.source)
+
+    def stream(self, start: int, mesh: Mesh) -> Iterator[pretrain_update.Dataset] | None:
+        """The images of update `start` and of those after it, or None where all are frozen."""
+        if not self.draw.in_order:
+            return None
+        return datasets.stream(
+            self.source,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            x_flip=self.draw.x_flip,
+            start=start,
+            mesh=mesh,
+        )
 
     def init_state(self, frozen: Any = None) -> pretrain_state.PretrainState:
         """Fresh parameters, from the seed."""
@@ -338,12 +359,19 @@ def _distill(config: ConfigDict) -> DistillExperiment:
 
 
 def _pretrain(config: ConfigDict) -> PretrainExperiment:
-    shape, classes = datasets.describe(config.dataset)
+    source = datasets.open_square(config.dataset, conditional=config.conditional)
+    resolution, _, channels = source.image_shape
+    is_resident = datasets.is_resident(source)
+    if not is_resident and config.updates_per_call != 1:
+        raise ValueError(
+            f"config.updates_per_call={config.updates_per_call} needs a data set that fits on the "
+            f"devices, and config.dataset={config.dataset!r} is streamed to them; set it to 1."
+        )
     init_kwargs = {
         **config.network.to_dict(),
-        "img_resolution": shape[0],
-        "img_channels": shape[2],
-        "label_dim": classes if config.conditional else 0,
+        "img_resolution": resolution,
+        "img_channels": channels,
+        "label_dim": source.num_classes if config.conditional else 0,
     }
     denoiser = from_edm_kwargs(init_kwargs, dtype=DTYPES[config.dtype])
     _check_augmentation(config, denoiser)
@@ -352,7 +380,7 @@ def _pretrain(config: ConfigDict) -> PretrainExperiment:
         ramp_updates = math.ceil(config.optimizer.rampup_kimg * 1000 / config.batch_size)
         rate = optax.linear_schedule(0.0, rate, ramp_updates)
     return PretrainExperiment(
-        dataset=config.dataset,
+        source=source,
         init_kwargs=init_kwargs,
         denoiser=denoiser,
         setup=pretrain_update.Pretraining(
@@ -367,6 +395,8 @@ def _pretrain(config: ConfigDict) -> PretrainExperiment:
             sigma=noise.LogNormal(),
             label_dim=denoiser.label_dim,
             augment_probability=config.augment_probability,
+            x_flip=config.x_flip,
+            in_order=not is_resident,
         ),
         heun=heun_settings(config),
         seed=config.seed,

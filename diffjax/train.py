@@ -204,13 +204,15 @@ class _Run:
         elif step < schedule.total:
             logger.note(f"resuming at {self._kimg(step):.1f} kimg (update {step})")
         call = compile_updates(self.exp, self.mesh, updates_per_call)
+        stream = self.exp.stream(step, self.mesh)
         in_flight: tuple[int, Totals] | None = None
         started, window_start = time.monotonic(), step
         if step < schedule.total:
             logger.compiling()
         while step < schedule.total:
             count = min(updates_per_call, schedule.next_stop(step) - step)
-            state, totals = call(state, self.frozen, self.key, count)
+            frozen = self.frozen if stream is None else next(stream)
+            state, totals = call(state, frozen, self.key, count)
             step += count
             pending.add(totals, count)
             # One call behind the device, so that it always has work queued.

@@ -50,25 +50,35 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """Draws a batch with replacement, and what its update needs.
+    """Draws a batch of real images, and what its update needs.
 
     Attributes:
       batch_size: examples an update.
       sigma: distribution of σ.
       label_dim: number of classes; 0 for none.
       augment_probability: of each of EDM's augmentations; 0 for none.
+      x_flip: whether to mirror half of the images left to right.
+      in_order: whether the data set is a stream's batch, taken as it comes, mirrored already;
+        otherwise images are drawn from it with replacement.
     """
 
     batch_size: int
     sigma: noise.SigmaDistribution
     label_dim: int = 0
     augment_probability: float = 0.0
+    x_flip: bool = False
+    in_order: bool = False
 
     def __call__(self, key: PRNGKey, dataset: Dataset) -> Draws:
         """The draws of the update that `key` stands for."""
         index_key, sigma_key, noise_key, dropout_key, augment_key = jax.random.split(key, 5)
-        index = jax.random.randint(index_key, (self.batch_size,), 0, dataset.images.shape[0])
-        x = dataset.images[index]
+        x, classes = dataset.images, dataset.classes
+        if not self.in_order:
+            index = jax.random.randint(index_key, (self.batch_size,), 0, x.shape[0])
+            x, classes = x[index], classes[index]
+            if self.x_flip:
+                flip = jax.random.bernoulli(jax.random.fold_in(index_key, 1), 0.5, (len(x),))
+                x = jnp.where(flip[:, None, None, None], x[:, :, ::-1], x)
         if x.dtype == jnp.uint8:
             x = x.astype(jnp.float32) / 127.5 - 1
         augmentation = None
@@ -76,9 +86,7 @@ class Sampler:
             augmentation = augment.draw(augment_key, self.batch_size, p=self.augment_probability)
         return Draws(
             x=x,
-            labels=jax.nn.one_hot(dataset.classes[index], self.label_dim)
-            if self.label_dim
-            else None,
+            labels=jax.nn.one_hot(classes, self.label_dim) if self.label_dim else None,
             sigma=self.sigma(sigma_key, (self.batch_size,)),
             noise=jax.random.normal(noise_key, x.shape),
             dropout=dropout_key,
