@@ -111,10 +111,10 @@ class VP(_Continuous):
         return self._sigma(1.0)
 
     def _sigma(self, t: float) -> float:
-        # In float32, as the released code has it: there σ(ε_t) is 2 % under its exact value.
-        exponent = np.float32(0.5 * self.beta_d) * np.float32(t) ** 2
-        exponent += np.float32(self.beta_min) * np.float32(t)
-        return float(np.sqrt(np.exp(exponent) - np.float32(1)))
+        # exp is rounded to float32, as the released code has it, and as networks were trained:
+        # there σ(ε_t) is 2 % under its exact value.
+        exponential = np.float32(math.exp(0.5 * self.beta_d * t**2 + self.beta_min * t))
+        return math.sqrt(float(exponential) - 1)
 
     def __call__(self, sigma: Array, buffers: dict[str, Array]) -> Scalings:
         """Scalings at σ [B]."""

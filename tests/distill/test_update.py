@@ -177,7 +177,7 @@ NETWORKS = {
 # The ends of each teacher's range.
 RANGES = {
     "EDMPrecond": (0.002, 80.0),
-    "VPPrecond": (0.00100, 152.17),
+    "VPPrecond": (0.000977, 152.17),
     "VEPrecond": (0.02, 100.0),
     "iDDPMPrecond": (0.0064, 20291.0),
 }
