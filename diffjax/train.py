@@ -143,8 +143,11 @@ class _Pending:
             "pending_count": self.count,
         }
 
+    def means(self) -> dict[str, float]:
+        return {k: float(v) / self.count for k, v in self.totals.items()}
+
     def take(self) -> dict[str, float]:
-        means = {k: float(v) / self.count for k, v in self.totals.items()}
+        means = self.means()
         self.totals, self.count = {}, 0
         return means
 
@@ -206,6 +209,7 @@ class _Run:
         call = compile_updates(self.exp, self.mesh, updates_per_call)
         stream = self.exp.stream(step, self.mesh)
         in_flight: tuple[int, Totals] | None = None
+        timing: dict[str, float] = {}
         started, window_start = time.monotonic(), step
         if step < schedule.total:
             logger.compiling()
@@ -215,6 +219,10 @@ class _Run:
             state, totals = call(state, frozen, self.key, count)
             step += count
             pending.add(totals, count)
+            if step == first_step + count:  # compiling is no part of the rate
+                jax.block_until_ready(totals)
+                timing["first_call_seconds"] = time.monotonic() - started
+                started, window_start = time.monotonic(), step
             # One call behind the device, so that it always has work queued.
             if in_flight is not None:
                 self._show(*in_flight, logger)
@@ -222,15 +230,17 @@ class _Run:
             if schedule.due(schedule.log, step):
                 self._show(*in_flight, logger)
                 in_flight = None
-                seconds = time.monotonic() - started
-                timing = {
-                    "images_per_second": (step - window_start) * self.exp.batch_size / seconds,
-                    "seconds_per_update": seconds / (step - window_start),
-                }
+                if step > window_start:
+                    seconds = (time.monotonic() - started) / (step - window_start)
+                    timing["images_per_second"] = self.exp.batch_size / seconds
+                    timing["seconds_per_update"] = seconds
                 means = pending.take()
                 self._check_finite(means, step, checkpointer)
                 logger.write_scalars(step, self._kimg(step), means, timing)
+                timing = {}
                 started, window_start = time.monotonic(), step
+            if step == schedule.next_stop(step - 1):  # nothing is shown or kept that diverged
+                self._check_finite(pending.means(), step, checkpointer)
             with logger.paused():
                 pause = time.monotonic()
                 if schedule.due(schedule.grid, step):

@@ -79,7 +79,9 @@ def test_files_of_a_run(sid_run):
     assert 0 < rows[0]["delta"] < 0.1
     evaluations = [row for row in lines(workdir) if "fd_pixels_24" in row]
     assert [row["step"] for row in evaluations] == [2, 4]
-    assert all(row["images_per_second"] > 0 for row in lines(workdir, "timing.jsonl"))
+    timing = lines(workdir, "timing.jsonl")
+    assert timing[0]["first_call_seconds"] > 0
+    assert all(row["images_per_second"] > 0 for row in timing[1:])
     names = {path.name for path in (workdir / "samples").iterdir()}
     assert {"samples_000000.png", "comparison_000000.png"} <= names
     assert list((workdir / "tensorboard").iterdir())
@@ -262,8 +264,12 @@ def test_sampling_without_a_checkpoint(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     config = miniature("sid_digits", updates=3)
     config.generator.learning_rate = 1e30
+    config.log_kimg, config.checkpoint_kimg = 3 * BATCH / 1000, BATCH / 1000
     with pytest.raises(FloatingPointError, match=r"not finite.*Lower the learning rates"):
         train(config, str(tmp_path))
+    # The first update's losses were finite; what followed must not have been saved over it.
+    with checkpointing.Checkpointer(tmp_path / "checkpoints") as checkpointer:
+        assert checkpointer.latest_step() == 1
 
 
 def test_diff_instruct_with_accumulation(tmp_path):
