@@ -21,6 +21,7 @@ from diffjax import (
     evaluation,
     experiment,
     images,
+    preemption,
     references,
     runtime,
     sampling,
@@ -188,8 +189,8 @@ class _Run:
                 is_main=jax.process_index() == 0,
                 resume_step=step if meta else None,
             )
-            with logger:
-                self._loop(state, step, _Pending(meta), checkpointer, logger)
+            with logger, preemption.Preemption() as stop:
+                self._loop(state, step, _Pending(meta), checkpointer, logger, stop)
 
     def _loop(
         self,
@@ -198,6 +199,7 @@ class _Run:
         pending: _Pending,
         checkpointer: checkpointing.Checkpointer,
         logger: run_logging.RunLogger,
+        stop: preemption.Preemption,
     ) -> None:
         schedule, updates_per_call = self.schedule, self.config.updates_per_call
         first_step = step
@@ -210,6 +212,7 @@ class _Run:
         stream = self.exp.stream(step, self.mesh)
         in_flight: tuple[int, Totals] | None = None
         timing: dict[str, float] = {}
+        calls = 0
         started, window_start = time.monotonic(), step
         if step < schedule.total:
             logger.compiling()
@@ -247,9 +250,14 @@ class _Run:
                     self._write_grid(state, step, logger)
                 if schedule.due(schedule.evaluate, step):
                     self._evaluate(state, step, logger)
-                if schedule.due(schedule.checkpoint, step):
+                calls += 1
+                must_stop = stop.requested(calls)
+                if must_stop or schedule.due(schedule.checkpoint, step):
                     checkpointer.save(step, state, {"kimg": self._kimg(step), **pending.meta()})
                 started += time.monotonic() - pause
+            if must_stop:
+                logger.note(f"told to stop: saved update {step}; the same command goes on")
+                return
         self._finish(state, step, first_step, logger)
 
     def _start(self, checkpointer: checkpointing.Checkpointer) -> tuple[Any, dict[str, Any]]:

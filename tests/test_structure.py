@@ -11,7 +11,7 @@ PACKAGE = ROOT / "diffjax"
 
 # From bottom to top: a room may import what stands in a lower row, and itself, nothing else.
 ROWS = [
-    ["types", "teachers", "runtime", "digits", "images", "optimizer"],
+    ["types", "teachers", "runtime", "preemption", "digits", "images", "optimizer"],
     ["noise", "preconditioning", "ema", "augment"],
     ["losses"],
     ["samplers"],
