@@ -71,6 +71,12 @@ class Sampler:
     new_labels: bool = True
     augment_probability: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.batch_size % self.rounds:
+            raise ValueError(
+                f"batch_size={self.batch_size} does not divide into rounds={self.rounds}."
+            )
+
     def __call__(self, key: PRNGKey) -> Draws:
         """The draws of the update that `key` stands for."""
         fake_key, generator_key = jax.random.split(key)

@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffjax import augment, noise
 from diffjax.distill import draws
@@ -126,3 +127,14 @@ def test_diff_instruct_reuses_the_last_labels():
     np.testing.assert_array_equal(share_of_last_labels(draw), 1)
     first, last = draw.fake_score.labels[0, 0], draw.fake_score.labels[-1, -1]
     assert not np.array_equal(first, last)
+
+
+def test_a_batch_that_does_not_divide_into_rounds():
+    with pytest.raises(ValueError, match=r"batch_size=10 does not divide into rounds=4"):
+        draws.Sampler(
+            data_shape=(2,),
+            batch_size=10,
+            fake_score_sigma=noise.LogNormal(),
+            generator_sigma=noise.LogNormal(),
+            rounds=4,
+        )
