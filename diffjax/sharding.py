@@ -5,6 +5,7 @@ The mesh has two axes. A batch is split over both; parameters and optimiser stat
 in the update knows of them.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,31 +16,33 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 BATCH_AXES = ("data", "fsdp")
 
 
-def make_mesh(*, data: int = -1, fsdp: int = 1) -> Mesh:
+def make_mesh(
+    *, data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
     """A mesh over the devices of all processes.
 
     Args:
       data: devices along the data axis; −1 takes all that `fsdp` leaves. A process by itself may
         take fewer devices than it has.
       fsdp: devices along the axis that parameters are sharded over; 1 replicates them.
+      devices: those to take instead, of hardware that is only compiled for.
 
     Raises:
       ValueError: if the axes don't fit the devices.
     """
-    devices = np.asarray(jax.devices())
-    if fsdp < 1 or devices.size % fsdp:
-        raise ValueError(
-            f"mesh.fsdp={fsdp} does not divide the {devices.size} devices that JAX sees."
-        )
+    there = np.asarray(jax.devices() if devices is None else devices)
+    processes = len({device.process_index for device in there})
+    if fsdp < 1 or there.size % fsdp:
+        raise ValueError(f"mesh.fsdp={fsdp} does not divide the {there.size} devices there are.")
     if data == -1:
-        data = devices.size // fsdp
+        data = there.size // fsdp
     wanted = data * fsdp
-    if data < 1 or wanted > devices.size or (wanted < devices.size and jax.process_count() > 1):
+    if data < 1 or wanted > there.size or (wanted < there.size and processes > 1):
         raise ValueError(
-            f"mesh.data={data} times mesh.fsdp={fsdp} doesn't fit the {devices.size} devices of "
-            f"{jax.process_count()} processes; mesh.data=-1 takes what is there."
+            f"mesh.data={data} times mesh.fsdp={fsdp} doesn't fit the {there.size} devices of "
+            f"{processes} processes; mesh.data=-1 takes what is there."
         )
-    return Mesh(devices[:wanted].reshape(data, fsdp), BATCH_AXES)
+    return Mesh(there[:wanted].reshape(data, fsdp), BATCH_AXES)
 
 
 def check_batch(batch_size: int, rounds: int, mesh: Mesh) -> None:

@@ -125,3 +125,11 @@ def test_meshes_that_do_not_fit(axes, message):
 def test_a_process_by_itself_may_take_fewer_devices():
     assert sharding.make_mesh(data=2).size == 2
     assert sharding.make_mesh().size == 8
+
+
+def test_a_mesh_over_devices_that_are_named():
+    devices = jax.devices()[4:]
+    mesh = sharding.make_mesh(fsdp=2, devices=devices)
+    assert mesh.devices.tolist() == [devices[:2], devices[2:]]
+    with pytest.raises(ValueError, match=r"mesh\.fsdp=8 does not divide the 4 devices"):
+        sharding.make_mesh(fsdp=8, devices=devices)
