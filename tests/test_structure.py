@@ -30,7 +30,7 @@ ROWS = [
     ["config_checks"],
     ["experiment"],
     ["train", "modes"],
-    ["main"],
+    ["main", "tools"],
 ]
 HEIGHT = {room: height for height, row in enumerate(ROWS) for room in row}
 MODULES = {
@@ -38,7 +38,7 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 # The rooms that know ConfigDict, and those that need arrays only.
-CONFIG_ROOMS = {"config_checks", "experiment", "train", "modes", "main"}
+CONFIG_ROOMS = {"config_checks", "experiment", "train", "modes", "main", "tools"}
 PURE_ROOMS = {"types", "losses", "noise", "preconditioning", "samplers", "ema"}
 PURE_LIBRARIES = {"jax", "numpy", "chex"}
 FOREIGN = {"torch", "tensorflow"}

@@ -1,0 +1,1 @@
+"""What one asks about a config before hardware is rented for it."""

@@ -1,0 +1,345 @@
+"""Compiles the update of a config for a TPU slice, on a machine that has none.
+
+    python -m diffjax.tools.aot --config=configs/sid_cifar.py --topology=v5e:2x2
+
+XLA's own compiler does it, which comes with libtpu (`pip install 'diffjax[tpu]'`), from shapes
+alone: nothing is downloaded and no device is touched. So one knows beforehand whether a batch fits
+the chips, what an update costs, and what crosses from chip to chip. All figures are the compiler's,
+of one device and one update; nothing is measured.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import re
+import runpy
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from diffjax import experiment, sharding
+from diffjax.experiment import DTYPES, DistillExperiment
+from diffjax.tools import hlo
+from diffjax.train import compile_updates
+
+# Memory of a chip in GiB: https://cloud.google.com/tpu/docs, the page "TPU v4" and so on, row
+# "HBM capacity".
+HBM_GIB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBES = ("1x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
+_LAYOUTS = {"v4": _CUBES, "v5e": _FLAT, "v5p": _CUBES, "v6e": _FLAT}
+SLICES = tuple(f"{name}:{layout}" for name in HBM_GIB for layout in _LAYOUTS[name])
+
+# libtpu would ask a cloud's server where it is, complain that it is nowhere, and let one process
+# use it at a time; a slice that is named is the same anywhere, and compiling takes no device.
+_NOWHERE = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of one device's memory while an update runs.
+
+    Attributes:
+      arguments: the state, the teacher and the key.
+      outputs: the next state and the metrics.
+      aliased: outputs that take the place of arguments.
+      temporaries: everything in between.
+      code: the program.
+      total: of these, aliased ones counted once.
+    """
+
+    arguments: int
+    outputs: int
+    aliased: int
+    temporaries: int
+    code: int
+    total: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What one update takes on one device.
+
+    Attributes:
+      memory: see `Memory`.
+      flops: floating-point operations; a loop's body counts once, so with gradient accumulation
+        these are fewer than there are.
+      bytes_accessed: to and from memory, counted likewise.
+      optimal_seconds: XLA's estimate if nothing waits, counted likewise, or None without one.
+      collectives: kind -> how many and how large.
+    """
+
+    memory: Memory
+    flops: float
+    bytes_accessed: float
+    optimal_seconds: float | None
+    collectives: dict[str, hlo.Traffic]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """An update, compiled for a slice.
+
+    Attributes:
+      topology: the slice's name.
+      device_kind: what its devices are.
+      devices: how many JAX sees; on v4 each is half a chip.
+      mesh: axis -> size.
+      batch_size: images an update.
+      accumulation: rounds of gradient accumulation.
+      dtype: of the networks' computation.
+      parameters: of one network.
+      hbm: bytes of memory that a device has.
+      fits: whether the update does.
+      refusal: the compiler's words if it doesn't, else None.
+      cost: None if the compiler refused.
+      compile_seconds: how long it took, tracing included.
+      versions: of the packages that decide the figures.
+    """
+
+    topology: str
+    device_kind: str
+    devices: int
+    mesh: dict[str, int]
+    batch_size: int
+    accumulation: int
+    dtype: str
+    parameters: int
+    hbm: int
+    fits: bool
+    refusal: str | None
+    cost: Cost | None
+    compile_seconds: float
+    versions: dict[str, str]
+
+
+def describe_slice(name: str) -> tuple[list[jax.Device], int]:
+    """The devices of a TPU slice, and the bytes of memory that each has.
+
+    Args:
+      name: generation and layout in chips, such as "v5e:2x2" or "v5p:2x2x1".
+
+    Raises:
+      ModuleNotFoundError: without libtpu.
+      ValueError: if there is no such slice, with the nearest that there is.
+    """
+    generation, _, layout = name.partition(":")
+    if generation not in HBM_GIB or not re.fullmatch(r"\d+(x\d+)+", layout):
+        raise _no_slice(name)
+    if importlib.util.find_spec("libtpu") is None:
+        raise ModuleNotFoundError(
+            "libtpu, which compiles for TPUs, isn't installed: pip install 'diffjax[tpu]'"
+        )
+    for variable, value in _NOWHERE.items():
+        os.environ.setdefault(variable, value)
+    # A host has four chips unless one says otherwise.
+    single = math.prod(int(size) for size in layout.split("x")) == 1
+    host = {"chips_per_host_bounds": [1, 1, 1]} if single else {}
+    try:
+        devices: list[Any] = topologies.get_topology_desc(name, "tpu", **host).devices
+    except jax.errors.JaxRuntimeError as error:
+        if "INVALID_ARGUMENT" not in str(error):
+            raise
+        raise _no_slice(name) from error
+    chips = {tuple(device.coords) for device in devices}
+    return devices, (HBM_GIB[generation] << 30) * len(chips) // len(devices)
+
+
+def compile_for(name: str, config: ConfigDict) -> Report:
+    """Compiles the update of a distillation for a TPU slice.
+
+    Args:
+      name: of the slice; see `describe_slice`.
+      config: one of `configs/`; its mesh is laid over the slice.
+
+    Raises:
+      ModuleNotFoundError: without libtpu.
+      ValueError: if there is no such slice, or the config can't be run on it.
+    """
+    devices, hbm = describe_slice(name)
+    if config.get("task") != "distill":
+        raise ValueError(f"config.task={config.get('task')!r}: only 'distill' is compiled here.")
+    exp = experiment.build(config)
+    assert isinstance(exp, DistillExperiment)
+    mesh = sharding.make_mesh(**config.mesh, devices=devices)
+    sharding.check_batch(config.batch_size, config.accumulation, mesh)
+    # The one choice that is made by the machine at hand, for CPUs' sake.
+    exp = dataclasses.replace(exp, setup=dataclasses.replace(exp.setup, unroll=False))
+
+    started = time.monotonic()
+    cost, refusal = _compile(exp, mesh, config.updates_per_call)
+    return Report(
+        topology=name,
+        device_kind=devices[0].device_kind,
+        devices=mesh.size,
+        mesh=dict(mesh.shape),
+        batch_size=config.batch_size,
+        accumulation=config.accumulation,
+        dtype=config.dtype,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(exp.denoiser.abstract_params())),
+        hbm=hbm,
+        fits=cost is not None and cost.memory.total <= hbm,
+        refusal=refusal,
+        cost=cost,
+        compile_seconds=time.monotonic() - started,
+        versions={package: importlib.metadata.version(package) for package in ("jax", "libtpu")},
+    )
+
+
+def abstract_arguments(exp: DistillExperiment, mesh: Mesh) -> tuple[Any, ...]:
+    """What `train.compile_updates` is called with, as shapes that say where each array lies.
+
+    Returns:
+      (state, teacher's parameters, key, count).
+    """
+    state, frozen = exp.abstract_state(), exp.denoiser.abstract_params()
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    everywhere = sharding.replicated(mesh)
+    return (
+        sharding.with_shardings(state, sharding.state(state, mesh)),
+        sharding.with_shardings(frozen, sharding.state(frozen, mesh)),
+        jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere),
+        jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere, weak_type=True),
+    )
+
+
+def summary(report: Report) -> str:
+    """A report as a person reads it."""
+    gib = f"{report.hbm / 2**30:.0f} GiB a device"
+    lines = [
+        f"{report.topology}: {report.devices} x {report.device_kind}, mesh {report.mesh}; "
+        f"batch {report.batch_size} in {report.accumulation} round(s), {report.dtype}, "
+        f"{report.parameters / 1e6:.2f}M parameters a network",
+        f"compiled in {report.compile_seconds:.0f} s",
+    ]
+    cost = report.cost
+    if cost is None:
+        return "\n".join([*lines, f"does not fit {gib}: {report.refusal}"])
+    parts = {k: v for k, v in dataclasses.asdict(cost.memory).items() if k != "total"}
+    lines += [
+        f"memory: {_size(cost.memory.total)} of {gib}, which {'fits' if report.fits else 'is over'}"
+        f" ({', '.join(f'{part} {_size(size)}' for part, size in parts.items())})",
+        f"an update, on each device: {cost.flops / 1e12:.4g} TFLOP, "
+        f"{cost.bytes_accessed / 1e9:.4g} GB to and from memory"
+        + (f", {cost.optimal_seconds:.4g} s at best" if cost.optimal_seconds else ""),
+    ]
+    if report.accumulation > 1:
+        lines.append("  (XLA counts a loop's body once: with accumulation it is more than that)")
+    for kind, traffic in cost.collectives.items():
+        lines.append(f"  {traffic.count} x {kind}: {_size(traffic.bytes)}")
+    if not cost.collectives:
+        lines.append("  nothing crosses chips")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; its exit code is 0 if the update fits, 1 if it doesn't or on an error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m diffjax.tools.aot",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", required=True, help="a config file of a distillation")
+    parser.add_argument("--topology", required=True, help=f"such as {', '.join(SLICES[:10:3])}")
+    parser.add_argument("--batch_size", type=int, help="instead of the config's")
+    parser.add_argument("--fsdp", type=int, help="devices to shard parameters over")
+    parser.add_argument("--dtype", choices=list(DTYPES), help="instead of the config's")
+    parser.add_argument("--json", help="file to write the report to")
+    arguments = parser.parse_args(argv)
+    jax.config.update("jax_platforms", "cpu")  # leaves a TPU or GPU that is there alone
+    try:
+        if arguments.json and not Path(arguments.json).resolve().parent.is_dir():
+            raise FileNotFoundError(f"--json={arguments.json}: its folder isn't there.")
+        config = _load_config(arguments.config)
+        if arguments.batch_size is not None:
+            config.batch_size = arguments.batch_size
+        if arguments.fsdp is not None:
+            config.mesh.fsdp = arguments.fsdp
+        if arguments.dtype is not None:
+            config.dtype = arguments.dtype
+        report = compile_for(arguments.topology, config)
+        print(summary(report))
+        if arguments.json:
+            Path(arguments.json).write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
+    except (ModuleNotFoundError, OSError, ValueError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0 if report.fits else 1
+
+
+def _compile(
+    exp: DistillExperiment, mesh: Mesh, updates_per_call: int
+) -> tuple[Cost | None, str | None]:
+    """The cost, or else why the compiler refused for want of memory."""
+    call = compile_updates(exp, mesh, updates_per_call)
+    lowered = call.lower(*abstract_arguments(exp, mesh))  # type: ignore[attr-defined]
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None, str(error).strip().splitlines()[0]
+    sizes, counts = compiled.memory_analysis(), compiled.cost_analysis()
+    arguments, outputs = sizes.argument_size_in_bytes, sizes.output_size_in_bytes
+    aliased, temporaries = sizes.alias_size_in_bytes, sizes.temp_size_in_bytes
+    code = sizes.generated_code_size_in_bytes
+    memory = Memory(
+        arguments=arguments,
+        outputs=outputs,
+        aliased=aliased,
+        temporaries=temporaries,
+        code=code,
+        total=arguments + outputs - aliased + temporaries + code,
+    )
+    cost = Cost(
+        memory=memory,
+        flops=counts["flops"],
+        bytes_accessed=counts["bytes accessed"],
+        optimal_seconds=counts.get("optimal_seconds"),
+        collectives=hlo.collectives(compiled.as_text()),
+    )
+    return cost, None
+
+
+def _load_config(path: str) -> ConfigDict:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"--config={path}: there is no such file.")
+    get_config = runpy.run_path(path).get("get_config")
+    config = get_config() if get_config else None
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"--config={path}: it has no get_config() that returns a ConfigDict.")
+    return config
+
+
+def _no_slice(name: str) -> ValueError:
+    nearest = difflib.get_close_matches(name, SLICES, n=1, cutoff=0.0)[0]
+    return ValueError(
+        f"--topology={name}: there is no such slice; the nearest is {nearest}. Known are "
+        f"{', '.join(HBM_GIB)} with a layout in chips."
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

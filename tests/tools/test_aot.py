@@ -1,0 +1,193 @@
+"""An update compiled for TPUs without one, and what is said when that can't be."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from diffjax import experiment, sharding
+from diffjax.tools import aot, hlo
+
+ROOT = Path(__file__).parents[2]
+DIGITS = str(ROOT / "configs/sid_digits.py")
+
+has_libtpu = importlib.util.find_spec("libtpu") is not None
+needs_libtpu = pytest.mark.skipif(
+    not has_libtpu, reason="libtpu, XLA's compiler for TPUs, isn't installed: diffjax[tpu]"
+)
+
+
+def digits_config():
+    return runpy.run_path(DIGITS)["get_config"]()
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    # Compiled anew, so that the program's text is what this libtpu made.
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    return subprocess.run(
+        [sys.executable, "-m", "diffjax.tools.aot", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a request which can't be met is answered with."""
+    assert aot.main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@needs_libtpu
+def test_only_gradients_and_metrics_cross_chips_in_data_parallel(tmp_path):
+    written = tmp_path / "report.json"
+    result = run(f"--config={DIGITS}", "--topology=v5e:2x2", f"--json={written}")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(written.read_text())
+
+    assert report["device_kind"] == "TPU v5 lite"
+    assert report["mesh"] == {"data": 4, "fsdp": 1}
+    exp = experiment.build(digits_config())
+    sizes = [leaf.size for leaf in jax.tree.leaves(exp.denoiser.abstract_params())]
+    assert report["parameters"] == sum(sizes)
+
+    # Four bytes a parameter and network; biases of one sum have one gradient, which is sent once.
+    collectives = report["cost"]["collectives"]
+    assert set(collectives) == {"all-reduce"}
+    gradients, metrics = 2 * 4 * sum(sizes), 5 * 4
+    assert 0.99 * gradients < collectives["all-reduce"]["bytes"] <= gradients + metrics
+    assert f"{collectives['all-reduce']['count']} x all-reduce" in result.stdout
+
+    # State (four networks, and Adam's second moments in two) and teacher on every chip.
+    memory = report["cost"]["memory"]
+    parts = sum(v for k, v in memory.items() if k not in ("aliased", "total"))
+    assert memory["total"] == parts - memory["aliased"]
+    assert memory["arguments"] > 5 * 4 * sum(sizes)
+    assert memory["aliased"] > 0.99 * memory["outputs"]
+    assert report["fits"]
+    assert memory["total"] < report["hbm"] == 16 << 30
+    # Three passes over networks of 0.2 million parameters, each used at several pixels.
+    assert report["cost"]["flops"] > 128 / 4 * 2 * 3 * sum(sizes)
+    assert report["cost"]["optimal_seconds"] > 0
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("name", "devices", "gibibytes"),
+    [("v5e:1x1", 1, 16), ("v6e:4x4", 16, 32), ("v5p:2x2x1", 4, 95), ("v4:2x2x1", 8, 16)],
+)
+def test_slices(name, devices, gibibytes):
+    found, hbm = aot.describe_slice(name)
+    assert (len(found), hbm) == (devices, gibibytes << 30)
+
+
+@needs_libtpu
+def test_a_layout_that_no_slice_has(capsys):
+    line = refusal(capsys, f"--config={DIGITS}", "--topology=v5e:3x3")
+    assert "--topology=v5e:3x3" in line
+    assert "the nearest is v5e:" in line
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--batch_size=126", "batch_size=128 would"),
+        ("--fsdp=3", "mesh.fsdp=3 does not divide the 4 devices"),
+    ],
+)
+def test_what_the_slice_does_not_divide(capsys, argument, message):
+    assert message in refusal(capsys, f"--config={DIGITS}", "--topology=v5e:2x2", argument)
+
+
+@needs_libtpu
+def test_a_config_that_distils_nothing(capsys):
+    line = refusal(capsys, "--config=configs/teacher_digits.py", "--topology=v5e:2x2")
+    assert "config.task='pretrain'" in line
+
+
+@pytest.mark.parametrize(
+    ("topology", "nearest"),
+    [
+        ("v5litepod:2x2", "v5e:2x2"),
+        ("v6e", "v6e:"),
+        ("v9:2x2x1", ":2x2x1"),
+        ("v5e:2by2", "v5e:2x2"),
+    ],
+)
+def test_a_slice_that_is_unknown(capsys, topology, nearest):
+    line = refusal(capsys, f"--config={DIGITS}", f"--topology={topology}")
+    assert f"--topology={topology}: there is no such slice; the nearest is " in line
+    assert nearest in line.partition("the nearest is ")[2].partition(". ")[0]
+
+
+def test_without_libtpu(capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    line = refusal(capsys, f"--config={DIGITS}", "--topology=v5e:2x2")
+    assert line.endswith("isn't installed: pip install 'diffjax[tpu]'")
+
+
+def test_files_that_are_not_there(capsys, tmp_path):
+    empty = tmp_path / "empty.py"
+    empty.write_text("")
+    slice_ = "--topology=v5e:2x2"
+    assert "no such file" in refusal(capsys, "--config=none.py", slice_)
+    assert "no get_config()" in refusal(capsys, f"--config={empty}", slice_)
+    json_file = f"--json={tmp_path}/none/report.json"
+    assert "its folder isn't there" in refusal(capsys, f"--config={DIGITS}", slice_, json_file)
+
+
+def test_arguments_have_the_state_s_shapes_and_places():
+    exp = experiment.build(digits_config())
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    state, frozen, key, count = aot.abstract_arguments(exp, mesh)
+    assert jax.tree.map(lambda leaf: leaf.shape, state) == jax.tree.map(
+        lambda leaf: leaf.shape, exp.abstract_state()
+    )
+    assert any("fsdp" in leaf.sharding.spec for leaf in jax.tree.leaves(frozen))
+    assert jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+    assert count.weak_type
+
+
+def test_a_summary_says_whether_it_fits():
+    memory = aot.Memory(
+        arguments=8 << 20, outputs=6 << 20, aliased=6 << 20, temporaries=1 << 30, code=0, total=1
+    )
+    cost = aot.Cost(memory, 2e12, 3e9, 0.5, {"all-reduce": hlo.Traffic(2, 3 << 20)})
+    report = aot.Report(
+        topology="v5e:2x2",
+        device_kind="TPU v5 lite",
+        devices=4,
+        mesh={"data": 4, "fsdp": 1},
+        batch_size=64,
+        accumulation=1,
+        dtype="float32",
+        parameters=10,
+        hbm=16 << 30,
+        fits=True,
+        refusal=None,
+        cost=cost,
+        compile_seconds=3.0,
+        versions={},
+    )
+    text = aot.summary(report)
+    assert "16 GiB a device, which fits" in text
+    assert "temporaries 1.00 GiB" in text
+    assert "2 x all-reduce: 3.0 MiB" in text
+    refused = dataclasses.replace(report, fits=False, refusal="Ran out.", cost=None)
+    assert aot.summary(refused).endswith("does not fit 16 GiB a device: Ran out.")
+    looped = dataclasses.replace(report, accumulation=2)
+    assert "counts a loop's body once" in aot.summary(looped)
