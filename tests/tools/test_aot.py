@@ -85,6 +85,18 @@ def test_only_gradients_and_metrics_cross_chips_in_data_parallel(tmp_path):
 
 
 @needs_libtpu
+def test_a_batch_that_does_not_fit(tmp_path):
+    written = tmp_path / "report.json"
+    arguments = (f"--config={DIGITS}", "--topology=v5e:2x2", f"--json={written}")
+    result = run(*arguments, "--batch_size=1048576")
+    assert result.returncode == 1
+    assert "does not fit 16 GiB a device: RESOURCE_EXHAUSTED" in result.stdout
+    assert result.stderr == ""
+    report = json.loads(written.read_text())
+    assert (report["fits"], report["cost"], report["batch_size"]) == (False, None, 1 << 20)
+
+
+@needs_libtpu
 @pytest.mark.parametrize(
     ("name", "devices", "gibibytes"),
     [("v5e:1x1", 1, 16), ("v6e:4x4", 16, 32), ("v5p:2x2x1", 4, 95), ("v4:2x2x1", 8, 16)],
