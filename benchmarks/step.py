@@ -21,8 +21,8 @@ import numpy as np
 from jax.extend.core import jaxprs_in_params
 
 from diffjax import experiment, sharding
+from diffjax.compilation import compile_updates
 from diffjax.denoiser import NetworkDenoiser
-from diffjax.train import compile_updates
 
 FORWARDS = {"sid": 11, "diff_instruct": 9}
 

@@ -8,9 +8,9 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from diffjax import denoiser, experiment, noise, optimizer, sampling, sharding
+from diffjax.compilation import compile_updates
 from diffjax.distill import draws, methods, update
 from diffjax.generator import DenoiserGenerator
-from diffjax.train import compile_updates
 from tests import golden_cases
 
 LEARNING_RATE = 1e-3

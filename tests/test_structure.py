@@ -12,7 +12,7 @@ PACKAGE = ROOT / "diffjax"
 # From bottom to top: a room may import what stands in a lower row, and itself, nothing else.
 ROWS = [
     ["types", "teachers", "runtime", "preemption", "digits", "images", "optimizer"],
-    ["noise", "preconditioning", "ema", "augment"],
+    ["noise", "preconditioning", "ema", "augment", "running_means"],
     ["losses"],
     ["samplers"],
     ["metrics"],
@@ -29,6 +29,7 @@ ROWS = [
     ["evaluation"],
     ["config_checks"],
     ["experiment"],
+    ["schedule", "compilation", "reporting"],
     ["train", "modes"],
     ["main", "tools"],
 ]
@@ -38,7 +39,16 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 # The rooms that know ConfigDict, and those that need arrays only.
-CONFIG_ROOMS = {"config_checks", "experiment", "train", "modes", "main", "tools"}
+CONFIG_ROOMS = {
+    "config_checks",
+    "experiment",
+    "schedule",
+    "reporting",
+    "train",
+    "modes",
+    "main",
+    "tools",
+}
 PURE_ROOMS = {"types", "losses", "noise", "preconditioning", "samplers", "ema"}
 PURE_LIBRARIES = {"jax", "numpy", "chex"}
 FOREIGN = {"torch", "tensorflow"}

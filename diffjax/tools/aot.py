@@ -31,9 +31,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffjax import experiment, sharding
+from diffjax.compilation import compile_updates
 from diffjax.experiment import DTYPES, DistillExperiment
 from diffjax.tools import hlo
-from diffjax.train import compile_updates
 
 # Memory of a chip in GiB: https://cloud.google.com/tpu/docs, the page "TPU v4" and so on, row
 # "HBM capacity".
@@ -205,7 +205,7 @@ def compile_for(name: str, config: ConfigDict) -> Report:
 
 
 def abstract_arguments(exp: DistillExperiment, mesh: Mesh) -> tuple[Any, ...]:
-    """What `train.compile_updates` is called with, as shapes that say where each array lies.
+    """What `compilation.compile_updates` is called with, as shapes that say where each array lies.
 
     Returns:
       (state, teacher's parameters, key, count).

@@ -1,0 +1,138 @@
+"""What a run shows and keeps of its network: grids, measurements, the best one, the last one."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from diffjax import checkpointing, evaluation, images, references, sampling, sharding, snapshots
+from diffjax.evaluation import Evaluator
+from diffjax.experiment import Experiment
+from diffjax.logging import RunLogger
+from diffjax.types import Params
+
+NETWORK = "network"
+
+
+class Reporter:
+    """Samples from the averaged network as it is trained; all processes call every method.
+
+    Attributes:
+      measured: an evaluation's newest numbers, by name.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        exp: Experiment,
+        mesh: Mesh,
+        evaluator: Evaluator | None,
+        logger: RunLogger,
+    ) -> None:
+        """Writes nothing yet.
+
+        Args:
+          config: of the run.
+          workdir: of the run.
+          exp: the run.
+          mesh: the devices.
+          evaluator: what measures samples, if anything does.
+          logger: where pictures and numbers go.
+        """
+        self.measured: dict[str, float] = {}
+        self._config, self._workdir, self._exp, self._mesh = config, workdir, exp, mesh
+        self._logger = logger
+        self._sampler = exp.sampler(seed=config.grid.seed, mesh=mesh)
+        self._evaluator = evaluator
+        self._evaluation_sampler: sampling.SampleBatch | None = None
+        self._best: snapshots.BestSnapshot | None = None
+
+    def open_best(self, step: int) -> None:
+        """Goes on with the best network of this run; that of an earlier run there makes way."""
+        name = self._config.evaluate.best
+        if self._evaluator is None or not name or jax.process_index() != 0:
+            return
+        folder = self._workdir / snapshots.FOLDER
+        if step == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._best = snapshots.BestSnapshot(
+            folder,
+            metric=self._evaluator.names[name],
+            higher_is_better=evaluation.METRICS[name].higher_is_better,
+        )
+
+    def write_grid(self, state: Any, step: int) -> None:
+        """Samples from the same latents, as a picture."""
+        pictures = self._first_images(self._sampler, self._exp.ema_params(state))
+        scale = max(1, images.visible_scale(pictures.shape[1]) // 2)
+        picture = images.grid(pictures, columns=self._config.grid.columns, scale=scale, padding=2)
+        self._logger.write_image(step, self._kimg(step), "samples", picture)
+
+    def evaluate(self, state: Any, step: int) -> None:
+        """Measures samples, and keeps the network if it is the best one."""
+        assert self._evaluator is not None
+        if self._evaluation_sampler is None:
+            self._evaluation_sampler = self._exp.sampler(seed=self._evaluator.seed, mesh=self._mesh)
+        params = self._exp.ema_params(state)
+        self.measured = self._evaluator(
+            self._evaluation_sampler, params, label_dim=self._exp.denoiser.label_dim
+        )
+        self._logger.write_scalars(step, self._kimg(step), self.measured)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in self.measured.items())
+        self._logger.note(f"{self._kimg(step):.1f} kimg: {shown}")
+        if self._config.evaluate.best:
+            self._offer_best(step, params)
+
+    def finish(self, state: Any, frozen: Any, step: int) -> None:
+        """The picture that compares, and the network by itself."""
+        params = jax.device_put(self._exp.ema_params(state), sharding.replicated(self._mesh))
+        self._write_comparison(params, frozen, step)
+        network = self._workdir / NETWORK
+        if jax.process_index() == 0:
+            shutil.rmtree(network, ignore_errors=True)  # of a shorter run that went on
+            checkpointing.save_denoiser(network, self._exp.init_kwargs, params)
+        self._logger.note(f"done: pictures in {self._workdir}/samples, the network in {network}")
+
+    def _write_comparison(self, params: Params, frozen: Any, step: int) -> None:
+        grid = self._config.grid
+        panels = [
+            (caption, self._first_images(sampler, sampler_params))
+            for caption, sampler, sampler_params in [
+                *self._exp.comparisons(frozen, seed=grid.seed, mesh=self._mesh),
+                (self._exp.caption, self._sampler, params),
+            ]
+        ]
+        reference = self._config.evaluate.reference
+        if self._evaluator is not None and references.holds_images(reference):
+            real = references.examples(
+                reference, grid.rows * grid.columns, label_dim=self._exp.denoiser.label_dim
+            )
+            panels.insert(0, ("real images", real))
+        picture = images.labelled_panels(panels, columns=grid.columns, padding=4)
+        self._logger.write_image(step, self._kimg(step), "comparison", picture)
+
+    def _offer_best(self, step: int, params: Params) -> None:
+        # All processes bring the parameters together, and one of them decides.
+        params = jax.device_put(params, sharding.replicated(self._mesh))
+        if self._best is not None:
+            assert self._evaluator is not None
+            value = self.measured[self._evaluator.names[self._config.evaluate.best]]
+            self._best.offer(step, self._kimg(step), value, self._exp.init_kwargs, params)
+
+    def _first_images(self, sampler: sampling.SampleBatch, params: Params) -> np.ndarray:
+        grid = self._config.grid
+        return sampling.first_images(
+            sampler,
+            params,
+            grid.rows * grid.columns,
+            label_dim=self._exp.denoiser.label_dim,
+            mesh=self._mesh,
+        )
+
+    def _kimg(self, step: int) -> float:
+        return step * self._exp.batch_size / 1000
