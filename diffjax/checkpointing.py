@@ -8,10 +8,9 @@ like a checkpoint and isn't one. Paths are local or mounted; object stores want 
 
 import json
 import logging as python_logging
-import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 
+from diffjax import digests, plain_json
 from diffjax.types import Params
 
 FORMAT_VERSION = 1
@@ -72,6 +73,7 @@ def save_denoiser(
             checkpointer.save(partial / _PARAMS, args=ocp.args.PyTreeSave(arrays))
         # Orbax writes this machine's path into its mark, which is no business of who gets a copy.
         (partial / _PARAMS / "commit_success.txt").write_text("complete", encoding="utf-8")
+        digests.write(partial, [_DESCRIPTION, _PARAMS])
         partial.replace(directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -100,7 +102,10 @@ def load_denoiser_kwargs(directory: PathLike) -> dict[str, Any]:
         version = description["format_version"]
         if version != FORMAT_VERSION:
             raise ValueError(f"format version {version}, this diffjax reads {FORMAT_VERSION}")
-        return {"class_name": description["class_name"], **_decode(description["init_kwargs"])}
+        return {
+            "class_name": description["class_name"],
+            **plain_json.decode(description["init_kwargs"]),
+        }
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} isn't a denoiser's description ({error})") from error
 
@@ -128,39 +133,49 @@ def load_params(directory: PathLike, abstract_params: Params) -> Params:
         raise FileNotFoundError(
             f"{path} doesn't exist: name a folder that `python -m diffjax.convert` wrote"
         )
-    try:
-        stored = _array_list(_params_handler().metadata(path))
-    except _READ_ERRORS as error:
-        raise ValueError(f"{path} can't be read ({_one_line(error)})") from error
-    _check_same_arrays(path, stored, abstract_params)
+    if problem := digests.problem(path.parent):
+        raise ValueError(f"{path.parent} is damaged ({problem}): make or fetch it again")
+    _check_same_arrays(path, _params_handler().metadata(path).tree, abstract_params)
     # The structure is the same, so the stored arrays can be asked for by the expected tree.
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract_params)
     with _params_checkpointer() as checkpointer:
-        try:
-            arrays = checkpointer.restore(
-                path, args=ocp.args.PyTreeRestore(item=abstract_params, restore_args=as_numpy)
-            )
-        except _READ_ERRORS as error:
-            raise ValueError(f"{path} can't be read ({_one_line(error)})") from error
+        arrays = checkpointer.restore(
+            path, args=ocp.args.PyTreeRestore(item=abstract_params, restore_args=as_numpy)
+        )
     return jax.tree.map(_place, arrays, abstract_params)
+
+
+class SaveError(OSError):
+    """A checkpoint couldn't be written, nor could the next one."""
 
 
 class Checkpointer:
     """Saves and restores training state, a few newest steps of it, without holding up training.
 
-    A process killed while it saves leaves the previous checkpoint as the latest one. All processes
-    of a run call every method, on a directory that they share.
+    A checkpoint is `<step>/`, in which `state/` and `meta/` are Orbax's and `digests.json` tells
+    damage. It appears under that name only when whole, so a process killed while it saves leaves
+    the one before as the newest. All processes of a run call every method, on a directory that
+    they share; the main one reports.
 
     Attributes:
-      directory: where the checkpoints are, one folder a step.
+      directory: where the checkpoints are.
     """
 
-    def __init__(self, directory: PathLike, *, keep: int = 3) -> None:
+    def __init__(
+        self,
+        directory: PathLike,
+        *,
+        keep: int = 3,
+        read_only: bool = False,
+        report: Callable[[str], None] = print,
+    ) -> None:
         """Opens a folder of checkpoints, making it if needed.
 
         Args:
           directory: the folder.
           keep: how many checkpoints to keep, the newest; older ones are deleted.
+          read_only: changes nothing in the folder, which a run may be writing to.
+          report: shows a line about a damaged checkpoint or a failed save.
 
         Raises:
           ValueError: if `keep` isn't positive.
@@ -169,20 +184,20 @@ class Checkpointer:
             raise ValueError(f"keep is {keep}: keep at least one checkpoint")
         _quieten_orbax()
         self.directory = _local_path(directory)
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "meta": ocp.JsonCheckpointHandler(),
-            },
-        )
+        self._keep, self._read_only, self._report = keep, read_only, report
+        self._saving: int | None = None  # the step that was last given to the writing threads
+        self._failures = 0  # saves in a row
+        self._cause = ""  # of the latest of them
+        self._saver: ocp.AsyncCheckpointer | None = None
+        if not read_only:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._delete_leftovers()
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
         """Starts saving, and returns once `state` may be changed or donated.
 
-        The writing goes on in the background; `wait` waits for it, and an error of it is raised by
-        the next call.
+        The writing goes on in the background. A save that failed is reported, and the next one
+        stands in for it: `must_save_again` says when that is due.
 
         Args:
           step: the number of updates done, larger than any saved step.
@@ -191,21 +206,62 @@ class Checkpointer:
 
         Raises:
           ValueError: if `step` isn't newer than the latest checkpoint.
+          SaveError: if this and the save before failed; what was saved before stays.
         """
+        self.wait()
         latest = self.latest_step()
         if latest is not None and step <= latest:
             raise ValueError(f"step {step} isn't newer than {self.directory / str(latest)}")
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                meta=ocp.args.JsonSave(dict(meta)),
-            ),
-        )
+        self._saving = step
+        if self._saver is None:
+            self._saver = self._new_saver()
+        try:
+            self._saver.save(
+                self.directory / str(step),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
+                ),
+            )
+        except Exception as error:  # a full disk has many names in the libraries below
+            self._settle(error)
+
+    def save_and_wait(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
+        """Saves, tries once more if that fails, and returns when the checkpoint is written.
+
+        Raises:
+          ValueError: as `save` does.
+          SaveError: if it failed again.
+        """
+        while self.latest_step() != step:
+            self.save(step, state, meta)
+            self.wait()
+
+    def must_save_again(self) -> bool:
+        """Whether a save failed that no later one has stood in for yet; doesn't wait for any.
+
+        Raises:
+          SaveError: if the save before that one failed too.
+        """
+        if self._saving is not None and self._saver is not None:
+            error: Exception | None = None
+            try:
+                self._saver.check_for_errors()
+            except Exception as caught:
+                error = caught
+            if _any_process(error is not None):
+                self._settle(error or OSError("another process failed to write its part"))
+        return self._saving is None and self._failures > 0
+
+    def steps(self) -> list[int]:
+        """The steps whose checkpoints are complete, from old to new; some may be damaged."""
+        if not self.directory.is_dir():
+            return []
+        names = [path.name for path in self.directory.iterdir() if path.is_dir()]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def latest_step(self) -> int | None:
         """The newest step whose checkpoint is complete or being written, or None."""
-        return self._manager.latest_step()
+        return max([*self.steps(), *([] if self._saving is None else [self._saving])], default=None)
 
     def restore(self, abstract_state: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
         """Reads a checkpoint, whatever devices or mesh it was saved from.
@@ -213,63 +269,184 @@ class Checkpointer:
         Args:
           abstract_state: pytree of `jax.ShapeDtypeStruct` with shardings, which say where the
             arrays go; without shardings they go where the current default is.
-          step: which checkpoint; None is the latest.
+          step: which checkpoint; None is the newest that is whole. Newer ones, which are damaged,
+            are set aside as `<step>.damaged`, or only reported if this is read only.
 
         Returns:
           `(state, meta)`, as given to `save`.
 
         Raises:
           FileNotFoundError: if there is no such checkpoint.
-          ValueError: if it holds other arrays than `abstract_state`, or is damaged.
+          ValueError: if it holds other arrays than `abstract_state`, or is damaged, or if none is
+            whole, in which case all are left as they are.
         """
         self.wait()
-        steps = self._manager.all_steps()
+        steps = self.steps()
         if not steps:
             raise FileNotFoundError(f"{self.directory} holds no checkpoint")
-        step = max(steps) if step is None else step
-        if step not in steps:
-            known = ", ".join(map(str, sorted(steps)))
+        if step is None:
+            step = self._newest_whole(steps)
+        elif step not in steps:
+            known = ", ".join(map(str, steps))
             raise FileNotFoundError(f"{self.directory} holds no step {step}; it holds {known}")
+        elif problem := digests.problem(self.directory / str(step)):
+            raise ValueError(f"{self.directory / str(step)} is damaged ({problem})")
         path = self.directory / str(step)
-        # Compared first: Orbax reads as it compares, and fails with pages of unrelated errors.
-        try:
-            stored = _array_list(self._manager.item_metadata(step).state)
-        except _READ_ERRORS as error:
-            raise ValueError(_damaged(path, error)) from error
-        _check_same_arrays(path, stored, abstract_state)
-        try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(jax.tree.map(_with_sharding, abstract_state)),
-                    meta=ocp.args.JsonRestore(),
-                ),
-            )
-        except _READ_ERRORS as error:
-            raise ValueError(_damaged(path, error)) from error
-        return restored.state, restored.meta
+        # Compared first: Orbax reads as it compares, and fails with pages of other errors.
+        handler = ocp.StandardCheckpointHandler()
+        _check_same_arrays(path, handler.metadata(path / "state").tree, abstract_state)
+        like = jax.tree.map(_with_sharding, abstract_state)
+        state = handler.restore(path / "state", args=ocp.args.StandardRestore(like))
+        meta = json.loads((path / "meta" / "metadata").read_text(encoding="utf-8"))
+        return state, meta
 
     def wait(self) -> None:
-        """Waits until nothing is being written."""
-        self._manager.wait_until_finished()
+        """Waits until nothing is being written.
+
+        Raises:
+          SaveError: if two saves in a row failed.
+        """
+        if self._saving is None or self._saver is None:
+            return
+        error: Exception | None = None
+        try:
+            self._saver.wait_until_finished()
+        except Exception as caught:
+            error = caught
+        if _any_process(error is not None):
+            error = error or OSError("another process failed to write its part")
+        self._settle(error)
 
     def close(self) -> None:
-        """Waits until nothing is being written, and ends the writing threads."""
-        self._manager.close()
+        """Waits until nothing is being written, and ends the writing threads.
+
+        Raises:
+          SaveError: if the last save failed.
+        """
+        self.wait()
+        if self._saver is not None:
+            self._saver.close()
+            self._saver = None
+        if self._failures:
+            raise SaveError(self._failure_text("the last checkpoint"))
 
     def __enter__(self) -> "Checkpointer":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        try:
+            self.close()
+        except SaveError:
+            if kind is None:  # an error that is on its way says more
+                raise
+
+    def _new_saver(self) -> ocp.AsyncCheckpointer:
+        handler = ocp.CompositeCheckpointHandler(
+            state=ocp.StandardCheckpointHandler(), meta=ocp.JsonCheckpointHandler()
+        )
+        options = ocp.options.AsyncOptions(post_finalization_callback=self._write_digests)
+        return ocp.AsyncCheckpointer(handler, async_options=options)
+
+    def _write_digests(self) -> None:
+        """Runs in the main process when all have written, before the folder gets its name."""
+        (folder,) = self.directory.glob(f"{self._saving}{_UNFINISHED}*")
+        digests.write(folder, ["state", "meta"])
+
+    def _settle(self, error: Exception | None) -> None:
+        """Takes note of how the save that is under way ended."""
+        step, self._saving = self._saving, None
+        if error is None:
+            self._failures = 0
+            self._delete_old()
+            return
+        self._failures += 1
+        self._saver = None  # an error may leave it half-way
+        self._delete_leftovers()
+        self._cause = _one_line(error) or type(error).__name__
+        if self._failures > 1:
+            raise SaveError(self._failure_text(f"the checkpoint of update {step}")) from error
+        if jax.process_index() == 0:
+            self._report(
+                f"WARNING: the checkpoint of update {step} couldn't be written ({self._cause}); "
+                "trying once more"
+            )
+
+    def _failure_text(self, what: str) -> str:
+        steps = self.steps()
+        kept = f"that of update {steps[-1]} is kept" if steps else "none was written before"
+        return (
+            f"{what} couldn't be written in {self.directory} ({self._cause}); {kept}. Mend that, "
+            "such as by freeing space, and the same command goes on"
+        )
+
+    def _newest_whole(self, steps: list[int]) -> int:
+        """The main process looks, all take its word, and damaged newer ones are set aside."""
+        found = -1
+        if jax.process_index() == 0:
+            found = self._look_for_whole(steps)
+        if jax.process_count() > 1:
+            found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+        if found >= 0:
+            return found
+        newest = self.directory / str(steps[-1])
+        raise ValueError(
+            f"{self.directory} holds no whole checkpoint: all {len(steps)} are damaged, the newest "
+            f"in this way: {digests.problem(newest)}. Nothing was changed; take it from a backup, "
+            "or name another workdir to start afresh"
+        )
+
+    def _look_for_whole(self, steps: list[int]) -> int:
+        damaged: dict[int, str] = {}
+        for step in reversed(steps):
+            problem = digests.problem(self.directory / str(step))
+            if problem is None:
+                break
+            damaged[step] = problem
+        else:
+            return -1
+        for bad, problem in damaged.items():
+            path = self.directory / str(bad)
+            fate = "is passed over"
+            if not self._read_only:
+                fate = f"is set aside as {_set_aside(path).name}"
+            self._report(f"WARNING: {path} is damaged ({problem}); it {fate}, and {step} is used")
+        return step
+
+    def _delete_old(self) -> None:
+        if jax.process_index() == 0:
+            for step in self.steps()[: -self._keep]:
+                # Renamed first: a kill in the middle leaves nothing that looks like a checkpoint.
+                doomed = self.directory / f"{step}{_DOOMED}"
+                (self.directory / str(step)).rename(doomed)
+                shutil.rmtree(doomed)
+
+    def _delete_leftovers(self) -> None:
+        """Deletes what a killed process or a failed save left."""
+        if jax.process_index() == 0:
+            for suffix in (_UNFINISHED, _DOOMED):
+                for path in self.directory.glob(f"*{suffix}*"):
+                    shutil.rmtree(path, ignore_errors=True)
 
 
-# What Orbax, TensorStore and the JSON reader raise on a damaged checkpoint.
-_READ_ERRORS = (ValueError, KeyError, OSError)
+_UNFINISHED = ".orbax-checkpoint-tmp"
+_DOOMED = ".deleting"
 
 
-def _damaged(path: Path, cause: object) -> str:
-    return f"{path} can't be read ({_one_line(cause)}): delete it to resume from an earlier one"
+def _any_process(flag: bool) -> bool:
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+
+
+def _set_aside(path: Path) -> Path:
+    """Gives a damaged checkpoint a name that isn't a step's, and returns it."""
+    place = path.with_name(f"{path.name}.damaged")
+    number = 1
+    while place.exists():
+        number += 1
+        place = path.with_name(f"{path.name}.damaged-{number}")
+    path.rename(place)
+    return place
 
 
 def _one_line(error: object) -> str:
@@ -306,35 +483,8 @@ def _describe(init_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "class_name": init_kwargs["class_name"],
-        "init_kwargs": _encode("init_kwargs", rest),
+        "init_kwargs": plain_json.encode("init_kwargs", rest),
     }
-
-
-def _encode(name: str, value: Any) -> Any:
-    """JSON knows neither infinities nor NumPy: the first become {"float": "inf"}."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, Mapping):
-        if not all(isinstance(key, str) for key in value):
-            raise ValueError(f"{name} has keys that aren't strings")
-        return {key: _encode(f"{name}.{key}", item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_encode(f"{name}[{index}]", item) for index, item in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": str(value)}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise ValueError(f"{name} is a {type(value).__name__}, which a description can't hold")
-
-
-def _decode(value: Any) -> Any:
-    if isinstance(value, dict):
-        if value.keys() == {"float"}:
-            return float(value["float"])
-        return {key: _decode(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_decode(item) for item in value]
-    return value
 
 
 def _cast(key_path: Any, array: Any, dtype: Any | None) -> np.ndarray:
@@ -380,12 +530,6 @@ def _check_same_arrays(path: Path, stored: Any, expected: Any) -> None:
     shown = "; ".join(differences[:8])
     more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
     raise ValueError(f"{path} holds another model's arrays: {shown}{more}")
-
-
-def _array_list(metadata: Any) -> Any:
-    if metadata is None:  # Orbax's way to say that it failed to read them
-        raise ValueError("its list of arrays is damaged or missing")
-    return metadata.tree
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

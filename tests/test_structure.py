@@ -11,8 +11,8 @@ PACKAGE = ROOT / "diffjax"
 
 # From bottom to top: a room may import what stands in a lower row, and itself, nothing else.
 ROWS = [
-    ["types", "teachers", "runtime", "preemption", "digits", "images", "optimizer"],
-    ["noise", "preconditioning", "ema", "augment", "running_means"],
+    ["types", "plain_json", "teachers", "runtime", "preemption", "digits", "images", "optimizer"],
+    ["noise", "preconditioning", "ema", "augment", "running_means", "digests"],
     ["losses"],
     ["samplers"],
     ["metrics"],

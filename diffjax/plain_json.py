@@ -1,0 +1,72 @@
+"""Settings as JSON that every reader understands, and files that appear whole or not at all.
+
+JSON knows neither infinities nor NumPy: the first become {"float": "inf"}, numbers of the second
+become Python's, and tuples become lists.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def encode(name: str, value: Any) -> Any:
+    """What JSON can hold of a value.
+
+    Args:
+      name: of the value, for the message.
+      value: numbers, strings, booleans, None, and lists, tuples or mappings of these.
+
+    Raises:
+      ValueError: naming what can't be held.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError(f"{name} has keys that aren't strings")
+        return {key: encode(f"{name}.{key}", item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [encode(f"{name}[{index}]", item) for index, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"{name} is a {type(value).__name__}, which a description can't hold")
+
+
+def decode(value: Any) -> Any:
+    """The reverse of `encode`, but for tuples, which stay lists."""
+    if isinstance(value, dict):
+        if value.keys() == {"float"}:
+            return float(value["float"])
+        return {key: decode(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [decode(item) for item in value]
+    return value
+
+
+def dumps(name: str, value: Any, *, indent: int | None = 2) -> str:
+    """The text of `encode`'s answer, with a line's end."""
+    return json.dumps(encode(name, value), indent=indent, allow_nan=False) + "\n"
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a text file that is there whole or not at all, whatever ends the process.
+
+    Raises:
+      OSError: if it can't be written; the file that was there before stays.
+    """
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
