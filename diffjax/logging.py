@@ -13,6 +13,7 @@ JSON has no NaN and no infinities, so they are the strings "nan", "inf" and "-in
 """
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -28,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import tensorboardX
 
-from diffjax import images
+from diffjax import images, plain_json, workdirs
 
 METRICS_FILE = "metrics.jsonl"
 TIMING_FILE = "timing.jsonl"
@@ -68,6 +69,7 @@ class RunLogger:
 
         Raises:
           ValueError: if `workdir` is a URL, or a file to go on from isn't what was written here.
+          OSError: if it can't be written to.
         """
         self._is_main = is_main
         self.progress_line = ProgressLine(
@@ -75,17 +77,12 @@ class RunLogger:
         )
         if not is_main:
             return
-        if "://" in os.fspath(workdir):
-            raise ValueError(
-                f"{os.fspath(workdir)} is a URL: mount the store and name the mounted path"
-            )
-        self._workdir = Path(workdir)
-        self._workdir.mkdir(parents=True, exist_ok=True)
+        self._workdir = workdirs.make_writable(workdir)
         self._files = {}
         for name in (METRICS_FILE, TIMING_FILE):
             path = self._workdir / name
             _keep_until(path, -1 if resume_step is None else resume_step)
-            self._files[name] = path.open("a", encoding="utf-8", buffering=1)  # a line at a time
+            self._files[name] = path.open("ab", buffering=0)  # a line is written at once
         self._tensorboard = tensorboardX.SummaryWriter(
             os.fspath(self._workdir / "tensorboard"),
             purge_step=0 if resume_step is None else resume_step + 1,
@@ -188,7 +185,7 @@ class RunLogger:
         numbers = {name: _number(name, value) for name, value in values.items()}
         line = {"step": int(step), "kimg": float(kimg), **numbers}
         text = json.dumps({key: _to_json(value) for key, value in line.items()}, allow_nan=False)
-        self._files[file].write(text + "\n")
+        _append(self._files[file], text + "\n")
         for name, number in numbers.items():
             self._tensorboard.add_scalar(name, number, step)
 
@@ -333,9 +330,7 @@ def _keep_until(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [text for line, text in _complete_lines(path) if line["step"] <= step]
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text("".join(kept), encoding="utf-8")
-    os.replace(partial, path)
+    plain_json.write(path, "".join(kept))
 
 
 def _complete_lines(path: Path) -> list[tuple[dict[str, Any], str]]:
@@ -352,6 +347,18 @@ def _complete_lines(path: Path) -> list[tuple[dict[str, Any], str]]:
             raise ValueError(f"line {number} of {path} isn't a line of numbers: delete it to go on")
         lines.append((line, text))
     return lines
+
+
+def _append(file: io.FileIO, text: str) -> None:
+    rest = text.encode()
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError as error:
+        raise OSError(
+            f"{file.name} can't be written to ({error.strerror}): mend that, such as by freeing "
+            "space, and the same command goes on from the newest checkpoint"
+        ) from error
 
 
 def _number(name: str, value: Any) -> int | float:

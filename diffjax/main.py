@@ -18,10 +18,8 @@ from ml_collections import ConfigDict, config_flags
 FLAGS = flags.FLAGS
 
 _USER_ERRORS = (
-    ConnectionError,
-    FileExistsError,
-    FileNotFoundError,
     FloatingPointError,
+    OSError,
     ValueError,
 )
 
@@ -34,6 +32,9 @@ _WORKDIR = flags.DEFINE_string(
 )
 _MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "sample", "evaluate"], "What to do; train resumes what it finds."
+)
+_ALLOW_CHANGED_CONFIG = flags.DEFINE_bool(
+    "allow_changed_config", False, "Train on in a work directory of a run with another config."
 )
 _DEBUG = flags.DEFINE_bool("debug", False, "Show where an error comes from.")
 
@@ -82,7 +83,7 @@ def _run(mode: str, config: Any, workdir: str) -> None:
     if mode == "train":
         from diffjax.train import train
 
-        train(config, workdir)
+        train(config, workdir, allow_changed_config=_ALLOW_CHANGED_CONFIG.value)
     else:
         from diffjax import modes
 

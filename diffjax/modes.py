@@ -16,10 +16,12 @@ from diffjax import (
     checkpointing,
     experiment,
     images,
+    plain_json,
     runtime,
     sampling,
     sharding,
     snapshots,
+    workdirs,
 )
 from diffjax.convert import teacher as teachers
 from diffjax.denoiser import from_edm_kwargs
@@ -57,6 +59,7 @@ def sample(config: ConfigDict, workdir: str) -> None:
         raise ValueError(
             f"config.sample.label={settings.label}: the network has {label_dim} classes; -1 is all."
         )
+    workdirs.make_writable(workdir)
     subject = _find(settings.source, Path(workdir), exp, settings.seed, mesh)
     sampler, params = subject.sampler, subject.params
     folder = Path(workdir) / "samples"
@@ -114,6 +117,7 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
     exp = experiment.build(config)
     settings = config.evaluate
     experiment.check_evaluation(config)
+    workdirs.make_writable(workdir)
     subject = _find(settings.source, Path(workdir), exp, settings.seed, mesh)
     evaluator = experiment.evaluator(config, exp, mesh)
     measured = [
@@ -141,8 +145,7 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
     )
     print(f"{subject.title}: {shown}")
     path = Path(workdir) / f"evaluation_{subject.name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    plain_json.write(path, json.dumps(report, indent=2) + "\n")
     print(f"written to {path}")
 
 
@@ -219,16 +222,17 @@ def _network(name: str, title: str, path: str, exp: Experiment, seed: int, mesh:
 
 
 def restore(workdir: Path, exp: Experiment, mesh: Mesh) -> tuple[Any, dict[str, Any]]:
-    """The newest checkpoint of a run.
+    """The newest whole checkpoint of a run, which may be under way: nothing there is changed.
 
     Raises:
       FileNotFoundError: if there is none.
+      ValueError: if all are damaged, or they hold another network.
     """
     folder = workdir / "checkpoints"
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} holds no checkpoint: train with this workdir first.")
     abstract = exp.abstract_state()
-    with checkpointing.Checkpointer(folder) as checkpointer:
+    with checkpointing.Checkpointer(folder, read_only=True) as checkpointer:
         return checkpointer.restore(
             sharding.with_shardings(abstract, sharding.state(abstract, mesh))
         )

@@ -1,11 +1,14 @@
 """SIGTERM, by which TPU maintenance, SLURM and Kubernetes say that a process must end soon."""
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
 
 import jax
 from jax.experimental import multihost_utils
+
+EXIT_CODE_AT_ONCE = 128 + signal.SIGTERM
 
 
 class Preemption:
@@ -19,13 +22,21 @@ class Preemption:
     def __init__(self) -> None:
         """Nothing is caught until the context is entered."""
         self._requested = False
+        self._questions = 0
         self._previous: object = None
+        self._previous_wakeup = -1
         self._catches = False
 
     def __enter__(self) -> "Preemption":
         in_main_thread = threading.current_thread() is threading.main_thread()
         self._catches = in_main_thread and jax.process_count() == 1
         if self._catches:
+            # Python runs handlers between its own instructions, which a compilation holds up for
+            # minutes, so that a thread listens for the second signal.
+            self._listen, self._wakeup = os.pipe()
+            os.set_blocking(self._wakeup, False)
+            self._previous_wakeup = signal.set_wakeup_fd(self._wakeup)
+            threading.Thread(target=_end_at_second, args=(self._listen,), daemon=True).start()
             self._previous = signal.signal(signal.SIGTERM, self._on_signal)
         return self
 
@@ -37,18 +48,30 @@ class Preemption:
     ) -> None:
         if self._catches:
             signal.signal(signal.SIGTERM, self._previous)  # type: ignore[arg-type]
+            signal.set_wakeup_fd(self._previous_wakeup)
+            os.close(self._wakeup)  # which ends the thread
 
-    def requested(self, call: int) -> bool:
+    def requested(self) -> bool:
         """Whether to save and end now.
 
-        Args:
-          call: the number of this question, the same in all processes; they agree by it.
+        All processes of a run must ask equally often, at the same places: JAX agrees by the number
+        of the question, which a step's number can't stand in for where one call makes many steps.
         """
+        self._questions += 1
         if jax.process_count() > 1:
-            return bool(multihost_utils.reached_preemption_sync_point(call))
+            return bool(multihost_utils.reached_preemption_sync_point(self._questions))
         return self._requested
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del number, frame
         self._requested = True
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends at once
+
+
+def _end_at_second(listen: int) -> None:
+    """Reads the numbers of the signals that come, until the pipe is closed."""
+    seen = 0
+    while numbers := os.read(listen, 1):
+        seen += numbers[0] == signal.SIGTERM
+        if seen == 2:
+            os._exit(EXIT_CODE_AT_ONCE)
+    os.close(listen)

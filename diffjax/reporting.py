@@ -1,5 +1,6 @@
 """What a run shows and keeps of its network: grids, measurements, the best one, the last one."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,23 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffjax import checkpointing, evaluation, images, references, sampling, sharding, snapshots
+from diffjax import (
+    checkpointing,
+    evaluation,
+    images,
+    plain_json,
+    references,
+    sampling,
+    sharding,
+    snapshots,
+)
 from diffjax.evaluation import Evaluator
 from diffjax.experiment import Experiment
 from diffjax.logging import RunLogger
 from diffjax.types import Params
 
 NETWORK = "network"
+_RECORD = "trained.json"
 
 
 class Reporter:
@@ -96,7 +107,15 @@ class Reporter:
         if jax.process_index() == 0:
             shutil.rmtree(network, ignore_errors=True)  # of a shorter run that went on
             checkpointing.save_denoiser(network, self._exp.init_kwargs, params)
+            # Written last: without it the end of the run comes again.
+            record = {"step": step, "kimg": self._kimg(step)}
+            plain_json.write(network / _RECORD, json.dumps(record) + "\n")
         self._logger.note(f"done: pictures in {self._workdir}/samples, the network in {network}")
+
+    def is_finished(self, step: int) -> bool:
+        """Whether `finish` was done for this step, and not only for a shorter run."""
+        path = self._workdir / NETWORK / _RECORD
+        return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["step"] == step
 
     def _write_comparison(self, params: Params, frozen: Any, step: int) -> None:
         grid = self._config.grid

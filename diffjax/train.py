@@ -19,8 +19,10 @@ from diffjax import (
     experiment,
     preemption,
     reporting,
+    run_config,
     runtime,
     sharding,
+    workdirs,
 )
 from diffjax.compilation import Totals
 from diffjax.evaluation import Evaluator
@@ -30,30 +32,40 @@ from diffjax.running_means import RunningMeans
 from diffjax.schedule import Schedule
 
 
-def train(config: ConfigDict, workdir: str) -> None:
+def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = False) -> None:
     """Runs a config to its end, going on from the newest checkpoint in `workdir` if there is one.
 
     Args:
       config: one of `configs/`.
       workdir: the run's folder; see `diffjax.logging` for what is written there, besides
         `checkpoints/`, the best network by `config.evaluate.best` in `best/` and, at the end,
-        the trained one in `network/`.
+        the trained one in `network/`; and the config, in `config.json`.
+      allow_changed_config: goes on where a run with another config was.
 
     Raises:
-      ValueError: a config that can't be run, before anything is computed or written.
+      ValueError: a config that can't be run or isn't that of the run in `workdir`, before anything
+        is computed or written.
+      OSError: a work directory that can't be written to, before anything is computed, or a full
+        disk, the newest checkpoint being left whole.
       FloatingPointError: a loss that is no longer finite.
     """
     runtime.prepare(deterministic=config.deterministic, distributed=config.distributed)
     mesh = sharding.make_mesh(**config.mesh)
     sharding.check_batch(config.batch_size, config.get("accumulation", 1), mesh)
     exp = experiment.build(config)
-    evaluator = None
     if config.evaluate.every_kimg:
+        experiment.check_evaluation(config)
         evaluation.check_best(config.evaluate.best, config.evaluate.metrics)
-        evaluator = experiment.evaluator(config, exp, mesh)
-    frozen = exp.load_frozen()
-    frozen = jax.device_put(frozen, sharding.state(frozen, mesh))
-    _run(config, Path(workdir), exp, frozen, mesh, evaluator)
+    if not allow_changed_config:
+        run_config.check_unchanged(Path(workdir), config)
+    folder = workdirs.make_writable(workdir)
+    with preemption.Preemption() as stop:
+        evaluator = None
+        if config.evaluate.every_kimg:
+            evaluator = experiment.evaluator(config, exp, mesh)
+        frozen = exp.load_frozen()
+        frozen = jax.device_put(frozen, sharding.state(frozen, mesh))
+        _run(config, folder, exp, frozen, mesh, evaluator, stop)
 
 
 def _run(
@@ -63,8 +75,11 @@ def _run(
     frozen: Any,
     mesh: Mesh,
     evaluator: Evaluator | None,
+    stop: preemption.Preemption,
 ) -> None:
     """From the newest checkpoint, or the start, to the end."""
+    if jax.process_index() == 0:
+        run_config.save(workdir, config)
     with checkpointing.Checkpointer(
         workdir / "checkpoints", keep=config.keep_checkpoints
     ) as checkpointer:
@@ -76,12 +91,12 @@ def _run(
             is_main=jax.process_index() == 0,
             resume_step=step if meta else None,
         )
-        with logger, preemption.Preemption() as stop:
+        with logger:
             reporter = reporting.Reporter(config, workdir, exp, mesh, evaluator, logger)
             reporter.open_best(step)
             loop = _Loop(config, exp, mesh, checkpointer, logger, reporter, stop)
             loop.begin(state, meta, workdir)
-            if loop.step == loop.schedule.total and (workdir / reporting.NETWORK).exists():
+            if loop.step == loop.schedule.total and reporter.is_finished(loop.step):
                 logger.note(f"{workdir} is complete; a larger duration_kimg would go on.")
             elif loop.run(frozen):
                 reporter.finish(loop.state, frozen, loop.step)
@@ -137,6 +152,8 @@ class _Loop:
         elif self.step < self.schedule.total:
             kimg = self._kimg(self.step)
             self._logger.note(f"resuming at {kimg:.1f} kimg (update {self.step})")
+        if meta.get("unreported"):
+            self._report()
 
     def run(self, frozen: Any) -> bool:
         """Updates to the end, and returns True; or saves and returns False if told to stop."""
@@ -144,6 +161,9 @@ class _Loop:
         stream = self._exp.stream(self.step, self._mesh)
         self._stopwatch.start(self.step)
         if self.step < self.schedule.total:
+            if self._stop.requested():
+                self._logger.note("told to stop before the first update; the same command goes on")
+                return False
             self._logger.compiling()
         while self.step < self.schedule.total:
             stop_at = self.schedule.next_stop(self.step)
@@ -179,17 +199,31 @@ class _Loop:
 
     def _happenings(self) -> bool:
         """Draws, measures and saves what is due now; returns whether the run is to stop."""
-        schedule, step = self.schedule, self.step
+        schedule, step, saves = self.schedule, self.step, self._checkpointer
         with self._logger.paused(), self._stopwatch.paused():
-            if schedule.due(schedule.grid, step):
-                self._reporter.write_grid(self.state, step)
-            if schedule.due(schedule.evaluate, step):
-                self._reporter.evaluate(self.state, step)
-            must_stop = self._stop.requested(self._calls)
-            if must_stop or schedule.due(schedule.checkpoint, step):
-                meta = {"kimg": self._kimg(step), **self._pending.meta()}
-                self._checkpointer.save(step, self.state, meta)
-        return must_stop
+            if self._stop.requested():
+                # Measuring may take longer than is left, so that the run that goes on does it.
+                saves.save_and_wait(step, self.state, {**self._meta(), "unreported": True})
+                return True
+            self._report()
+            if step == schedule.total:
+                saves.save_and_wait(step, self.state, self._meta())
+            elif schedule.due(schedule.checkpoint, step) or (
+                schedule.is_stop(step) and saves.must_save_again()
+            ):
+                saves.save(step, self.state, self._meta())
+        return False
+
+    def _report(self) -> None:
+        """Draws and measures what is due now."""
+        if self.schedule.due(self.schedule.grid, self.step):
+            self._reporter.write_grid(self.state, self.step)
+        if self.schedule.due(self.schedule.evaluate, self.step):
+            self._reporter.evaluate(self.state, self.step)
+
+    def _meta(self) -> dict[str, Any]:
+        """What a checkpoint holds besides the state."""
+        return {"kimg": self._kimg(self.step), **self._pending.meta()}
 
     def _announce(self, workdir: Path) -> None:
         params = self._exp.ema_params(self.state)

@@ -195,7 +195,9 @@ class TestDenoiser:
     def test_damaged_arrays(self, tmp_path: Path, victim: str) -> None:
         checkpointing.save_denoiser(tmp_path / "teacher", KWARGS, small_params())
         damage(tmp_path / "teacher" / "params", victim)
-        with pytest.raises(ValueError, match=r"teacher is damaged \(params/.* has 0 bytes") as error:
+        with pytest.raises(
+            ValueError, match=r"teacher is damaged \(params/.* has 0 bytes"
+        ) as error:
             checkpointing.load_params(tmp_path / "teacher", abstract(small_params()))
         assert "\n" not in str(error.value)
 

@@ -26,9 +26,9 @@ HARNESS = """
 import json, sys, types
 body = '''
 import json
-def {name}(config, workdir):
+def {name}(config, workdir, **options):
     print(json.dumps({{"called": "{name}", "workdir": workdir, "config": config.to_dict(),
-                       "locked": config.is_locked}}))
+                       "locked": config.is_locked, "options": options}}))
     {failure}
 '''
 for module, names in [("train", ["train"]), ("modes", ["sample", "evaluate"])]:

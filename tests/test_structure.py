@@ -11,7 +11,17 @@ PACKAGE = ROOT / "diffjax"
 
 # From bottom to top: a room may import what stands in a lower row, and itself, nothing else.
 ROWS = [
-    ["types", "plain_json", "teachers", "runtime", "preemption", "digits", "images", "optimizer"],
+    [
+        "types",
+        "plain_json",
+        "workdirs",
+        "teachers",
+        "runtime",
+        "preemption",
+        "digits",
+        "images",
+        "optimizer",
+    ],
     ["noise", "preconditioning", "ema", "augment", "running_means", "digests"],
     ["losses"],
     ["samplers"],
@@ -27,7 +37,7 @@ ROWS = [
     ["stats"],
     ["references"],
     ["evaluation"],
-    ["config_checks"],
+    ["config_checks", "run_config"],
     ["experiment"],
     ["schedule", "compilation", "reporting"],
     ["train", "modes"],
@@ -41,6 +51,7 @@ MODULES = {
 # The rooms that know ConfigDict, and those that need arrays only.
 CONFIG_ROOMS = {
     "config_checks",
+    "run_config",
     "experiment",
     "schedule",
     "reporting",
