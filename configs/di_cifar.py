@@ -51,6 +51,7 @@ def get_config() -> ConfigDict:
             "ema_halflife_kimg": 500.0,
             "ema_rampup": 0.05,
             "updates_per_call": 16,
+            "max_skipped_in_a_row": 10,  # updates that are not finite, before the run stops
             "mesh": {"data": -1, "fsdp": 1},
             "log_kimg": 40.96,
             "grid_kimg": 491.52,

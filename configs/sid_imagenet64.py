@@ -56,6 +56,7 @@ def get_config() -> ConfigDict:
             "ema_halflife_kimg": 2000.0,
             "ema_rampup": 0.05,
             "updates_per_call": 4,
+            "max_skipped_in_a_row": 10,  # updates that are not finite, before the run stops
             "mesh": {"data": -1, "fsdp": 1},
             "log_kimg": 32.768,
             "grid_kimg": 491.52,

@@ -49,6 +49,7 @@ _COMMON = {
     "duration_kimg": POSITIVE,
     "ema_halflife_kimg": POSITIVE,
     "updates_per_call": COUNT,
+    "max_skipped_in_a_row": COUNT,
     "augment_probability": SHARE,
     "log_kimg": POSITIVE,
     "grid_kimg": NOT_NEGATIVE,

@@ -55,6 +55,7 @@ class DistillExperiment:
       draw: its randomness.
       heun: how the teacher is sampled, to compare with.
       init_sigma: σ at which the generator asks its denoiser.
+      max_skipped_in_a_row: updates whose numbers are not finite, after which a run stops.
       caption: of its samples.
       shown: metric's name -> its short name on the progress line.
     """
@@ -66,6 +67,7 @@ class DistillExperiment:
     draw: distill_draws.Sampler
     heun: sampling.HeunSettings
     init_sigma: float
+    max_skipped_in_a_row: int = 10
     caption: str = "student, 1 evaluation"
     shown: Mapping[str, str] = dataclasses.field(
         default_factory=lambda: {
@@ -105,12 +107,16 @@ class DistillExperiment:
         self, state: distill_state.DistillState, frozen: Params, key: PRNGKey, mesh: Mesh
     ) -> tuple[distill_state.DistillState, Metrics]:
         """One update, all its randomness from `key`."""
+        return self.setup.update(state, frozen, self.draws(frozen, key, mesh))
+
+    def draws(self, frozen: Params, key: PRNGKey, mesh: Mesh) -> distill_draws.Draws:
+        """That randomness, laid over the devices."""
+        del frozen
         draws = self.draw(key)
-        draws = distill_draws.Draws(
+        return distill_draws.Draws(
             fake_score=sharding.constrain_batch(draws.fake_score, mesh, 2),
             generator=sharding.constrain_batch(draws.generator, mesh, 1),
         )
-        return self.setup.update(state, frozen, draws)
 
     def ema_params(self, state: distill_state.DistillState) -> Params:
         """The generator's average."""
@@ -154,6 +160,7 @@ class PretrainExperiment:
       draw: its data and randomness.
       heun: how it is sampled.
       seed: of its first parameters.
+      max_skipped_in_a_row: updates whose numbers are not finite, after which a run stops.
       shown: metric's name -> its short name on the progress line.
     """
 
@@ -164,6 +171,7 @@ class PretrainExperiment:
     draw: pretrain_update.Sampler
     heun: sampling.HeunSettings
     seed: int
+    max_skipped_in_a_row: int = 10
     shown: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"loss": "loss"})
 
     @property
@@ -208,8 +216,13 @@ class PretrainExperiment:
         mesh: Mesh,
     ) -> tuple[pretrain_state.PretrainState, Metrics]:
         """One update, all its randomness from `key`."""
-        draws = sharding.constrain_batch(self.draw(key, frozen), mesh, 0)
-        return self.setup.update(state, draws)
+        return self.setup.update(state, self.draws(frozen, key, mesh))
+
+    def draws(
+        self, frozen: pretrain_update.Dataset, key: PRNGKey, mesh: Mesh
+    ) -> pretrain_update.Draws:
+        """Its images and randomness, laid over the devices."""
+        return sharding.constrain_batch(self.draw(key, frozen), mesh, 0)
 
     def ema_params(self, state: pretrain_state.PretrainState) -> Params:
         """The denoiser's average."""
@@ -309,6 +322,15 @@ def total_steps(config: ConfigDict) -> int:
     return math.ceil(config.duration_kimg * 1000 / config.batch_size)
 
 
+def suspects(config: ConfigDict) -> dict[str, Any]:
+    """The settings that are mostly to blame where numbers go wrong, field -> value."""
+    fields = ["optimizer.learning_rate"]
+    if config.task == "distill":
+        fields = ["generator.learning_rate", "fake_score.learning_rate", "init_sigma"]
+        fields = [*(["alpha"] if config.method == "sid" else []), *fields]
+    return {field: config_checks.get(config, field) for field in fields}
+
+
 def _distill(config: ConfigDict) -> DistillExperiment:
     init_kwargs = {**teachers.describe(config.teacher), "dropout": config.dropout}
     denoiser = from_edm_kwargs(init_kwargs, dtype=DTYPES[config.dtype])
@@ -355,6 +377,7 @@ def _distill(config: ConfigDict) -> DistillExperiment:
         draw=draw,
         heun=heun_settings(config),
         init_sigma=config.init_sigma,
+        max_skipped_in_a_row=config.max_skipped_in_a_row,
     )
 
 
@@ -400,6 +423,7 @@ def _pretrain(config: ConfigDict) -> PretrainExperiment:
         ),
         heun=heun_settings(config),
         seed=config.seed,
+        max_skipped_in_a_row=config.max_skipped_in_a_row,
     )
 
 

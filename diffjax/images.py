@@ -26,11 +26,11 @@ def to_uint8(x: ArrayLike) -> np.ndarray:
       uint8 array of the same shape.
 
     Raises:
-      ValueError: if `x` holds NaN, for which there is no colour.
+      FloatingPointError: if `x` holds NaN, for which there is no colour.
     """
     x = np.asarray(x, np.float32)
     if np.isnan(x).any():
-        raise ValueError("the images hold NaN: what made them has diverged")
+        raise FloatingPointError("the images hold NaN: what made them has diverged")
     return (x * 127.5 + 128).clip(0, 255).astype(np.uint8)
 
 

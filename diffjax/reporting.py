@@ -77,9 +77,15 @@ class Reporter:
             higher_is_better=evaluation.METRICS[name].higher_is_better,
         )
 
-    def write_grid(self, state: Any, step: int) -> None:
-        """Samples from the same latents, as a picture."""
-        pictures = self._first_images(self._sampler, self._exp.ema_params(state))
+    def grid_images(self, state: Any) -> np.ndarray | None:
+        """Samples from the same latents each time, [N, H, W, C] uint8; None if they hold NaN."""
+        try:
+            return self._first_images(self._sampler, self._exp.ema_params(state))
+        except FloatingPointError:
+            return None
+
+    def write_grid(self, pictures: np.ndarray, step: int) -> None:
+        """Samples as a picture."""
         scale = max(1, images.visible_scale(pictures.shape[1]) // 2)
         picture = images.grid(pictures, columns=self._config.grid.columns, scale=scale, padding=2)
         self._logger.write_image(step, self._kimg(step), "samples", picture)

@@ -24,6 +24,7 @@ FREE = {
     "evaluate": "measurements",
     "heun": "how a denoiser is sampled, for pictures and measurements",
     "mesh": "checkpoints open on any; the mathematics is the same",
+    "max_skipped_in_a_row": "when to give up",
     "updates_per_call": "the same updates, in larger portions",
     "distributed": "how processes find each other",
     "deterministic": "the same updates, up to the order of sums",

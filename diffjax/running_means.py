@@ -5,40 +5,47 @@ from typing import Any
 
 import numpy as np
 
-from diffjax.types import Array
+from diffjax.totals import Totals
 
 
 class RunningMeans:
     """Sums of metrics since the last line; kept in checkpoints, so that lines don't change.
 
+    All of them stay on the device until they are asked for.
+
     Attributes:
-      totals: name -> sum over the updates, on the device until it is asked for.
-      count: how many updates.
+      sums: name -> sum over the updates that were kept.
+      kept: how many.
+      skipped: how many updates were left out.
     """
 
     def __init__(self, meta: Mapping[str, Any]) -> None:
         """Goes on from what `meta` gave to a checkpoint; an empty mapping starts afresh."""
-        self.totals: dict[str, Any] = dict(meta.get("pending_totals", {}))
-        self.count: int = meta.get("pending_count", 0)
+        self.sums: dict[str, Any] = dict(meta.get("pending_sums", {}))
+        self.kept: Any = meta.get("pending_kept", 0)
+        self.skipped: Any = meta.get("pending_skipped", 0)
 
-    def add(self, totals: Mapping[str, Array], count: int) -> None:
-        """Adds the sums over `count` more updates."""
-        self.totals = {k: np.float32(self.totals.get(k, 0)) + v for k, v in totals.items()}
-        self.count += count
+    def add(self, totals: Totals) -> None:
+        """Adds what more updates came to."""
+        self.sums = {k: np.float32(self.sums.get(k, 0)) + v for k, v in totals.sums.items()}
+        self.kept += totals.kept
+        self.skipped += totals.skipped
 
     def meta(self) -> dict[str, Any]:
         """What a checkpoint keeps of it, as JSON can hold it."""
         return {
-            "pending_totals": {k: float(v) for k, v in self.totals.items()},
-            "pending_count": self.count,
+            "pending_sums": {k: float(v) for k, v in self.sums.items()},
+            "pending_kept": int(self.kept),
+            "pending_skipped": int(self.skipped),
         }
 
-    def means(self) -> dict[str, float]:
-        """Name -> mean; waits for the device."""
-        return {k: float(v) / self.count for k, v in self.totals.items()}
+    def take(self) -> dict[str, float | int]:
+        """Name -> mean over the updates that were kept, and the number of `skipped` ones.
 
-    def take(self) -> dict[str, float]:
-        """The means, and starts afresh."""
-        means = self.means()
-        self.totals, self.count = {}, 0
-        return means
+        Waits for the device, and starts afresh. Where all were skipped there are no means.
+        """
+        kept = int(self.kept)
+        means = {k: float(v) / kept for k, v in self.sums.items()} if kept else {}
+        skipped = int(self.skipped)
+        self.sums, self.kept, self.skipped = {}, 0, 0
+        return {**means, "skipped": skipped}

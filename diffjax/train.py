@@ -1,11 +1,10 @@
 """The training loop: build, compile, run, show, keep."""
 
 import contextlib
-import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from clu import parameter_overview
@@ -17,6 +16,8 @@ from diffjax import (
     compilation,
     evaluation,
     experiment,
+    failures,
+    guard,
     preemption,
     reporting,
     run_config,
@@ -24,12 +25,13 @@ from diffjax import (
     sharding,
     workdirs,
 )
-from diffjax.compilation import Totals
+from diffjax.collapse import CollapseWatch
 from diffjax.evaluation import Evaluator
 from diffjax.experiment import Experiment
 from diffjax.logging import RunLogger
 from diffjax.running_means import RunningMeans
 from diffjax.schedule import Schedule
+from diffjax.totals import Totals
 
 
 def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = False) -> None:
@@ -47,7 +49,9 @@ def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = Fals
         is computed or written.
       OSError: a work directory that can't be written to, before anything is computed, or a full
         disk, the newest checkpoint being left whole.
-      FloatingPointError: a loss that is no longer finite.
+      FloatingPointError: `config.max_skipped_in_a_row` updates in a row that were not finite. What
+        they met is in the newest checkpoint and in `failed_update.json`, for
+        `python -m diffjax.tools.replay`.
     """
     runtime.prepare(deterministic=config.deterministic, distributed=config.distributed)
     mesh = sharding.make_mesh(**config.mesh)
@@ -94,8 +98,8 @@ def _run(
         with logger:
             reporter = reporting.Reporter(config, workdir, exp, mesh, evaluator, logger)
             reporter.open_best(step)
-            loop = _Loop(config, exp, mesh, checkpointer, logger, reporter, stop)
-            loop.begin(state, meta, workdir)
+            loop = _Loop(config, workdir, exp, mesh, checkpointer, logger, reporter, stop)
+            loop.begin(state, meta)
             if loop.step == loop.schedule.total and reporter.is_finished(loop.step):
                 logger.note(f"{workdir} is complete; a larger duration_kimg would go on.")
             elif loop.run(frozen):
@@ -124,6 +128,7 @@ class _Loop:
     def __init__(
         self,
         config: ConfigDict,
+        workdir: Path,
         exp: Experiment,
         mesh: Mesh,
         checkpointer: checkpointing.Checkpointer,
@@ -134,21 +139,26 @@ class _Loop:
         self.schedule = Schedule.of(config)
         self.state: Any = None
         self.step = 0
-        self._exp, self._mesh = exp, mesh
+        self._config, self._workdir, self._exp, self._mesh = config, workdir, exp, mesh
         self._checkpointer, self._logger, self._reporter = checkpointer, logger, reporter
         self._stop, self._calls = stop, 0
         self._key = jax.random.key(config.seed)
         self._updates_per_call = config.updates_per_call
         self._pending = RunningMeans({})
+        self._collapse = CollapseWatch({}, {})
         self._in_flight: tuple[int, Totals] | None = None  # not shown yet
+        self._is_skipping = False
         self._stopwatch = _Stopwatch()
 
-    def begin(self, state: Any, meta: Mapping[str, Any], workdir: Path) -> None:
+    def begin(self, state: Any, meta: Mapping[str, Any]) -> None:
         """Goes on from a state and what its checkpoint says; without `meta` it is a new run."""
+        if guard.halted(state, self._exp.max_skipped_in_a_row):
+            state = guard.resume(state)
         self.state, self.step, self._pending = state, int(state.step), RunningMeans(meta)
+        self._collapse = CollapseWatch(experiment.suspects(self._config), meta)
         if not meta:
-            self._announce(workdir)
-            self._reporter.write_grid(state, self.step)
+            self._announce()
+            self._report()
         elif self.step < self.schedule.total:
             kimg = self._kimg(self.step)
             self._logger.note(f"resuming at {kimg:.1f} kimg (update {self.step})")
@@ -182,76 +192,118 @@ class _Loop:
         """Counts, shows and logs, one call behind the device, so that it always has work queued."""
         self.step += count
         self._calls += 1
-        self._pending.add(totals, count)
+        self._pending.add(totals)
         if self._calls == 1:  # compiling is no part of the rate
             jax.block_until_ready(totals)
             self._stopwatch.compiled(self.step)
         self._show()
-        self._in_flight = (self.step, jax.tree.map(lambda x: x / count, totals))
-        if self.schedule.due(self.schedule.log, self.step):
+        self._in_flight = (self.step, totals)
+        if self.schedule.is_stop(self.step):
             self._show()
+        if self.schedule.due(self.schedule.log, self.step):
             timing = self._stopwatch.lap(self.step, self._exp.batch_size)
             means = self._pending.take()
-            self._check_finite(means)
             self._logger.write_scalars(self.step, self._kimg(self.step), means, timing)
-        if self.schedule.is_stop(self.step):  # nothing is shown or kept that diverged
-            self._check_finite(self._pending.means())
+            if "delta" in means:
+                self._warn(self._collapse.look_at_delta(means["delta"]))
 
     def _happenings(self) -> bool:
         """Draws, measures and saves what is due now; returns whether the run is to stop."""
         schedule, step, saves = self.schedule, self.step, self._checkpointer
         with self._logger.paused(), self._stopwatch.paused():
             if self._stop.requested():
+                self._show()  # which may be worse news
                 # Measuring may take longer than is left, so that the run that goes on does it.
                 saves.save_and_wait(step, self.state, {**self._meta(), "unreported": True})
                 return True
             self._report()
+            # While updates are skipped the state stays what it was; saving it again and again
+            # would only push out the checkpoints before it.
+            is_due = schedule.due(schedule.checkpoint, step) and not self._is_skipping
             if step == schedule.total:
                 saves.save_and_wait(step, self.state, self._meta())
-            elif schedule.due(schedule.checkpoint, step) or (
-                schedule.is_stop(step) and saves.must_save_again()
-            ):
+            elif is_due or (schedule.is_stop(step) and saves.must_save_again()):
                 saves.save(step, self.state, self._meta())
         return False
 
-    def _report(self) -> None:
-        """Draws and measures what is due now."""
-        if self.schedule.due(self.schedule.grid, self.step):
-            self._reporter.write_grid(self.state, self.step)
-        if self.schedule.due(self.schedule.evaluate, self.step):
-            self._reporter.evaluate(self.state, self.step)
-
     def _meta(self) -> dict[str, Any]:
         """What a checkpoint holds besides the state."""
-        return {"kimg": self._kimg(self.step), **self._pending.meta()}
+        return {
+            "kimg": self._kimg(self.step),
+            **self._pending.meta(),
+            **self._collapse.meta(),
+        }
 
-    def _announce(self, workdir: Path) -> None:
+    def _report(self) -> None:
+        """Draws and measures samples if that is due, unless they hold NaN."""
+        schedule, step = self.schedule, self.step
+        draws_grid = step == 0 or schedule.due(schedule.grid, step)
+        measures = step > 0 and schedule.due(schedule.evaluate, step)
+        if not draws_grid and not measures:
+            return
+        pictures = self._reporter.grid_images(self.state)
+        if pictures is None:
+            self._warn(f"warning: at step {step} there are no samples to show: they hold NaN")
+            return
+        self._warn(self._collapse.look_at_grid(pictures))
+        if draws_grid:
+            self._reporter.write_grid(pictures, step)
+        if measures:
+            try:
+                self._reporter.evaluate(self.state, step)
+            except FloatingPointError as error:  # all processes agree on it
+                self._warn(f"warning: nothing was measured at step {step}: {error}")
+
+    def _warn(self, warning: str | None) -> None:
+        if warning:
+            self._logger.note(warning)
+
+    def _announce(self) -> None:
         params = self._exp.ema_params(self.state)
         count = parameter_overview.count_parameters(params)
         devices = f"{self._mesh.size} x {jax.devices()[0].device_kind}"
         self._logger.note(
             f"{self.schedule.total} updates of {self._exp.batch_size} images on {devices}, "
-            f"{count / 1e6:.2f}M parameters a network; everything goes to {workdir}"
+            f"{count / 1e6:.2f}M parameters a network; everything goes to {self._workdir}"
         )
 
     def _show(self) -> None:
-        """Shows the call that isn't shown yet, if there is one."""
+        """Shows the call that isn't shown yet, if there is one; ends a run that fails for good."""
         if self._in_flight is None:
             return
-        step, metrics = self._in_flight
-        shown = {short: float(metrics[name]) for name, short in self._exp.shown.items()}
-        self._logger.progress(step, self._kimg(step), shown, self._reporter.measured)
+        step, totals = self._in_flight
         self._in_flight = None
+        totals = jax.device_get(totals)
+        if totals.kept:
+            means = {k: float(v) / int(totals.kept) for k, v in totals.sums.items()}
+            shown = {short: means[name] for name, short in self._exp.shown.items()}
+            self._logger.progress(step, self._kimg(step), shown, self._reporter.measured)
+        self._is_skipping = bool(totals.skipped_in_a_row)
+        limit = self._exp.max_skipped_in_a_row
+        if totals.skipped:
+            self._logger.note(failures.describe(totals, limit))
+        if totals.skipped_in_a_row >= limit:
+            self._give_up(totals)
 
-    def _check_finite(self, means: Mapping[str, float]) -> None:
-        bad = [name for name, value in means.items() if not math.isfinite(value)]
-        if bad:
-            latest = self._checkpointer.latest_step()
-            kept = "no checkpoint was saved" if latest is None else f"step {latest} is kept"
-            raise FloatingPointError(
-                f"{', '.join(bad)} not finite by update {self.step}; {kept}. Lower the learning "
-                "rates or, in SiD, alpha, and start again in a new workdir."
-            )
+    def _give_up(self, totals: Totals) -> NoReturn:
+        """Saves the last good state and the record of what it met, and says how to go on."""
+        # Where the device stopped, whatever was queued after it.
+        self.step = step = int(self.state.step)
+        self._checkpointer.save_and_wait(step, self.state, self._meta())
+        failed = failures.FailedUpdates(
+            seed=self._config.seed,
+            first_step=step - int(totals.skipped_in_a_row),
+            last_step=step - 1,
+            checkpoint=step,
+            not_finite=failures.not_finite(totals),
+            config=self._config.to_dict(),
+            versions=failures.versions(),
+        )
+        if jax.process_index() == 0:
+            failed.write(self._workdir)
+        raise FloatingPointError(
+            failures.message(failed, self._workdir, experiment.suspects(self._config))
+        )
 
     def _kimg(self, step: int) -> float:
         return step * self._exp.batch_size / 1000

@@ -267,6 +267,7 @@ MISTAKES = [
     ("sid_cifar", {"batch_size": 0}, f"config.batch_size=0: {WHOLE}"),
     ("sid_cifar", {"duration_kimg": -1.0}, f"config.duration_kimg=-1.0: {NUMBER}"),
     ("sid_cifar", {"updates_per_call": 0}, f"config.updates_per_call=0: {WHOLE}"),
+    ("sid_cifar", {"max_skipped_in_a_row": 0}, f"config.max_skipped_in_a_row=0: {WHOLE}"),
     ("sid_cifar", {"ema_halflife_kimg": 0.0}, f"config.ema_halflife_kimg=0.0: {NUMBER}"),
     ("sid_cifar", {"fake_score__updates": 0}, f"config.fake_score.updates=0: {WHOLE}"),
     (

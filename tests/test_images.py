@@ -23,7 +23,7 @@ def test_to_uint8_inverts_the_usual_way_in() -> None:
 
 
 def test_to_uint8_refuses_nan() -> None:
-    with pytest.raises(ValueError, match="hold NaN"):
+    with pytest.raises(FloatingPointError, match="hold NaN"):
         images.to_uint8(np.array([0.0, np.nan]))
 
 

@@ -70,7 +70,7 @@ def run(data, fsdp):
     state = jax.jit(exp.init_state, out_shardings=shardings)(teacher)
     state, metrics = compile_updates(exp, mesh, 1)(state, teacher, jax.random.key(3), 1)
     specs = {leaf.sharding.spec for leaf in jax.tree.leaves(state.generator)}
-    return jax.device_get(state), jax.device_get(metrics), specs
+    return jax.device_get(state), jax.device_get(metrics.sums), specs
 
 
 @pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (2, 4)])

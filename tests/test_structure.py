@@ -22,8 +22,8 @@ ROWS = [
         "images",
         "optimizer",
     ],
-    ["noise", "preconditioning", "ema", "augment", "running_means", "digests"],
-    ["losses"],
+    ["noise", "preconditioning", "ema", "augment", "guard", "totals", "digests"],
+    ["losses", "running_means", "failures", "collapse"],
     ["samplers"],
     ["metrics"],
     ["networks"],
@@ -60,7 +60,7 @@ CONFIG_ROOMS = {
     "main",
     "tools",
 }
-PURE_ROOMS = {"types", "losses", "noise", "preconditioning", "samplers", "ema"}
+PURE_ROOMS = {"types", "losses", "noise", "preconditioning", "samplers", "ema", "guard"}
 PURE_LIBRARIES = {"jax", "numpy", "chex"}
 FOREIGN = {"torch", "tensorflow"}
 

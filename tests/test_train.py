@@ -261,17 +261,6 @@ def test_sampling_without_a_checkpoint(tmp_path):
         modes.sample(miniature("sid_digits"), str(tmp_path / "nothing"))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    config = miniature("sid_digits", updates=3)
-    config.generator.learning_rate = 1e30
-    config.log_kimg, config.checkpoint_kimg = 3 * BATCH / 1000, BATCH / 1000
-    with pytest.raises(FloatingPointError, match=r"not finite.*Lower the learning rates"):
-        train(config, str(tmp_path))
-    # The first update's losses were finite; what followed must not have been saved over it.
-    with checkpointing.Checkpointer(tmp_path / "checkpoints") as checkpointer:
-        assert checkpointer.latest_step() == 1
-
-
 def test_diff_instruct_with_accumulation(tmp_path):
     config = miniature("di_digits", updates=2, accumulation=2)
     train(config, str(tmp_path))

@@ -13,7 +13,10 @@ class DistillState:
     """Named trees; the teacher's parameters are an argument of the update, not state.
 
     Attributes:
-      step: int32 scalar, updates done; images seen are step · batch size.
+      step: int32 scalar, updates attempted, skipped ones among them; it seeds the draws, and
+        images seen are step · batch size.
+      skipped: int32 scalar, how many of them were left out because a number was not finite.
+      skipped_in_a_row: int32 scalar, how many of those were the latest.
       generator: θ.
       generator_ema: the moving average of θ, which is what one samples from.
       fake_score: ψ.
@@ -22,6 +25,8 @@ class DistillState:
     """
 
     step: Array
+    skipped: Array
+    skipped_in_a_row: Array
     generator: Params
     generator_ema: Params
     fake_score: Params
@@ -47,6 +52,8 @@ def create(
 
     return DistillState(
         step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_a_row=jnp.zeros((), jnp.int32),
         generator=copy(generator),
         generator_ema=copy(generator),
         fake_score=copy(fake_score),

@@ -8,17 +8,35 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
-from diffjax import augment, ema, losses, noise
+from diffjax import augment, ema, guard, losses, noise
 from diffjax.distill.draws import Draws, NetworkDraws
 from diffjax.distill.methods import Method
 from diffjax.distill.state import DistillState
 from diffjax.types import Array, Denoiser, Generator, Params
 
 Metrics = dict[str, Array]
+
+
+@flax.struct.dataclass
+class Attempt:
+    """What an update would do, whatever its numbers are.
+
+    Attributes:
+      state: after it, its step and counters still those before it.
+      metrics: see `Distillation.update`.
+      gradients: those of the fake score's updates, then the generator's.
+      finite: bool scalar, whether all losses and gradients are.
+    """
+
+    state: DistillState
+    metrics: Metrics
+    gradients: list[Params]
+    finite: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +78,9 @@ class Distillation:
     ) -> tuple[DistillState, Metrics]:
         """The fake score's updates, then the generator's, then the moving average.
 
+        If a loss or gradient of any of them is not finite, all of them are left out: both networks,
+        their optimisers and the average stay as they were, to the bit, and the state counts it.
+
         Args:
           state: before the update.
           teacher_params: φ.
@@ -68,26 +89,47 @@ class Distillation:
         Returns:
           The state after it, and scalars: `fake_loss` and `generator_loss` (sums over an example,
           means over the batch, before loss scales), `delta` (mean |D_φ − D_ψ| over the
-          generator's batch), `fake_grad_norm` and `generator_grad_norm` (with loss scales).
+          generator's batch), `fake_grad_norm` and `generator_grad_norm` (with loss scales), as they
+          came out, and `skipped`, 1 if the update was left out, else 0.
         """
-        for i in range(draws.fake_score.sigma.shape[0]):
-            state, fake_metrics = self._update_fake_score(state, _index(draws.fake_score, i))
-        state, generator_metrics = self._update_generator(state, teacher_params, draws.generator)
+        attempt = self.attempt(state, teacher_params, draws)
+        skipped = 1 - attempt.finite.astype(jnp.float32)
+        return (
+            guard.settle(state, attempt.state, attempt.finite),
+            {**attempt.metrics, "skipped": skipped},
+        )
 
-        images_seen = state.step.astype(jnp.float32) * self.batch_size
+    def attempt(self, state: DistillState, teacher_params: Params, draws: Draws) -> Attempt:
+        """The update before it is judged; arguments as `update` takes them."""
+        gradients, finite = [], jnp.bool_(True)
         beta = ema.decay(
-            images_seen, self.batch_size, halflife=self.ema_halflife, rampup=self.ema_rampup
+            state.step.astype(jnp.float32) * self.batch_size,
+            self.batch_size,
+            halflife=self.ema_halflife,
+            rampup=self.ema_rampup,
         )
-        state = state.replace(  # type: ignore[attr-defined]
-            step=state.step + 1,
-            generator_ema=ema.update(state.generator_ema, state.generator, beta),
+        for i in range(draws.fake_score.sigma.shape[0]):
+            state, gradient, fake_metrics = self._update_fake_score(
+                state, _index(draws.fake_score, i)
+            )
+            gradients.append(gradient)
+            finite &= guard.all_finite(fake_metrics)
+        state, gradient, generator_metrics = self._update_generator(
+            state, teacher_params, draws.generator
         )
-        return state, {**fake_metrics, **generator_metrics}
+        gradients.append(gradient)
+        average = ema.update(state.generator_ema, state.generator, beta)
+        return Attempt(
+            state=state.replace(generator_ema=average),  # type: ignore[attr-defined]
+            metrics={**fake_metrics, **generator_metrics},
+            gradients=gradients,
+            finite=finite & guard.all_finite(generator_metrics),
+        )
 
-    def fake_score_loss(
+    def fake_score_losses(
         self, params: Params, generator_params: Params, draws: NetworkDraws
-    ) -> tuple[Array, Metrics]:
-        """The fake score's loss over one round, summed over the round's examples.
+    ) -> Array:
+        """The fake score's loss for each example of a round, [B].
 
         The generator is in evaluation mode, the fake score in training mode.
         """
@@ -105,13 +147,19 @@ class Distillation:
             train=True,
             rng=draws.dropout,
         )
-        loss = losses.denoising(x, denoised, weight=noise.edm_weight(draws.sigma)).sum()
+        return losses.denoising(x, denoised, weight=noise.edm_weight(draws.sigma))
+
+    def fake_score_loss(
+        self, params: Params, generator_params: Params, draws: NetworkDraws
+    ) -> tuple[Array, Metrics]:
+        """The fake score's loss, scaled, and its metrics, summed over a round's examples."""
+        loss = self.fake_score_losses(params, generator_params, draws).sum()
         return self.fake_score_loss_scale * loss, {"fake_loss": loss}
 
-    def generator_loss(
+    def generator_losses(
         self, params: Params, fake_score_params: Params, teacher_params: Params, draws: NetworkDraws
-    ) -> tuple[Array, Metrics]:
-        """The generator's loss over one round, summed over the round's examples.
+    ) -> tuple[Array, Array]:
+        """The generator's loss, and mean |D_φ − D_ψ|, for each example of a round, both [B].
 
         The generator is in training mode; the method says in which mode the scores are.
         """
@@ -132,13 +180,20 @@ class Distillation:
 
         d_teacher = denoise(self.teacher, teacher_params)
         d_fake = denoise(self.fake_score, fake_score_params)
-        loss = self.method.generator_loss(x, d_teacher, d_fake).sum()
-        delta = jnp.abs(d_teacher - d_fake).reshape(x.shape[0], -1).mean(axis=1).sum()
-        return self.generator_loss_scale * loss, {"generator_loss": loss, "delta": delta}
+        delta = jnp.abs(d_teacher - d_fake).reshape(x.shape[0], -1).mean(axis=1)
+        return self.method.generator_loss(x, d_teacher, d_fake), delta
+
+    def generator_loss(
+        self, params: Params, fake_score_params: Params, teacher_params: Params, draws: NetworkDraws
+    ) -> tuple[Array, Metrics]:
+        """The generator's loss, scaled, and its metrics, summed over a round's examples."""
+        values, delta = self.generator_losses(params, fake_score_params, teacher_params, draws)
+        loss = values.sum()
+        return self.generator_loss_scale * loss, {"generator_loss": loss, "delta": delta.sum()}
 
     def _update_fake_score(
         self, state: DistillState, draws: NetworkDraws
-    ) -> tuple[DistillState, Metrics]:
+    ) -> tuple[DistillState, Params, Metrics]:
         gradient, metrics = self._accumulate(
             lambda params, draw: self.fake_score_loss(params, state.generator, draw),
             state.fake_score,
@@ -148,11 +203,11 @@ class Distillation:
             self.fake_score_optimizer, gradient, state.fake_score_opt, state.fake_score
         )
         state = state.replace(fake_score=params, fake_score_opt=opt)  # type: ignore[attr-defined]
-        return state, {**metrics, "fake_grad_norm": optax.global_norm(gradient)}
+        return state, gradient, {**metrics, "fake_grad_norm": optax.global_norm(gradient)}
 
     def _update_generator(
         self, state: DistillState, teacher_params: Params, draws: NetworkDraws
-    ) -> tuple[DistillState, Metrics]:
+    ) -> tuple[DistillState, Params, Metrics]:
         gradient, metrics = self._accumulate(
             lambda params, draw: self.generator_loss(
                 params, state.fake_score, teacher_params, draw
@@ -164,7 +219,7 @@ class Distillation:
             self.generator_optimizer, gradient, state.generator_opt, state.generator
         )
         state = state.replace(generator=params, generator_opt=opt)  # type: ignore[attr-defined]
-        return state, {**metrics, "generator_grad_norm": optax.global_norm(gradient)}
+        return state, gradient, {**metrics, "generator_grad_norm": optax.global_norm(gradient)}
 
     def _accumulate(
         self,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from diffjax import augment, ema, losses, noise
+from diffjax import augment, ema, guard, losses, noise
 from diffjax.pretrain.state import PretrainState
 from diffjax.types import Array, Denoiser, Params, PRNGKey
 
@@ -94,6 +94,23 @@ class Sampler:
         )
 
 
+@flax.struct.dataclass
+class Attempt:
+    """What an update would do, whatever its numbers are.
+
+    Attributes:
+      state: after it, its step and counters still those before it.
+      metrics: see `Pretraining.update`.
+      gradient: of the loss.
+      finite: bool scalar, whether loss and gradient are.
+    """
+
+    state: PretrainState
+    metrics: Metrics
+    gradient: Params
+    finite: Array
+
+
 @dataclasses.dataclass(frozen=True)
 class Pretraining:
     """What an update needs besides its arguments.
@@ -112,8 +129,8 @@ class Pretraining:
     ema_halflife: float = 500_000
     ema_rampup: float | None = 0.05
 
-    def loss(self, params: Params, draws: Draws) -> Array:
-        """λ(σ) ‖D(x + σn; σ) − x‖², summed over pixels, averaged over the batch."""
+    def losses(self, params: Params, draws: Draws) -> Array:
+        """λ(σ) ‖D(x + σn; σ) − x‖², summed over pixels, for each example, [B]."""
         x, augment_labels = draws.x, None
         if draws.augmentation is not None:
             x, augment_labels = augment.apply(x, draws.augmentation)
@@ -127,14 +144,31 @@ class Pretraining:
             train=True,
             rng=draws.dropout,
         )
-        return losses.denoising(x, denoised, weight=noise.edm_weight(draws.sigma)).mean()
+        return losses.denoising(x, denoised, weight=noise.edm_weight(draws.sigma))
+
+    def loss(self, params: Params, draws: Draws) -> Array:
+        """The losses' mean over the batch."""
+        return self.losses(params, draws).mean()
 
     def update(self, state: PretrainState, draws: Draws) -> tuple[PretrainState, Metrics]:
         """One step of the optimiser, then of the moving average.
 
+        If the loss or gradient is not finite, both are left out: the state stays as it was, to the
+        bit, and counts it.
+
         Returns:
-          The state after it, and the scalars `loss` and `grad_norm`.
+          The state after it, and scalars: `loss` and `grad_norm` as they came out, and `skipped`,
+          1 if the update was left out, else 0.
         """
+        attempt = self.attempt(state, draws)
+        skipped = 1 - attempt.finite.astype(jnp.float32)
+        return (
+            guard.settle(state, attempt.state, attempt.finite),
+            {**attempt.metrics, "skipped": skipped},
+        )
+
+    def attempt(self, state: PretrainState, draws: Draws) -> Attempt:
+        """The update before it is judged; arguments as `update` takes them."""
         loss, gradient = jax.value_and_grad(self.loss)(state.denoiser, draws)
         updates, opt = self.optimizer.update(gradient, state.opt, state.denoiser)
         params = optax.apply_updates(state.denoiser, updates)
@@ -142,10 +176,10 @@ class Pretraining:
         beta = ema.decay(
             images_seen, self.batch_size, halflife=self.ema_halflife, rampup=self.ema_rampup
         )
-        state = PretrainState(
-            step=state.step + 1,
-            denoiser=params,
-            denoiser_ema=ema.update(state.denoiser_ema, params, beta),
-            opt=opt,
+        after = state.replace(  # type: ignore[attr-defined]
+            denoiser=params, denoiser_ema=ema.update(state.denoiser_ema, params, beta), opt=opt
         )
-        return state, {"loss": loss, "grad_norm": optax.global_norm(gradient)}
+        metrics = {"loss": loss, "grad_norm": optax.global_norm(gradient)}
+        return Attempt(
+            state=after, metrics=metrics, gradient=gradient, finite=guard.all_finite(metrics)
+        )

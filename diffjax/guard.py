@@ -1,0 +1,67 @@
+"""Updates whose numbers went wrong are left out whole, and counted.
+
+Nothing is mended: a NaN that is turned into a number hides the divergence that made it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffjax.types import Array
+
+
+def all_finite(scalars: Mapping[str, Array]) -> Array:
+    """Whether all of an update's losses and gradient norms are finite.
+
+    A norm speaks for its whole gradient: one NaN or infinity in any leaf, on any device, makes it
+    one. So does a finite gradient whose square overflows, which Adam would not survive either.
+
+    Args:
+      scalars: name -> scalar.
+
+    Returns:
+      A bool scalar.
+    """
+    return jnp.stack([jnp.isfinite(value) for value in scalars.values()]).all()
+
+
+def settle(before: Any, after: Any, finite: Array) -> Any:
+    """The state after an update, which is left out unless it is finite.
+
+    Selecting costs no pass over memory of its own: XLA does it where it writes the new state.
+
+    Args:
+      before: a state with the counters `step`, `skipped` and `skipped_in_a_row`.
+      after: what the update made of it.
+      finite: bool scalar.
+
+    Returns:
+      `after` if `finite`, else `before`, to the last bit of each tree; in both cases with the
+      counters of one more update. A skipped one counts as a step, since the step seeds the draws.
+    """
+    return _select(finite, after, before).replace(
+        step=before.step + 1,
+        skipped=before.skipped + jnp.where(finite, 0, 1),
+        skipped_in_a_row=jnp.where(finite, 0, before.skipped_in_a_row + 1),
+    )
+
+
+def halted(state: Any, max_skipped_in_a_row: int) -> Array:
+    """Whether so many updates in a row were skipped that the run is to stop; a bool scalar."""
+    return state.skipped_in_a_row >= max_skipped_in_a_row
+
+
+def freeze(before: Any, after: Any, is_halted: Array) -> Any:
+    """The state after an update, or the one before it where the run is to stop, as it is."""
+    return _select(is_halted, before, after)
+
+
+def resume(state: Any) -> Any:
+    """A state that counts skipped updates in a row afresh, so that a halted run can go on."""
+    return state.replace(skipped_in_a_row=0 * state.skipped_in_a_row)
+
+
+def _select(condition: Array, if_true: Any, if_false: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
