@@ -31,6 +31,10 @@ _PARAMS = "params"
 PathLike = str | os.PathLike[str]
 
 
+class SaveError(OSError):
+    """Arrays couldn't be written; what was there before is."""
+
+
 def save_denoiser(
     directory: PathLike,
     init_kwargs: Mapping[str, Any],
@@ -55,6 +59,7 @@ def save_denoiser(
       FileExistsError: if `directory` holds something already.
       ValueError: if `init_kwargs` can't be written as JSON or lacks `class_name`, or if a value of
         `params` is too large for `dtype`.
+      SaveError: if it can't be written; nothing is left then.
     """
     _quieten_orbax()
     directory = _local_path(directory)
@@ -75,6 +80,8 @@ def save_denoiser(
         (partial / _PARAMS / "commit_success.txt").write_text("complete", encoding="utf-8")
         digests.write(partial, [_DESCRIPTION, _PARAMS])
         partial.replace(directory)
+    except Exception as error:  # a full disk has many names in the libraries below
+        raise SaveError(f"{directory} couldn't be written ({_one_line(error)})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -145,10 +152,6 @@ def load_params(directory: PathLike, abstract_params: Params) -> Params:
     return jax.tree.map(_place, arrays, abstract_params)
 
 
-class SaveError(OSError):
-    """A checkpoint couldn't be written, nor could the next one."""
-
-
 class Checkpointer:
     """Saves and restores training state, a few newest steps of it, without holding up training.
 
@@ -216,6 +219,7 @@ class Checkpointer:
         if self._saver is None:
             self._saver = self._new_saver()
         try:
+            _check_space(self.directory, state)
             self._saver.save(
                 self.directory / str(step),
                 args=ocp.args.Composite(
@@ -432,6 +436,14 @@ _UNFINISHED = ".orbax-checkpoint-tmp"
 _DOOMED = ".deleting"
 
 
+def _check_space(directory: Path, state: Any) -> None:
+    """Says in a line what Orbax would say in pages."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    disk = shutil.disk_usage(directory)
+    if disk.total and disk.free < needed:  # some mounted stores tell nothing
+        raise OSError(f"{needed / 1e6:.1f} MB are needed and {disk.free / 1e6:.1f} MB are free")
+
+
 def _any_process(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
@@ -541,15 +553,27 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 class _OrbaxChatter(python_logging.Filter):
-    """Drops what Orbax logs below the level of a warning."""
+    """Drops what Orbax logs below the level of a warning, and errors that it raises besides."""
 
     def filter(self, record: python_logging.LogRecord) -> bool:
         orbax = f"{os.sep}orbax{os.sep}checkpoint{os.sep}"
-        return record.levelno >= python_logging.WARNING or orbax not in record.pathname
+        is_chat = record.levelno < python_logging.WARNING or bool(record.exc_info)
+        return not is_chat or orbax not in record.pathname
+
+
+class _AsyncioChatter(python_logging.Filter):
+    """Drops what asyncio logs of Orbax's failed writes, one of which Orbax raises."""
+
+    def filter(self, record: python_logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return "exception was never retrieved" not in text or "orbax" not in text
 
 
 _CHATTER_FILTER = _OrbaxChatter()
+_ASYNCIO_FILTER = _AsyncioChatter()
 
 
 def _quieten_orbax() -> None:
-    logging.get_absl_logger().addFilter(_CHATTER_FILTER)  # does nothing the second time
+    # Neither does anything the second time.
+    logging.get_absl_logger().addFilter(_CHATTER_FILTER)
+    python_logging.getLogger("asyncio").addFilter(_ASYNCIO_FILTER)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from diffjax import plain_json
+from diffjax import files, plain_json
 
 FILE = "digests.json"
 
@@ -20,12 +20,12 @@ def write(folder: Path, parts: Iterable[str]) -> None:
       folder: where they are.
       parts: names of the files and subfolders in it that count.
     """
-    files = [path for part in parts for path in _files(folder / part)]
+    paths = [path for part in parts for path in _files(folder / part)]
     listed = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        for path in files
+        for path in paths
     }
-    plain_json.write(folder / FILE, plain_json.dumps("digests", listed))
+    files.write_text(folder / FILE, plain_json.dumps("digests", listed))
 
 
 def problem(folder: Path) -> str | None:

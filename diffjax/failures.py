@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 import diffjax
-from diffjax import plain_json
+from diffjax import files, plain_json
 from diffjax.totals import Totals
 
 RECORD_FILE = "failed_update.json"
@@ -41,7 +41,7 @@ class FailedUpdates:
     def write(self, workdir: Path) -> Path:
         """Writes the record as a whole or not at all, and returns its path."""
         path = workdir / RECORD_FILE
-        plain_json.write(path, plain_json.dumps("the record", dataclasses.asdict(self)))
+        files.write_text(path, plain_json.dumps("the record", dataclasses.asdict(self)))
         return path
 
 

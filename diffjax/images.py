@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
+from diffjax import files
+
 _GAP_GRAY = 128  # between the images of a grid: neither ink nor paper
 _MARGIN = 8  # pixels around a labelled panel
 _FONT_SIZE = 16  # pixels
@@ -88,12 +90,8 @@ def save_png(path: str | os.PathLike[str], array: np.ndarray) -> None:
     picture = _to_pil(array)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
+    with files.replacing(path) as partial:
         picture.save(partial, format="PNG")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def labelled_panels(

@@ -13,7 +13,6 @@ JSON has no NaN and no infinities, so they are the strings "nan", "inf" and "-in
 """
 
 import contextlib
-import io
 import json
 import math
 import os
@@ -27,9 +26,8 @@ from typing import Any, TextIO
 
 import jax.numpy as jnp
 import numpy as np
-import tensorboardX
 
-from diffjax import images, plain_json, workdirs
+from diffjax import files, images, tensorboard
 
 METRICS_FILE = "metrics.jsonl"
 TIMING_FILE = "timing.jsonl"
@@ -77,16 +75,15 @@ class RunLogger:
         )
         if not is_main:
             return
-        self._workdir = workdirs.make_writable(workdir)
+        self._workdir = files.make_writable(workdir)
         self._files = {}
         for name in (METRICS_FILE, TIMING_FILE):
             path = self._workdir / name
             _keep_until(path, -1 if resume_step is None else resume_step)
             self._files[name] = path.open("ab", buffering=0)  # a line is written at once
-        self._tensorboard = tensorboardX.SummaryWriter(
-            os.fspath(self._workdir / "tensorboard"),
+        self._tensorboard = tensorboard.EventWriter(
+            self._workdir / "tensorboard",
             purge_step=0 if resume_step is None else resume_step + 1,
-            flush_secs=10,
         )
 
     def write_scalars(
@@ -126,7 +123,7 @@ class RunLogger:
             return
         path = self._workdir / "samples" / f"{name}_{int(kimg):06d}.png"
         images.save_png(path, picture)
-        self._tensorboard.add_image(name, picture, step, dataformats="HWC")
+        self._tensorboard.add_image(name, picture, step)
 
     def compiling(self) -> None:
         """Says that nothing moves yet; call it before the first update, which is compiled."""
@@ -185,7 +182,7 @@ class RunLogger:
         numbers = {name: _number(name, value) for name, value in values.items()}
         line = {"step": int(step), "kimg": float(kimg), **numbers}
         text = json.dumps({key: _to_json(value) for key, value in line.items()}, allow_nan=False)
-        _append(self._files[file], text + "\n")
+        files.append(self._files[file], (text + "\n").encode())
         for name, number in numbers.items():
             self._tensorboard.add_scalar(name, number, step)
 
@@ -330,7 +327,7 @@ def _keep_until(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [text for line, text in _complete_lines(path) if line["step"] <= step]
-    plain_json.write(path, "".join(kept))
+    files.write_text(path, "".join(kept))
 
 
 def _complete_lines(path: Path) -> list[tuple[dict[str, Any], str]]:
@@ -347,18 +344,6 @@ def _complete_lines(path: Path) -> list[tuple[dict[str, Any], str]]:
             raise ValueError(f"line {number} of {path} isn't a line of numbers: delete it to go on")
         lines.append((line, text))
     return lines
-
-
-def _append(file: io.FileIO, text: str) -> None:
-    rest = text.encode()
-    try:
-        while rest:
-            rest = rest[file.write(rest) :]
-    except OSError as error:
-        raise OSError(
-            f"{file.name} can't be written to ({error.strerror}): mend that, such as by freeing "
-            "space, and the same command goes on from the newest checkpoint"
-        ) from error
 
 
 def _number(name: str, value: Any) -> int | float:

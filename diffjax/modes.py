@@ -15,13 +15,12 @@ from ml_collections import ConfigDict
 from diffjax import (
     checkpointing,
     experiment,
+    files,
     images,
-    plain_json,
     runtime,
     sampling,
     sharding,
     snapshots,
-    workdirs,
 )
 from diffjax.convert import teacher as teachers
 from diffjax.denoiser import from_edm_kwargs
@@ -59,7 +58,7 @@ def sample(config: ConfigDict, workdir: str) -> None:
         raise ValueError(
             f"config.sample.label={settings.label}: the network has {label_dim} classes; -1 is all."
         )
-    workdirs.make_writable(workdir)
+    files.make_writable(workdir)
     subject = _find(settings.source, Path(workdir), exp, settings.seed, mesh)
     sampler, params = subject.sampler, subject.params
     folder = Path(workdir) / "samples"
@@ -117,7 +116,7 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
     exp = experiment.build(config)
     settings = config.evaluate
     experiment.check_evaluation(config)
-    workdirs.make_writable(workdir)
+    files.make_writable(workdir)
     subject = _find(settings.source, Path(workdir), exp, settings.seed, mesh)
     evaluator = experiment.evaluator(config, exp, mesh)
     measured = [
@@ -145,7 +144,7 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
     )
     print(f"{subject.title}: {shown}")
     path = Path(workdir) / f"evaluation_{subject.name}.json"
-    plain_json.write(path, json.dumps(report, indent=2) + "\n")
+    files.write_text(path, json.dumps(report, indent=2) + "\n")
     print(f"written to {path}")
 
 

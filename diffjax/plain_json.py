@@ -1,4 +1,4 @@
-"""Settings as JSON that every reader understands, and files that appear whole or not at all.
+"""Settings as JSON that every reader understands.
 
 JSON knows neither infinities nor NumPy: the first become {"float": "inf"}, numbers of the second
 become Python's, and tuples become lists.
@@ -6,9 +6,7 @@ become Python's, and tuples become lists.
 
 import json
 import math
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,20 +51,3 @@ def decode(value: Any) -> Any:
 def dumps(name: str, value: Any, *, indent: int | None = 2) -> str:
     """The text of `encode`'s answer, with a line's end."""
     return json.dumps(encode(name, value), indent=indent, allow_nan=False) + "\n"
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a text file that is there whole or not at all, whatever ends the process.
-
-    Raises:
-      OSError: if it can't be written; the file that was there before stays.
-    """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from diffjax import (
     checkpointing,
     evaluation,
+    files,
     images,
-    plain_json,
     references,
     sampling,
     sharding,
@@ -115,7 +115,7 @@ class Reporter:
             checkpointing.save_denoiser(network, self._exp.init_kwargs, params)
             # Written last: without it the end of the run comes again.
             record = {"step": step, "kimg": self._kimg(step)}
-            plain_json.write(network / _RECORD, json.dumps(record) + "\n")
+            files.write_text(network / _RECORD, json.dumps(record) + "\n")
         self._logger.note(f"done: pictures in {self._workdir}/samples, the network in {network}")
 
     def is_finished(self, step: int) -> bool:

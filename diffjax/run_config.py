@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffjax import plain_json
+from diffjax import files, plain_json
 
 FILE = "config.json"
 _RESULTS = ("checkpoints", "metrics.jsonl")
@@ -38,7 +38,7 @@ def save(workdir: Path, config: ConfigDict) -> None:
       ValueError: naming a field whose value can't be written.
       OSError: if the file can't be written.
     """
-    plain_json.write(workdir / FILE, plain_json.dumps("config", config.to_dict()))
+    files.write_text(workdir / FILE, plain_json.dumps("config", config.to_dict()))
 
 
 def load(workdir: Path) -> ConfigDict:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffjax import checkpointing, plain_json
+from diffjax import checkpointing, files
 from diffjax.types import Params
 
 FOLDER = "best"
@@ -66,7 +66,7 @@ class BestSnapshot:
         checkpointing.save_denoiser(folder, init_kwargs, params)
         record = {"metric": self._metric, "value": value, "step": step, "kimg": kimg}
         # Written last: a folder without it was not finished.
-        plain_json.write(folder / _METRIC_FILE, json.dumps(record) + "\n")
+        files.write_text(folder / _METRIC_FILE, json.dumps(record) + "\n")
         for other in self.directory.iterdir():
             if other != folder:
                 shutil.rmtree(other)

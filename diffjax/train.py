@@ -17,13 +17,13 @@ from diffjax import (
     evaluation,
     experiment,
     failures,
+    files,
     guard,
     preemption,
     reporting,
     run_config,
     runtime,
     sharding,
-    workdirs,
 )
 from diffjax.collapse import CollapseWatch
 from diffjax.evaluation import Evaluator
@@ -62,7 +62,7 @@ def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = Fals
         evaluation.check_best(config.evaluate.best, config.evaluate.metrics)
     if not allow_changed_config:
         run_config.check_unchanged(Path(workdir), config)
-    folder = workdirs.make_writable(workdir)
+    folder = files.make_writable(workdir)
     with preemption.Preemption() as stop:
         evaluator = None
         if config.evaluate.every_kimg:

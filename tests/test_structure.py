@@ -11,10 +11,10 @@ PACKAGE = ROOT / "diffjax"
 
 # From bottom to top: a room may import what stands in a lower row, and itself, nothing else.
 ROWS = [
+    ["files"],
     [
         "types",
         "plain_json",
-        "workdirs",
         "teachers",
         "runtime",
         "preemption",
@@ -30,6 +30,7 @@ ROWS = [
     ["denoiser", "generator"],
     ["distill", "pretrain"],
     ["data"],
+    ["tensorboard"],
     ["sharding", "checkpointing", "logging"],
     ["datasets"],
     ["convert"],
