@@ -368,6 +368,7 @@ class Checkpointer:
         self._delete_leftovers()
         self._cause = _one_line(error) or type(error).__name__
         if self._failures > 1:
+            self._failures = 0  # told
             raise SaveError(self._failure_text(f"the checkpoint of update {step}")) from error
         if jax.process_index() == 0:
             self._report(
@@ -438,7 +439,7 @@ _DOOMED = ".deleting"
 
 def _check_space(directory: Path, state: Any) -> None:
     """Says in a line what Orbax would say in pages."""
-    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    needed = 1.1 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 1e6  # names and places
     disk = shutil.disk_usage(directory)
     if disk.total and disk.free < needed:  # some mounted stores tell nothing
         raise OSError(f"{needed / 1e6:.1f} MB are needed and {disk.free / 1e6:.1f} MB are free")

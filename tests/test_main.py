@@ -79,6 +79,7 @@ def test_train_is_the_default_and_the_workdir_is_named_after_the_config(config_f
     assert called["config"]["batch_size"] == 32
     assert called["config"]["flavour"] == "plain"
     assert called["locked"]
+    assert called["options"] == {"allow_changed_config": False}
     assert result.stderr == ""
 
 

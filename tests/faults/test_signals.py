@@ -1,0 +1,80 @@
+"""A run that is killed, or told to stop, at any moment, and goes on as if it never had been.
+
+The whole series: `python -m pytest tests/faults -m "slow or not slow"`.
+"""
+
+import random
+import signal
+import time
+
+import pytest
+
+from tests.faults import config
+from tests.faults.running import Process, assert_same_runs, names, run_here
+
+KILLS, KILLS_IN_ALL = 3, 20
+STOPS, STOPS_IN_ALL = 2, 10
+LONGER = "--config.duration_kimg=100"  # never at its end when it is disturbed
+
+
+def moments(seed, some, in_all):
+    """Updates done, seconds after them, and the kind of run; after a few, they are slow."""
+    draw = random.Random(seed)
+    drawn = [(draw.randrange(6), round(draw.uniform(0, 0.25), 3)) for _ in range(in_all)]
+    return [
+        pytest.param(
+            *moment,
+            "sid" if number % 4 == 3 else "teacher",
+            marks=[pytest.mark.slow] if number >= some else [],
+        )
+        for number, moment in enumerate(drawn)
+    ]
+
+
+@pytest.mark.parametrize(("updates", "seconds", "kind"), moments("kill", KILLS, KILLS_IN_ALL))
+def test_kill(tmp_path, undisturbed, updates, seconds, kind):
+    process = Process(tmp_path, kind, LONGER)
+    process.wait_for_updates(updates)
+    time.sleep(seconds)
+    process.signal(signal.SIGKILL)
+    assert process.end() == -signal.SIGKILL
+    print("left by the kill:", names(tmp_path / "checkpoints"))
+    run_here(tmp_path, kind)
+    assert_same_runs(tmp_path, undisturbed(kind), kind)
+
+
+@pytest.mark.parametrize(("updates", "seconds", "kind"), moments("stop", STOPS, STOPS_IN_ALL))
+def test_sigterm(tmp_path, undisturbed, updates, seconds, kind):
+    process = Process(tmp_path, kind, LONGER)
+    process.wait_for_updates(updates)
+    time.sleep(seconds)
+    process.signal(signal.SIGTERM)
+    assert process.end() == 0
+    (line,) = [line for line in process.lines if "told to stop" in line]
+    print(line)
+    assert "the same command goes on" in line
+    saved = int(line.split("saved update ")[1].split(";")[0])
+    assert 1 <= saved < config.UPDATES
+    assert (tmp_path / "checkpoints" / str(saved)).is_dir()
+    run_here(tmp_path, kind)
+    assert_same_runs(tmp_path, undisturbed(kind), kind)
+
+
+def test_sigterm_at_the_last_update_and_before_the_first(tmp_path, undisturbed, monkeypatch):
+    """Where nothing was made yet, and where only the end is missing."""
+    from diffjax import preemption
+
+    for question in (1, config.UPDATES + 1):
+
+        def requested(self, question=question):
+            self._questions += 1
+            return self._questions == question
+
+        with monkeypatch.context() as patch:
+            patch.setattr(preemption.Preemption, "requested", requested)
+            run_here(tmp_path)
+        assert not (tmp_path / "network").exists()
+    assert (tmp_path / "checkpoints" / str(config.UPDATES)).exists()
+    run_here(tmp_path)
+    assert (tmp_path / "network").exists()
+    assert_same_runs(tmp_path, undisturbed())
