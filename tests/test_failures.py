@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import checkpointing, denoiser, experiment, failures, optimizer
+from diffjax import checkpointing, collapse, denoiser, experiment, failures, optimizer
 from diffjax.distill import draws as distill_draws
 from diffjax.pretrain import state as pretrain_state
 from diffjax.pretrain import update as pretrain_update
+from diffjax.reporting import Reporter
+from diffjax.running_means import RunningMeans
 from diffjax.tools import replay
 from diffjax.train import train
 from tests import golden_cases, test_guard
@@ -266,6 +268,32 @@ def test_a_teacher_that_is_broken(value, teacher, tmp_path, monkeypatch):
         assert f"warning: at step {step} there are no samples to show: they hold NaN" in output
     assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"10"}
     assert not list((tmp_path / "run").rglob("*.png"))
+
+
+def test_signs_of_collapse_are_told_in_a_run(teacher, tmp_path, monkeypatch, capsys):
+    poison(monkeypatch)  # so that the update above needn't be compiled again
+    grid_images, take = Reporter.grid_images, RunningMeans.take
+
+    def equal_images(self, state):
+        images = grid_images(self, state)
+        return images if state.step == 0 else np.broadcast_to(images[:1], images.shape)
+
+    def exploding_delta(self):
+        self.sums["delta"] = 100 * self.sums["delta"]
+        return take(self)
+
+    monkeypatch.setattr(Reporter, "grid_images", equal_images)
+    config = distillation(teacher, updates=4)
+    train(config, str(tmp_path))
+    monkeypatch.setattr(RunningMeans, "take", exploding_delta)
+    monkeypatch.setattr(collapse, "_ENOUGH", 3)
+    train(distillation(teacher, updates=7), str(tmp_path))
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "Likely causes" in line]
+    assert len(warnings) == 2  # the grids stay equal, and |Δ| stays large, after the resumption too
+    assert warnings[0].startswith("warning: the samples are all but equal: ")
+    assert warnings[1].startswith("warning: |Δ| between teacher and fake score is ")
+    for warning in warnings:
+        assert "alpha=1.2, generator.learning_rate=0.0001, fake_score.learning_rate=" in warning
 
 
 def test_stages_of_a_teachers_training():
