@@ -162,6 +162,7 @@ class Checkpointer:
 
     Attributes:
       directory: where the checkpoints are.
+      report: shows a line about a damaged checkpoint or a failed save.
     """
 
     def __init__(
@@ -178,7 +179,7 @@ class Checkpointer:
           directory: the folder.
           keep: how many checkpoints to keep, the newest; older ones are deleted.
           read_only: changes nothing in the folder, which a run may be writing to.
-          report: shows a line about a damaged checkpoint or a failed save.
+          report: what becomes the attribute.
 
         Raises:
           ValueError: if `keep` isn't positive.
@@ -187,7 +188,8 @@ class Checkpointer:
             raise ValueError(f"keep is {keep}: keep at least one checkpoint")
         _quieten_orbax()
         self.directory = _local_path(directory)
-        self._keep, self._read_only, self._report = keep, read_only, report
+        self.report = report
+        self._keep, self._read_only = keep, read_only
         self._saving: int | None = None  # the step that was last given to the writing threads
         self._failures = 0  # saves in a row
         self._cause = ""  # of the latest of them
@@ -371,7 +373,7 @@ class Checkpointer:
             self._failures = 0  # told
             raise SaveError(self._failure_text(f"the checkpoint of update {step}")) from error
         if jax.process_index() == 0:
-            self._report(
+            self.report(
                 f"WARNING: the checkpoint of update {step} couldn't be written ({self._cause}); "
                 "trying once more"
             )
@@ -414,7 +416,7 @@ class Checkpointer:
             fate = "is passed over"
             if not self._read_only:
                 fate = f"is set aside as {_set_aside(path).name}"
-            self._report(f"WARNING: {path} is damaged ({problem}); it {fate}, and {step} is used")
+            self.report(f"WARNING: {path} is damaged ({problem}); it {fate}, and {step} is used")
         return step
 
     def _delete_old(self) -> None:

@@ -95,6 +95,7 @@ def _run(
             is_main=jax.process_index() == 0,
             resume_step=step if meta else None,
         )
+        checkpointer.report = logger.note
         with logger:
             reporter = reporting.Reporter(config, workdir, exp, mesh, evaluator, logger)
             reporter.open_best(step)

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -142,6 +143,18 @@ def test_running_a_complete_run_again_changes_nothing(sid_run, capsys):
     train(config, str(workdir))
     assert "complete" in capsys.readouterr().out
     assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_network_of_a_shorter_run_is_replaced_even_if_the_end_was_cut_off(sid_run, tmp_path):
+    workdir, config = sid_run
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    record = tmp_path / "network" / "trained.json"
+    assert json.loads(record.read_text()) == {"step": 4, "kimg": 0.064}
+    record.write_text(json.dumps({"step": 2, "kimg": 0.032}))
+    (tmp_path / "network" / "denoiser.json").unlink()
+    train(config, str(tmp_path))
+    assert json.loads(record.read_text())["step"] == 4
+    assert (tmp_path / "network" / "denoiser.json").exists()
 
 
 def test_many_updates_per_call_are_the_same_updates(sid_run, tmp_path):

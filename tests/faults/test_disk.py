@@ -156,6 +156,31 @@ def test_a_file_that_cannot_grow_is_named(tmp_path):
     assert path.read_bytes() == b"1234567812"  # cut off; a run that goes on drops such a line
 
 
+def test_tensorboard_files_on_a_disk_without_space_end_in_an_error_and_not_in_a_wait(tmp_path):
+    code = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from diffjax import tensorboard\n"
+        "writer = tensorboard.EventWriter(Path(sys.argv[1]), purge_step=0)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))\n"
+        "for step in range(100):\n"
+        "    writer.add_scalar('loss', 1.0, step)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    (file,) = tmp_path.iterdir()
+    assert result.stderr.splitlines()[-1] == (
+        f"OSError: {file} can't be written (File too large): mend that, such as by freeing space, "
+        "and the same command goes on"
+    )
+
+
 @pytest.mark.parametrize("megabytes", [4, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_disk_that_fills_ends_the_run_and_the_newest_checkpoint_is_whole(
     tmp_path, undisturbed, megabytes
