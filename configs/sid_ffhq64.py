@@ -26,6 +26,14 @@ def get_config() -> ConfigDict:
             "seed": 0,
             "deterministic": False,
             "distributed": False,
+            # Seconds: an update is reported that takes slow_factor medians and slow_seconds; a run
+            # ends where nothing is done for hang_seconds (0: never), or a process is silent.
+            "watchdog": {
+                "slow_factor": 10.0,
+                "slow_seconds": 10.0,
+                "hang_seconds": 3600.0,
+                "peer_seconds": 60.0,
+            },
             "teacher": "edm-ffhq-64x64-uncond-vp",
             "image_shape": (64, 64, 3),
             "label_dim": 0,

@@ -18,7 +18,17 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_whole(value: Any) -> bool:
-    return _is_number(value) and float(value).is_integer()
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_tuple_of(holds: Callable[[Any], bool], value: Any) -> bool:
+    return isinstance(value, tuple | list) and all(map(holds, value))
+
+
+def _named(*known: str) -> _Rule:
+    return _Rule(
+        lambda v: isinstance(v, str) and v in known, f"is unknown; known are: {', '.join(known)}"
+    )
 
 
 POSITIVE = _Rule(
@@ -30,24 +40,55 @@ NOT_NEGATIVE = _Rule(
 NON_NEGATIVE_OR_INFINITE = _Rule(
     lambda v: _is_number(v) and v >= 0, "a number of at least 0, or inf, is needed"
 )
+POSITIVE_OR_NONE = _Rule(
+    lambda v: v is None or POSITIVE.holds(v), f"{POSITIVE.wanted}, or None for none"
+)
 FINITE = _Rule(lambda v: _is_number(v) and math.isfinite(v), "a finite number is needed")
 COUNT = _Rule(lambda v: _is_whole(v) and v >= 1, "a whole number of at least 1 is needed")
 WHOLE = _Rule(lambda v: _is_whole(v) and v >= 0, "a whole number of at least 0 is needed")
+SEED = _Rule(
+    lambda v: _is_whole(v) and 0 <= v < 2**32,
+    "a whole number of at least 0, and under 2**32, is needed",
+)
+COUNT_OR_ALL = _Rule(
+    lambda v: _is_whole(v) and (v == -1 or v >= 1),
+    "a whole number of at least 1 is needed, or -1 for all devices",
+)
+CLASS_OR_ALL = _Rule(
+    lambda v: _is_whole(v) and v >= -1, "a class is needed, from 0 on, or -1 for all"
+)
 SHARE = _Rule(lambda v: _is_number(v) and 0 <= v <= 1, "it lies in [0, 1]")
 DECAY = _Rule(lambda v: _is_number(v) and 0 <= v < 1, "it lies in [0, 1)")
 NAMES = _Rule(
-    lambda v: isinstance(v, tuple | list) and bool(v) and all(isinstance(name, str) for name in v),
+    lambda v: bool(v) and _is_tuple_of(lambda name: isinstance(name, str), v),
     "a tuple of names is needed, such as ('fid', 'recall')",
+)
+COUNTS = _Rule(
+    lambda v: bool(v) and _is_tuple_of(COUNT.holds, v),
+    "a tuple of whole numbers of at least 1 is needed, such as (1, 2)",
+)
+COUNTS_OR_NONE = _Rule(
+    lambda v: _is_tuple_of(COUNT.holds, v),
+    "a tuple of whole numbers of at least 1 is needed; () for none",
+)
+IMAGE_SHAPE = _Rule(
+    lambda v: COUNTS.holds(v) and len(v) == 3 and v[0] == v[1],
+    "(height, width, channels) of a square image are needed, such as (32, 32, 3)",
 )
 FLAG = _Rule(lambda v: isinstance(v, bool), "True or False is needed")
 TEXT = _Rule(lambda v: isinstance(v, str), "a string is needed")
+NAME = _Rule(lambda v: isinstance(v, str) and bool(v), "a string that isn't empty is needed")
 T_MAX = _Rule(lambda v: _is_number(v) and 0 < v <= 1000, "it lies in (0, 1000]; SiD takes 800")
 
 _COMMON = {
-    "seed": WHOLE,
+    "seed": SEED,
+    "deterministic": FLAG,
+    "distributed": FLAG,
+    "dtype": _named("float32", "bfloat16", "float16"),
     "batch_size": COUNT,
     "duration_kimg": POSITIVE,
     "ema_halflife_kimg": POSITIVE,
+    "ema_rampup": POSITIVE_OR_NONE,
     "updates_per_call": COUNT,
     "max_skipped_in_a_row": COUNT,
     "augment_probability": SHARE,
@@ -55,9 +96,15 @@ _COMMON = {
     "grid_kimg": NOT_NEGATIVE,
     "checkpoint_kimg": POSITIVE,
     "keep_checkpoints": COUNT,
+    "mesh.data": COUNT_OR_ALL,
+    "mesh.fsdp": COUNT,
     "grid.rows": COUNT,
     "grid.columns": COUNT,
-    "grid.seed": WHOLE,
+    "grid.seed": SEED,
+    "watchdog.slow_factor": NOT_NEGATIVE,
+    "watchdog.slow_seconds": NOT_NEGATIVE,
+    "watchdog.hang_seconds": NOT_NEGATIVE,
+    "watchdog.peer_seconds": POSITIVE,
     "heun.steps": _Rule(lambda v: _is_whole(v) and v >= 2, "a whole number of at least 2"),
     "heun.sigma_min": POSITIVE,
     "heun.sigma_max": POSITIVE,
@@ -66,8 +113,8 @@ _COMMON = {
     "heun.s_min": NOT_NEGATIVE,
     "heun.s_max": NON_NEGATIVE_OR_INFINITE,
     "heun.s_noise": NOT_NEGATIVE,
-    "evaluate.source": TEXT,
-    "evaluate.features": TEXT,
+    "evaluate.source": NAME,
+    "evaluate.features": NAME,
     "evaluate.features_weights": TEXT,
     "evaluate.reference": TEXT,
     "evaluate.metrics": NAMES,
@@ -75,14 +122,20 @@ _COMMON = {
     "evaluate.every_kimg": NOT_NEGATIVE,
     "evaluate.count": COUNT,
     "evaluate.batch_size": COUNT,
-    "evaluate.seed": WHOLE,
+    "evaluate.seed": SEED,
     "evaluate.seeds": COUNT,
+    "sample.source": NAME,
+    "sample.format": _named("png", "npz"),
+    "sample.label": CLASS_OR_ALL,
     "sample.count": WHOLE,
     "sample.batch_size": COUNT,
-    "sample.seed": WHOLE,
+    "sample.seed": SEED,
 }
 _ADAM = {"learning_rate": POSITIVE, "b1": DECAY, "b2": DECAY, "eps": POSITIVE}
 _DISTILL = {
+    "teacher": NAME,
+    "image_shape": IMAGE_SHAPE,
+    "label_dim": WHOLE,
     "accumulation": COUNT,
     "init_sigma": POSITIVE,
     "dropout": DECAY,
@@ -93,12 +146,32 @@ _DISTILL = {
 }
 _SID = {"alpha": FINITE, "t_max": T_MAX}
 _PRETRAIN = {
-    "dataset": TEXT,
+    "dataset": NAME,
     "conditional": FLAG,
     "x_flip": FLAG,
+    "network.class_name": NAME,
+    "network.model_type": NAME,
+    "network.model_channels": COUNT,
+    "network.channel_mult": COUNTS,
+    "network.num_blocks": COUNT,
+    "network.attn_resolutions": COUNTS_OR_NONE,
+    "network.dropout": DECAY,
     **{f"optimizer.{k}": v for k, v in _ADAM.items()},
     "optimizer.rampup_kimg": NOT_NEGATIVE,
 }
+
+
+def rules(config: ConfigDict) -> dict[str, _Rule]:
+    """What each field of a config's task and method must be, by its dotted name.
+
+    Raises:
+      ValueError: if the task or the method is unknown.
+    """
+    one_of(config, "task", ("distill", "pretrain"))
+    if config.task == "pretrain":
+        return _COMMON | _PRETRAIN
+    one_of(config, "method", ("sid", "diff_instruct"))
+    return _COMMON | _DISTILL | (_SID if config.method == "sid" else {})
 
 
 def check(config: ConfigDict) -> None:
@@ -107,25 +180,20 @@ def check(config: ConfigDict) -> None:
     Raises:
       ValueError: naming the first field that is missing or off, its value, and what would do.
     """
-    one_of(config, "task", ("distill", "pretrain"))
-    one_of(config, "dtype", ("float32", "bfloat16", "float16"))
-    rules = dict(_COMMON)
-    if config.task == "distill":
-        one_of(config, "method", ("sid", "diff_instruct"))
-        rules |= _DISTILL | (_SID if config.method == "sid" else {})
-    else:
-        rules |= _PRETRAIN
-    for field, rule in rules.items():
+    for field, rule in rules(config).items():
         value = get(config, field)
         if not rule.holds(value):
-            raise ValueError(f"config.{field}={value!r}: {rule.wanted}.")
-    rampup = get(config, "ema_rampup")
-    if rampup is not None and not POSITIVE.holds(rampup):
-        raise ValueError(f"config.ema_rampup={rampup!r}: {POSITIVE.wanted}, or None for none.")
+            joint = " " if rule.wanted.startswith("is ") else ": "
+            raise ValueError(f"config.{field}={_shown(value)}{joint}{rule.wanted}.")
     if config.heun.sigma_min >= config.heun.sigma_max:
         raise ValueError(
             f"config.heun.sigma_min={config.heun.sigma_min} must be under "
             f"heun.sigma_max={config.heun.sigma_max}."
+        )
+    if config.heun.s_min > config.heun.s_max:
+        raise ValueError(
+            f"config.heun.s_min={config.heun.s_min} must not be over heun.s_max="
+            f"{config.heun.s_max}."
         )
 
 
@@ -151,3 +219,8 @@ def one_of(config: ConfigDict, field: str, known: Iterable[str]) -> None:
     value = get(config, field)
     if value not in known:
         raise ValueError(f"config.{field}={value!r} is unknown; known are: {', '.join(known)}.")
+
+
+def _shown(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 100 else text[:97] + "..."

@@ -185,7 +185,7 @@ class Evaluator:
         self.names = {n: result_name(n, features=features.name, count=count) for n in names}
         self._features, self._reference = features, reference
         # Once, not with every batch.
-        self._variables = jax.device_put(features.variables, sharding.replicated(mesh))
+        self._variables = sharding.put(features.variables, sharding.replicated(mesh))
         self._count, self._batch_size, self._mesh = count, batch_size * mesh.size, mesh
         self._calls: dict[tuple[sampling.SampleBatch, int], Callable[..., Any]] = {}
         if reference is not None and count < reference.mean.size:

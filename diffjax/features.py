@@ -138,7 +138,7 @@ def compute(
       ValueError: a batch is larger than said, or the function returns something else than rows.
     """
     apply = compile_apply(features, mesh)
-    variables = jax.device_put(features.variables, sharding.replicated(mesh))
+    variables = sharding.put(features.variables, sharding.replicated(mesh))
     place = sharding.batch(mesh)
 
     def dispatch(images: np.ndarray) -> tuple[Any, Any, int]:
@@ -147,7 +147,7 @@ def compute(
         if not features.compiled:
             return *apply(variables, images), len(images)
         padding = [(0, batch_size - len(images))] + [(0, 0)] * (images.ndim - 1)
-        padded = jax.device_put(np.pad(images, padding), place)
+        padded = sharding.put(np.pad(images, padding), place)
         return *apply(variables, padded), len(images)
 
     for rows, logits, count in one_behind(dispatch(images) for images in batches):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import statistics
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from ml_collections import ConfigDict
 
 from diffjax import (
     checkpointing,
+    config_checks,
     experiment,
     files,
     images,
-    runtime,
+    peers,
     sampling,
     sharding,
     snapshots,
@@ -46,7 +48,21 @@ def sample(config: ConfigDict, workdir: str) -> None:
       ValueError: a field that can't be followed.
       FileNotFoundError: no checkpoint to sample from.
     """
-    runtime.prepare(deterministic=config.deterministic, distributed=config.distributed)
+    with _joined(config):
+        _sample(config, workdir)
+
+
+def _joined(config: ConfigDict) -> AbstractContextManager[peers.Peers]:
+    config_checks.check(config)
+    return peers.joined(
+        config.to_dict(),
+        deterministic=config.deterministic,
+        distributed=config.distributed,
+        peer_seconds=config.watchdog.peer_seconds,
+    )
+
+
+def _sample(config: ConfigDict, workdir: str) -> None:
     mesh = sharding.make_mesh(**config.mesh)
     settings, exp = config.sample, experiment.build(config)
     if settings.format not in _FORMATS:
@@ -79,15 +95,21 @@ def sample(config: ConfigDict, workdir: str) -> None:
             classes=classes,
         )
     )
-    scale = images.visible_scale(shown.shape[1])
-    grid_path = folder / f"{subject.name}_seed{settings.seed}.png"
-    images.save_png(grid_path, images.grid(shown, columns=config.grid.columns, scale=scale))
-    print(f"{subject.title}: grid in {grid_path}")
+    is_main = jax.process_index() == 0
+    if is_main:
+        scale = images.visible_scale(shown.shape[1])
+        grid_path = folder / f"{subject.name}_seed{settings.seed}.png"
+        images.save_png(grid_path, images.grid(shown, columns=config.grid.columns, scale=scale))
+        print(f"{subject.title}: grid in {grid_path}")
     if settings.count:
         name = f"{subject.name}_seed{settings.seed}_{settings.count}"
         produced = sampling.batches(
             sampler, params, settings.count, batch_size=batch_size, classes=classes
         )
+        if not is_main:  # which takes its part in making them
+            for _ in produced:
+                pass
+            return
         if settings.format == "png":
             sampling.write_pngs(folder / name, produced)
         else:
@@ -111,7 +133,11 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
       ValueError: a metric without its reference, or a field that can't be followed.
       FileNotFoundError: nothing to evaluate.
     """
-    runtime.prepare(deterministic=config.deterministic, distributed=config.distributed)
+    with _joined(config):
+        _evaluate(config, workdir)
+
+
+def _evaluate(config: ConfigDict, workdir: str) -> None:
     mesh = sharding.make_mesh(**config.mesh)
     exp = experiment.build(config)
     settings = config.evaluate
@@ -199,7 +225,7 @@ def _teacher(exp: Experiment, seed: int, mesh: Mesh) -> _Subject:
     if not isinstance(exp, DistillExperiment):
         raise ValueError("source='teacher' needs a distillation; a teacher's run is 'student'.")
     frozen = exp.load_frozen()
-    params = jax.device_put(frozen, sharding.state(frozen, mesh))
+    params = sharding.put(frozen, sharding.state(frozen, mesh))
     caption, sampler, params = exp.comparisons(params, seed=seed, mesh=mesh)[0]
     return _Subject("teacher", caption, exp.heun.evaluations, sampler, params)
 
@@ -215,7 +241,7 @@ def _network(name: str, title: str, path: str, exp: Experiment, seed: int, mesh:
             f"source={path}: a network of {denoiser.image_shape} with {denoiser.label_dim} "
             f"classes, but the config is for {own.image_shape} with {own.label_dim}."
         )
-    params = jax.device_put(network.params, sharding.state(network.params, mesh))
+    params = sharding.put(network.params, sharding.state(network.params, mesh))
     sampler = exp.sampler(seed=seed, mesh=mesh, denoiser=denoiser)
     return _Subject(name, title, exp.evaluations, sampler, params)
 

@@ -1,21 +1,131 @@
-"""What must be said to JAX before it touches a device."""
+"""What must be said to JAX before it touches a device, and how its processes find each other."""
 
+import hashlib
+import math
 import os
+import sys
+import threading
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+# JAX reads the first itself; all three make a plain host list.
+_HOST_LIST = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
-def prepare(*, deterministic: bool, distributed: bool) -> None:
+def prepare(
+    *,
+    deterministic: bool,
+    distributed: bool,
+    peer_seconds: float = 60.0,
+    join_seconds: int = 300,
+) -> None:
     """Prepares this process; call it before anything asks for devices.
 
     Args:
       deterministic: makes equal runs equal to the bit on GPUs, at some cost; CPUs are so anyway.
-      distributed: joins the other processes of a pod or cluster, whose coordinator JAX finds in
-        the environment (TPU pods, SLURM, Open MPI, Kubernetes).
+      distributed: joins the other processes of a pod or cluster. JAX finds them in the environment
+        on TPU pods, under SLURM, Open MPI and Kubernetes; anywhere else JAX_COORDINATOR_ADDRESS
+        (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID name them.
+      peer_seconds: how long a process may be silent; JAX's own service, which ends processes with
+        less to read, waits twice as long.
+      join_seconds: how long to wait for all processes to come.
+
+    Raises:
+      ValueError: the environment doesn't say which processes there are. If they don't all come,
+        this process ends with a line that says so.
     """
     if deterministic and _DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}".strip()
-    if distributed and not jax.distributed.is_initialized():
-        jax.distributed.initialize()
+    if not distributed or jax.distributed.is_initialized():
+        return
+    hosts = _host_list()
+    # Beyond its own limit JAX ends the process with a page that doesn't say what was waited for.
+    timer = threading.Timer(join_seconds, _end_alone, [join_seconds, hosts])
+    timer.daemon = True
+    timer.start()
+    try:
+        jax.distributed.initialize(
+            **hosts,
+            initialization_timeout=join_seconds + 60,
+            heartbeat_timeout_seconds=math.ceil(2 * peer_seconds),
+        )
+    except (ValueError, jax.errors.JaxRuntimeError) as error:
+        raise ValueError(
+            f"distributed=True, but the processes can't be found ({error}): on a TPU pod "
+            "and under SLURM, Open MPI or Kubernetes JAX finds them; elsewhere set "
+            f"{', '.join(_HOST_LIST)}, or distributed=False for a process by itself."
+        ) from error
+    finally:
+        timer.cancel()
+
+
+def _end_alone(seconds: int, hosts: dict[str, Any]) -> None:
+    where = f" at {hosts['coordinator_address']}" if hosts else ""
+    print(
+        f"error: after {seconds} s the processes haven't all come together{where}: see which of "
+        "them runs, and whether it reaches that address.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
+
+
+def agree(what: str, value: object) -> None:
+    """Checks that all processes have the same value; all of them call it together.
+
+    Args:
+      what: to call it in an error.
+      value: anything whose `repr` is the same where it is equal.
+
+    Raises:
+      ValueError: naming the processes that differ from process 0.
+    """
+    if jax.process_count() == 1:
+        return
+    digest = np.frombuffer(hashlib.sha256(repr(value).encode()).digest(), np.uint8)
+    digests = np.asarray(multihost_utils.process_allgather(digest))
+    differing = [i for i, other in enumerate(digests) if not np.array_equal(other, digests[0])]
+    if differing:
+        names = ", ".join(map(str, differing))
+        raise ValueError(
+            f"{what} of process {names} differs from that of process 0: give all processes one "
+            "command, one version of the code, and a work directory that all of them see."
+        )
+
+
+def _host_list() -> dict[str, Any]:
+    """Arguments of `jax.distributed.initialize`; empty where JAX is to look for a cluster.
+
+    Raises:
+      ValueError: a variable that is missing or not a number.
+    """
+    given = {name: os.environ[name] for name in _HOST_LIST if os.environ.get(name)}
+    if not given.keys() & set(_HOST_LIST[1:]):
+        return {}
+    missing = [name for name in _HOST_LIST if name not in given]
+    if missing:
+        raise ValueError(
+            f"{', '.join(sorted(given))} without {', '.join(missing)}: a list of processes needs "
+            f"all of {', '.join(_HOST_LIST)}."
+        )
+    address, count, index = (given[name] for name in _HOST_LIST)
+    if not (count.isdecimal() and index.isdecimal() and 0 <= int(index) < int(count)):
+        raise ValueError(
+            f"JAX_NUM_PROCESSES={count!r}, JAX_PROCESS_ID={index!r}: whole numbers are needed, and "
+            "an id from 0 to the number less 1."
+        )
+    if not address.rpartition(":")[2].isdecimal() or not address.rpartition(":")[0]:
+        raise ValueError(
+            f"JAX_COORDINATOR_ADDRESS={address!r}: host:port of process 0 is needed, such as "
+            "10.0.0.1:1234."
+        )
+    return {
+        "coordinator_address": address,
+        "num_processes": int(count),
+        "process_id": int(index),
+        "cluster_detection_method": "deactivate",
+    }

@@ -114,7 +114,7 @@ def heun(
         z = latents(seed, indices, denoiser.image_shape)
         return samplers.edm_heun(
             lambda x, sigma: denoise(params, x, sigma, classes),
-            jax.device_put(z, sharding.batch(mesh)),
+            sharding.put(z, sharding.batch(mesh)),
             sigmas,
             s_churn=settings.s_churn,
             s_min=settings.s_min,

@@ -75,6 +75,27 @@ def batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, BATCH_AXES))
 
 
+def put(tree: Any, shardings: Any) -> Any:
+    """Places arrays that every process holds whole, each taking its devices' parts of them.
+
+    Args:
+      tree: of arrays; equal in all processes.
+      shardings: one for all, or a tree of them.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+
+    def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(place, tree, shardings)
+
+
 def gather(array: Any) -> np.ndarray:
     """The whole of an array on this host, also where each process holds a part of it.
 

@@ -9,18 +9,22 @@ as stored, neither resized nor mirrored.
 
 import argparse
 import dataclasses
+import io
+import math
 import os
 import sys
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from diffjax import data, features, sharding
+from diffjax import data, features, peers, sharding
 from diffjax.convert import download
+from diffjax.data import zip_entries
 from diffjax.features import INCEPTION, Features
 from diffjax.logging import ProgressLine
 from diffjax.metrics import Moments
@@ -31,7 +35,9 @@ RELEASED = ("cifar10-32x32", "ffhq-64x64", "afhqv2-64x64", "imagenet-64x64")
 # Rows that the sums over images take at a time, so that they don't depend on the batch size.
 _BLOCK_ROWS = 2048
 _MAX_DIM = 1 << 15
+_HEADER_BYTES = 1 << 16
 _PROGRESS_SECONDS = 10.0
+_PEER_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Meta:
 
 def is_statistics(source: str) -> bool:
     """Whether a reference is a file of statistics, by name, path or URL, and not images."""
-    return source in RELEASED or source.endswith(".npz")
+    return source in RELEASED or source.partition("#")[0].endswith(".npz")
 
 
 def load_reference(source: str) -> tuple[np.ndarray, np.ndarray, Meta]:
@@ -156,15 +162,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="of Inception: a path or URL; downloaded once unless given; 'random' only for timing",
     )
     parser.add_argument("--batch_size", type=int, default=128, help="images a device at a time")
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="share the work with other processes, found as config.distributed finds them",
+    )
     arguments = parser.parse_args(argv)
+    settings = vars(arguments)
     try:
-        _run(
-            arguments.data,
-            arguments.output,
-            arguments.features,
-            arguments.features_weights,
-            arguments.batch_size,
-        )
+        with peers.joined(
+            settings,
+            deterministic=False,
+            distributed=settings["distributed"],
+            peer_seconds=_PEER_SECONDS,
+        ):
+            _run(
+                arguments.data,
+                arguments.output,
+                arguments.features,
+                arguments.features_weights,
+                arguments.batch_size,
+            )
     except (OSError, ValueError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -184,10 +202,13 @@ def _run(source_name: str, output: str, name: str, weights: str, batch_size: int
         raise ValueError(f"--data={source_name}: one image has no covariance; 2 are needed.")
     extract = _features(name, weights)
     extract.check_channels(source.image_shape[2], f"--data={source_name}")
-    print(f"looking through {len(source)} images ...", file=sys.stderr)
+    is_main = jax.process_index() == 0
+    # The other processes read and compute the same, and neither tell nor write anything.
+    stream = sys.stderr if is_main else io.StringIO()
+    print(f"looking through {len(source)} images ...", file=stream)
     data.verify(source)
     mesh = sharding.make_mesh()
-    line = ProgressLine(len(source) / 1000, stream=sys.stderr, interval=_PROGRESS_SECONDS)
+    line = ProgressLine(len(source) / 1000, stream=stream, interval=_PROGRESS_SECONDS)
     line.compiling()
     batches = data.in_order(source, batch_size=batch_size * mesh.size)
     moments = compute(
@@ -198,6 +219,8 @@ def _run(source_name: str, output: str, name: str, weights: str, batch_size: int
         progress=lambda done: line.update(done, done / 1000, {}),
     )
     line.end()
+    if not is_main:
+        return
     save(output, moments, features_name=extract.name)
     print(f"{moments.count} images, {moments.mean.size} features {extract.name}: {output}")
 
@@ -238,24 +261,53 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            sizes = {info.filename: info.file_size for info in archive.infolist()}
+            entries = {info.filename: info for info in archive.infolist()}
             for name, most in known.items():
-                if f"{name}.npy" not in sizes:
+                if f"{name}.npy" not in entries:
                     continue
-                if sizes[f"{name}.npy"] > most + (1 << 16):
-                    raise ValueError(f"its array {name!r} is over {most} bytes")
+                _check_entry(entries[f"{name}.npy"], name, most, path.stat().st_size)
                 with archive.open(f"{name}.npy") as member:
-                    arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
-    except (zipfile.BadZipFile, zlib.error, EOFError, MemoryError, RuntimeError) as error:
+                    arrays[name] = _read_array(member, name, most)
+    except ValueError:
+        raise
+    except Exception as error:  # zipfile and NumPy raise nearly anything on damaged files
         raise ValueError(f"not a readable .npz ({error})") from error
     for name in ("mu", "sigma"):
         if name not in arrays:
-            held = ", ".join(sorted(n.removesuffix(".npy") for n in sizes)) or "nothing"
+            held = (
+                ", ".join(sorted(repr(n.removesuffix(".npy"))[:40] for n in entries)[:10])
+                or "nothing"
+            )
             raise ValueError(
                 f"no array {name!r} in it, but {held}; python -m diffjax.stats writes what is "
                 "needed"
             )
     return arrays
+
+
+def _check_entry(info: zipfile.ZipInfo, name: str, most: int, archive_bytes: int) -> None:
+    try:
+        zip_entries.check(info, limit=most + _HEADER_BYTES, archive_bytes=archive_bytes)
+    except ValueError as error:
+        raise ValueError(f"its array {name!r} {error}") from error
+
+
+def _read_array(file: IO[bytes], name: str, most: int) -> np.ndarray:
+    """One array; the memory that its header asks for is looked at before it is taken."""
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f"its array {name!r} is of version {version}, np.savez writes (1, 0)")
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.hasobject or dtype.fields or dtype.subdtype:
+        raise ValueError(f"its array {name!r} holds {dtype}, not plain numbers or text")
+    size = math.prod(shape) * dtype.itemsize
+    if not 0 <= size <= most:
+        raise ValueError(f"its array {name!r} is {size} bytes, over {most}")
+    content = file.read(size + 1)
+    if len(content) != size:
+        raise ValueError(f"its array {name!r} declares {size} bytes and holds another number")
+    flat = np.frombuffer(content, dtype)
+    return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)
 
 
 def _check(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, Meta]:

@@ -14,16 +14,18 @@ from ml_collections import ConfigDict
 from diffjax import (
     checkpointing,
     compilation,
+    config_checks,
     evaluation,
     experiment,
     failures,
     files,
     guard,
+    peers,
     preemption,
     reporting,
     run_config,
-    runtime,
     sharding,
+    watchdog,
 )
 from diffjax.collapse import CollapseWatch
 from diffjax.evaluation import Evaluator
@@ -53,23 +55,29 @@ def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = Fals
         they met is in the newest checkpoint and in `failed_update.json`, for
         `python -m diffjax.tools.replay`.
     """
-    runtime.prepare(deterministic=config.deterministic, distributed=config.distributed)
-    mesh = sharding.make_mesh(**config.mesh)
-    sharding.check_batch(config.batch_size, config.get("accumulation", 1), mesh)
-    exp = experiment.build(config)
-    if config.evaluate.every_kimg:
-        experiment.check_evaluation(config)
-        evaluation.check_best(config.evaluate.best, config.evaluate.metrics)
-    if not allow_changed_config:
-        run_config.check_unchanged(Path(workdir), config)
-    folder = files.make_writable(workdir)
-    with preemption.Preemption() as stop:
-        evaluator = None
+    config_checks.check(config)
+    with peers.joined(
+        config.to_dict(),
+        deterministic=config.deterministic,
+        distributed=config.distributed,
+        peer_seconds=config.watchdog.peer_seconds,
+    ) as others:
+        mesh = sharding.make_mesh(**config.mesh)
+        sharding.check_batch(config.batch_size, config.get("accumulation", 1), mesh)
+        exp = experiment.build(config)
         if config.evaluate.every_kimg:
-            evaluator = experiment.evaluator(config, exp, mesh)
-        frozen = exp.load_frozen()
-        frozen = jax.device_put(frozen, sharding.state(frozen, mesh))
-        _run(config, folder, exp, frozen, mesh, evaluator, stop)
+            experiment.check_evaluation(config)
+            evaluation.check_best(config.evaluate.best, config.evaluate.metrics)
+        if not allow_changed_config:
+            run_config.check_unchanged(Path(workdir), config)
+        folder = files.make_writable(workdir)
+        with preemption.Preemption() as stop:
+            evaluator = None
+            if config.evaluate.every_kimg:
+                evaluator = experiment.evaluator(config, exp, mesh)
+            frozen = exp.load_frozen()
+            frozen = sharding.put(frozen, sharding.state(frozen, mesh))
+            _run(config, folder, exp, frozen, mesh, evaluator, stop, others)
 
 
 def _run(
@@ -80,6 +88,7 @@ def _run(
     mesh: Mesh,
     evaluator: Evaluator | None,
     stop: preemption.Preemption,
+    others: peers.Peers,
 ) -> None:
     """From the newest checkpoint, or the start, to the end."""
     if jax.process_index() == 0:
@@ -96,10 +105,17 @@ def _run(
             resume_step=step if meta else None,
         )
         checkpointer.report = logger.note
-        with logger:
+        dog = watchdog.Watchdog(
+            slow_factor=config.watchdog.slow_factor,
+            slow_seconds=config.watchdog.slow_seconds,
+            hang_seconds=config.watchdog.hang_seconds,
+            peers=others,
+            report=logger.note,
+        )
+        with logger, dog:
             reporter = reporting.Reporter(config, workdir, exp, mesh, evaluator, logger)
             reporter.open_best(step)
-            loop = _Loop(config, workdir, exp, mesh, checkpointer, logger, reporter, stop)
+            loop = _Loop(config, workdir, exp, mesh, checkpointer, logger, reporter, stop, dog)
             loop.begin(state, meta)
             if loop.step == loop.schedule.total and reporter.is_finished(loop.step):
                 logger.note(f"{workdir} is complete; a larger duration_kimg would go on.")
@@ -136,6 +152,7 @@ class _Loop:
         logger: RunLogger,
         reporter: reporting.Reporter,
         stop: preemption.Preemption,
+        dog: watchdog.Watchdog,
     ) -> None:
         self.schedule = Schedule.of(config)
         self.state: Any = None
@@ -143,6 +160,7 @@ class _Loop:
         self._config, self._workdir, self._exp, self._mesh = config, workdir, exp, mesh
         self._checkpointer, self._logger, self._reporter = checkpointer, logger, reporter
         self._stop, self._calls = stop, 0
+        self._dog = dog
         self._key = jax.random.key(config.seed)
         self._updates_per_call = config.updates_per_call
         self._pending = RunningMeans({})
@@ -182,6 +200,7 @@ class _Loop:
             inputs = frozen if stream is None else next(stream)
             self.state, totals = call(self.state, inputs, self._key, count)
             self._after_call(totals, count)
+            self._dog.done(self.step)
             if self._happenings():
                 self._logger.note(
                     f"told to stop: saved update {self.step}; the same command goes on"
@@ -211,7 +230,7 @@ class _Loop:
     def _happenings(self) -> bool:
         """Draws, measures and saves what is due now; returns whether the run is to stop."""
         schedule, step, saves = self.schedule, self.step, self._checkpointer
-        with self._logger.paused(), self._stopwatch.paused():
+        with self._logger.paused(), self._stopwatch.paused(), self._dog.paused():
             if self._stop.requested():
                 self._show()  # which may be worse news
                 # Measuring may take longer than is left, so that the run that goes on does it.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from diffjax import experiment, sharding
+from diffjax import config_checks, experiment, sharding
 from diffjax.convert import download
 from diffjax.train import train
 
@@ -313,6 +313,81 @@ MISTAKES = [
 def test_a_mistake_is_told_in_one_line(name, changes, message, no_download):
     with pytest.raises(ValueError, match=message) as caught:
         experiment.build(changed(name, **changes))
+    assert "\n" not in str(caught.value)
+
+
+# For each field what no field of its kind may be; a few fields allow one of them.
+WRONG = {
+    bool: [None, 1, "yes", 0.5, ()],
+    int: [None, "1", 1.5, float("nan"), float("inf"), -7, True, (1,)],
+    float: [None, "1", float("nan"), float("inf"), -1e9, (1.0,)],
+    str: [None, 3, 0.5, True, ("a",)],
+    tuple: [None, "text", 3, (1.5,), ("a", 3), (0,), (-1, 2)],
+}
+ALLOWED = {
+    ("ema_rampup", None),
+    ("alpha", -1e9),
+    ("heun.s_max", float("inf")),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_field_has_a_rule(name):
+    config = load(name)
+    decided_first = {"task", "method"} if config.task == "distill" else {"task"}
+    assert fields(config).keys() == {*config_checks.rules(config), *decided_first}
+
+
+@pytest.mark.parametrize("name", ["sid_imagenet64", "di_cifar_cond", "teacher_digits"])
+def test_every_field_refuses_what_it_cannot_be(name):
+    """The fields of the others are the same, of the same types."""
+    tried = 0
+    for field, kind in fields(load(name)).items():
+        for value in WRONG[kind]:
+            if (field, value) in ALLOWED:
+                continue
+            config = changed(name, **{field.replace(".", "__"): value})
+            with pytest.raises(ValueError, match=rf"^config\.{re.escape(field)}=") as caught:
+                config_checks.check(config)
+            assert "\n" not in str(caught.value)
+            assert re.search("needed|lies in|known are|at least", str(caught.value))
+            tried += 1
+        config = load(name)
+        *groups, last = field.split(".")
+        with config.unlocked():
+            group = config
+            for part in groups:
+                group = group[part]
+            del group[last]
+        with pytest.raises(ValueError, match=rf"^config\.{re.escape(field)} is missing"):
+            config_checks.check(config)
+    assert tried > 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"image_shape": (64, 32, 3)},
+            r"config\.image_shape=\(64, 32, 3\): \(height, width",
+        ),
+        ({"image_shape": (64, 64)}, r"config\.image_shape=\(64, 64\): \(height"),
+        ({"seed": 2**32}, r"config\.seed=4294967296: a whole number of at least 0, and under 2"),
+        ({"mesh__data": 0}, r"config\.mesh\.data=0: .* or -1 for all devices"),
+        ({"heun__s_min": 2.0, "heun__s_max": 1.0}, r"config\.heun\.s_min=2\.0 must not be over"),
+        ({"batch_size": 512.0}, r"config\.batch_size=512\.0: a whole number"),
+        ({"teacher": ""}, r"config\.teacher='': a string that isn't empty"),
+        ({"teacher": "x\n" * 99}, None),
+        ({"dtype": "x\n" * 99}, r"config\.dtype='x.*\.\.\. is unknown; known are: float32"),
+    ],
+)
+def test_values_at_the_bounds(changes, message):
+    config = changed("sid_imagenet64", **changes)
+    if message is None:
+        config_checks.check(config)
+        return
+    with pytest.raises(ValueError, match=message) as caught:
+        config_checks.check(config)
     assert "\n" not in str(caught.value)
 
 

@@ -18,7 +18,8 @@ if [[ "$2" == venv ]]; then
 elif [[ "$2" == pip ]]; then
   [[ -f pyproject.toml && -d diffjax ]] && printf '%s\\n' "$@" > "$HOME/pip.txt"
 else
-  { pwd; echo "JAX_PLATFORMS=${JAX_PLATFORMS-}"; printf '%s\\n' "$@"; } > "$HOME/main.txt"
+  { pwd; echo "JAX_PLATFORMS=${JAX_PLATFORMS-}"; env | grep -E "^JAX_(COORD|NUM|PROC)" | sort
+    printf '%s\\n' "$@"; } > "$HOME/main.txt"
   exit "${MAIN_STATUS:-0}"
 fi
 """
@@ -42,12 +43,22 @@ done
 """
 
 
+# Runs what it is told to here, in a home of the host's own; `node2` fails if asked to.
+SSH = """#!/usr/bin/env bash
+[[ "$1" == -tt ]]
+export HOME="$HOSTS_AT/$2" MAIN_STATUS="${MAIN_STATUS-}"
+mkdir -p "$HOME"
+[[ "$2" == node2 ]] || MAIN_STATUS=0
+bash -c "$3"
+"""
+
+
 @pytest.fixture
 def run(tmp_path):
     """Runs a script from another folder, with stand-ins first on PATH."""
     bin_dir = tmp_path / "bin"
     bin_dir.mkdir()
-    for name, text in {"python": PYTHON, "python3": PYTHON, "gcloud": GCLOUD}.items():
+    for name, text in {"python": PYTHON, "python3": PYTHON, "gcloud": GCLOUD, "ssh": SSH}.items():
         (bin_dir / name).write_text(text)
         (bin_dir / name).chmod(0o755)
     inherited = {k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", "PYTHON")}
@@ -61,6 +72,7 @@ def run(tmp_path):
                 "PATH": f"{bin_dir}:{os.environ['PATH']}",
                 "HOME": str(tmp_path),
                 "HOSTS": str(tmp_path),
+                "HOSTS_AT": str(tmp_path),
                 **environment,
             },
             capture_output=True,
@@ -137,3 +149,40 @@ def test_tpu_pod_says_what_is_missing(run, tmp_path, arguments, environment, mes
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "host0").exists()
+
+
+def test_hosts_starts_a_process_on_each(run, tmp_path):
+    result = run("hosts.sh", *ARGUMENTS, HOSTS="me@node1 node2", PYTHON="python3", PORT="77")
+    assert result.returncode == 0, result.stdout + result.stderr
+    for index, host in enumerate(["me@node1", "node2"]):
+        assert (tmp_path / host / "main.txt").read_text().splitlines() == [
+            str(ROOT),
+            "JAX_PLATFORMS=",
+            "JAX_COORDINATOR_ADDRESS=node1:77",
+            "JAX_NUM_PROCESSES=2",
+            f"JAX_PROCESS_ID={index}",
+            "-m",
+            "diffjax.main",
+            *ARGUMENTS,
+            "--config.distributed=True",
+        ]
+
+
+def test_hosts_tells_if_one_of_them_fails(run):
+    result = run("hosts.sh", *ARGUMENTS, HOSTS="node1 node2", MAIN_STATUS="7")
+    assert result.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hosts", "message"),
+    [
+        (ARGUMENTS, "", "HOSTS: is the list of hosts"),
+        (ARGUMENTS[:1], "a b", "--workdir=PATH_ON_ALL_HOSTS"),
+        (ARGUMENTS[1:], "a b", "usage: HOSTS='A B' launch/hosts.sh --config="),
+    ],
+)
+def test_hosts_says_what_is_missing(run, arguments, hosts, message):
+    result = run("hosts.sh", *arguments, HOSTS=hosts)
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1

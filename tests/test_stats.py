@@ -264,8 +264,8 @@ NOT_FINITE = np.array([0, 1, np.nan])
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"sigma": SIGMA}, "no array 'mu' in it, but sigma; .*diffjax.stats"),
-        ({"mu": MU}, "no array 'sigma' in it, but mu"),
+        ({"sigma": SIGMA}, "no array 'mu' in it, but 'sigma'; .*diffjax.stats"),
+        ({"mu": MU}, "no array 'sigma' in it, but 'mu'"),
         ({}, "no array 'mu' in it, but nothing"),
         (
             {"mu": MU[:2], "sigma": SIGMA},
@@ -296,7 +296,7 @@ class Evil:
 
 def test_pickles_are_refused(tmp_path, capsys):
     source = save(tmp_path / "a.npz", mu=np.array([Evil()], dtype=object), sigma=SIGMA)
-    with pytest.raises(ValueError, match=r"a\.npz: .*[Oo]bject arrays cannot be loaded"):
+    with pytest.raises(ValueError, match=r"a\.npz: its array 'mu' holds object"):
         stats.load_reference(source)
     (tmp_path / "b.npz").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(ValueError, match=r"b\.npz: not a readable \.npz"):
@@ -308,7 +308,7 @@ def test_bombs_are_refused(tmp_path):
     """By the size that the zip declares, and by a header that promises more than follows."""
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("mu.npy", b"\0" * 10_000_000)
-    with pytest.raises(ValueError, match=r"a\.npz: its array 'mu' is over 262144 bytes"):
+    with pytest.raises(ValueError, match=r"a\.npz: its array 'mu' is over 327680 bytes"):
         stats.load_reference(str(tmp_path / "a.npz"))
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(

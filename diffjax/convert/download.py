@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import ipaddress
 import os
+import re
 import tempfile
 import urllib.error
 import urllib.parse
@@ -17,6 +18,8 @@ from absl import logging
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 60
 _GONE = (404, 410)
+MAX_BYTES = 16 * 2**30
+_DIGEST_MARK = "#sha256="
 
 
 def fetch(
@@ -28,15 +31,20 @@ def fetch(
     there, and processes that download the same file do not disturb each other.
 
     Args:
-      source: a path, an https URL, or an http URL of this machine.
+      source: a path, an https URL, or an http URL of this machine; `#sha256=` and a digest may
+        follow, so that a config can say which file it means.
       cache_dir: where downloads are kept; None is `$DIFFJAX_CACHE`, or else `~/.cache/diffjax`.
       sha256: the expected digest in hexadecimal; None checks nothing.
 
     Raises:
       FileNotFoundError: if there is no such file, here or there.
       ConnectionError: if the download fails otherwise.
-      ValueError: on another kind of URL, or if the digest is not the expected one.
+      ValueError: on another kind of URL, if the digest is not the expected one, or on more than
+        16 GiB.
     """
+    source, mark, digest = source.partition(_DIGEST_MARK)
+    if mark:
+        sha256 = _check_is_digest(source, digest)
     if "://" not in source:
         path = Path(source)
         if not path.is_file():
@@ -88,6 +96,12 @@ def _is_this_machine(host: str | None) -> bool:
         return False
 
 
+def _check_is_digest(source: str, digest: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+        raise ValueError(f"{source}: {digest!r} after {_DIGEST_MARK} isn't 64 hexadecimal digits")
+    return digest
+
+
 def _check_digest(path: Path, source: str, expected: str | None) -> None:
     if expected is None:
         return
@@ -107,6 +121,8 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
         self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         _check_url(newurl)
+        if req.type == "https" and urllib.parse.urlsplit(newurl).scheme != "https":
+            raise ValueError(f"{req.full_url} leads to {newurl}, which isn't https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -117,9 +133,11 @@ def _download(url: str) -> Iterator[bytes]:
     received = 0
     try:
         with opener.open(request, timeout=_TIMEOUT_SECONDS) as response:
-            announced = response.headers.get("Content-Length")
+            announced = _announced(url, response.headers.get("Content-Length"))
             while chunk := response.read(_CHUNK_BYTES):
                 received += len(chunk)
+                if received > MAX_BYTES:
+                    raise ValueError(f"{url}: more than {MAX_BYTES >> 30} GiB came; stopped there")
                 yield chunk
     except urllib.error.HTTPError as error:
         kind = FileNotFoundError if error.code in _GONE else ConnectionError
@@ -128,8 +146,19 @@ def _download(url: str) -> Iterator[bytes]:
         raise ConnectionError(_failure(url, error.reason)) from error
     except (OSError, http.client.HTTPException) as error:
         raise ConnectionError(_failure(url, error)) from error
-    if announced is not None and received != int(announced):
+    if announced is not None and received != announced:
         raise ConnectionError(_failure(url, f"{received} of {announced} bytes came"))
+
+
+def _announced(url: str, length: str | None) -> int | None:
+    """The size that a server announces, if it does."""
+    if length is None:
+        return None
+    if not length.isdecimal() or len(length) > 18:
+        raise ConnectionError(_failure(url, f"Content-Length {length[:40]!r}"))
+    if int(length) > MAX_BYTES:
+        raise ValueError(f"{url}: {length} bytes, more than {MAX_BYTES >> 30} GiB")
+    return int(length)
 
 
 def _failure(url: str, cause: object) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 
 from diffjax.convert import safe_pickle, torch_storage
 
+MAX_FILE_BYTES = 16 * 2**30
 _WANTED = "diffjax reads state dicts that torch.save wrote, as .pth and .pt files hold them"
 
 
@@ -62,8 +63,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file. {_WANTED}")
-    data = path.read_bytes()
     try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError(f"larger than {MAX_FILE_BYTES >> 30} GiB")
+        data = path.read_bytes()
         if data.startswith(torch_storage.ZIP_SIGNATURE):
             return _read_archive(data)
         if data.startswith(torch_storage.LEGACY_SIGNATURE):
@@ -82,7 +85,7 @@ def _read_archive(data: bytes) -> dict[str, np.ndarray]:
             if sum(info.file_size for info in entries.values()) > len(data):
                 raise ValueError("a zip archive whose entries are larger than the file")
             contents = {name: archive.read(info) for name, info in entries.items()}
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except torch_storage.ZIP_ERRORS as error:
         raise ValueError(f"a damaged zip archive ({error})") from error
     if "data.pkl" not in contents:
         raise ValueError("a zip archive without data.pkl, so not one of torch.save")

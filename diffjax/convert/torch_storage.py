@@ -8,6 +8,7 @@ Nothing is allocated on a file's word: an array is a view of bytes that the file
 import dataclasses
 import io
 import math
+import struct
 import zipfile
 from typing import Any
 
@@ -21,6 +22,17 @@ LEGACY_VERSION = 1001
 ZIP_SIGNATURE = b"PK\x03\x04"
 # The first pickle of a legacy stream: protocol 2, LONG1 with the ten bytes of the magic number.
 LEGACY_SIGNATURE = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little") + b"."
+
+# What reading a zip raises on damage; a ValueError, which `zipfile` raises too, says enough itself.
+ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+)
 
 _MAX_RANK = 8
 _MAX_INT = 2**48
@@ -181,7 +193,7 @@ def _load_zip(data: bytes, budget: safe_pickle.Budget) -> Storage:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return _read_archive(archive, budget)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except ZIP_ERRORS as error:
         raise ValueError(f"a tensor's storage is a damaged zip archive ({error})") from error
 
 

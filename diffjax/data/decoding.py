@@ -10,6 +10,9 @@ from PIL import Image
 # 4096 x 4096 pixels, far above what diffusion models are trained on.
 MAX_PIXELS = 1 << 24
 MAX_FILE_BYTES = 1 << 26
+# Pixels that the scans of a progressive JPEG may go over, together; ordinary files take ten scans.
+MAX_SCANNED_PIXELS = 1 << 28
+_START_OF_SCAN = b"\xff\xda"
 _MODES = ("L", "RGB")  # gray and colour, 8 bits a channel
 
 
@@ -30,6 +33,7 @@ def decode(content: bytes) -> np.ndarray:
     with _one_kind_of_error():
         picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
     _check_header(picture)
+    _check_scans(picture, content.count(_START_OF_SCAN))
     with _one_kind_of_error(), picture:
         pixels = np.asarray(picture)
     return pixels if pixels.ndim == 3 else pixels[..., None]
@@ -52,3 +56,9 @@ def _check_header(picture: Image.Image) -> None:
         raise ValueError(
             f"its pixels are of PIL's mode {picture.mode}; convert the images to 8-bit RGB or gray"
         )
+
+
+def _check_scans(picture: Image.Image, scans: int) -> None:
+    """A JPEG of a few kilobytes can ask for a pass over all pixels thousands of times."""
+    if picture.format != "PNG" and scans * picture.width * picture.height > MAX_SCANNED_PIXELS:
+        raise ValueError(f"{scans} scans of {picture.width}x{picture.height} pixels")

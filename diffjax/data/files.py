@@ -2,6 +2,7 @@
 
 import dataclasses
 import operator
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -10,17 +11,20 @@ from typing import SupportsIndex
 
 import numpy as np
 
-from diffjax.data import decoding, labels
+from diffjax.data import decoding, labels, zip_entries
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 # What readers of a zip raise on damage, encryption and unknown compression.
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
+    struct.error,
     EOFError,
     NotImplementedError,
     OSError,
+    OverflowError,
     RuntimeError,
+    ValueError,
 )
 
 
@@ -72,16 +76,19 @@ def open_zip(path: Path) -> FileSource:
     try:
         # Kept open: images are read as long as the source lives.
         archive = zipfile.ZipFile(path)
+        archive_bytes = path.stat().st_size
     except _ZIP_ERRORS as error:
         raise ValueError(f"{path}: not a readable zip ({error}).") from error
-    entries = {info.filename: info for info in archive.infolist() if not info.is_dir()}
-    if len(entries) != sum(not info.is_dir() for info in archive.infolist()):
+    listed = [info for info in archive.infolist() if not info.filename.endswith("/")]
+    entries = {info.filename: info for info in listed}
+    if len(entries) != len(listed):
         raise ValueError(f"{path}: two of its files have one name.")
 
     def read(name: str, limit: int = decoding.MAX_FILE_BYTES) -> bytes:
-        # zipfile never gives more than the size that an entry declares.
-        if entries[name].file_size > limit:
-            raise ValueError(f"{path}: {name!r} is over {limit} bytes.")
+        try:
+            zip_entries.check(entries[name], limit=limit, archive_bytes=archive_bytes)
+        except ValueError as error:
+            raise ValueError(f"{path}: {name!r} {error}.") from error
         try:
             return archive.read(entries[name])
         except _ZIP_ERRORS as error:

@@ -1,6 +1,7 @@
 import hashlib
 import http.server
 import threading
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -22,6 +23,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path == "/moved.pkl":
             return self.redirect("/network.pkl")
         self.send_response(200)
+        lengths = {"/huge.pkl": str(1 << 50), "/riddle.pkl": "many"}
+        if self.path in lengths:
+            self.send_header("Content-Length", lengths[self.path])
+            return self.end_headers()
         if self.path == "/chunked.pkl":
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
@@ -102,6 +107,7 @@ def test_redirects_are_followed(server, tmp_path):
         ("chunked.pkl", ConnectionError, "IncompleteRead"),
         ("absent.pkl", FileNotFoundError, "HTTP 404"),
         ("broken.pkl", ConnectionError, "HTTP 503"),
+        ("riddle.pkl", ConnectionError, "Content-Length 'many'"),
         ("elsewhere.pkl", ValueError, r"http://example\.invalid/x\.pkl: only https"),
     ],
 )
@@ -148,6 +154,40 @@ def test_the_digest_is_checked(server, tmp_path):
     for source in (url(server), str(path)):
         with pytest.raises(ValueError, match="delete it and fetch it again"):
             download.fetch(source, cache_dir=tmp_path, sha256=digest)
+
+
+def test_a_config_may_say_which_file_it_means(server, tmp_path):
+    digest = hashlib.sha256(BODY).hexdigest()
+    path = download.fetch(f"{url(server)}#sha256={digest}", cache_dir=tmp_path)
+    assert path == download.fetch(url(server), cache_dir=tmp_path)
+    assert download.fetch(f"{path}#sha256={digest}") == path
+    for source in (url(server), path):
+        with pytest.raises(ValueError, match=f"its SHA-256 is {digest}, not 0000"):
+            download.fetch(f"{source}#sha256={'0' * 64}", cache_dir=tmp_path)
+    with pytest.raises(ValueError, match="'12' after #sha256= isn't 64 hexadecimal digits"):
+        download.fetch(f"{url(server)}#sha256=12", cache_dir=tmp_path)
+
+
+def test_more_than_the_bound_is_not_downloaded(server, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"huge\.pkl: 1125899906842624 bytes, more than 16 GiB"):
+        download.fetch(url(server, "huge.pkl"), cache_dir=tmp_path)
+    monkeypatch.setattr(download, "MAX_BYTES", 500_000)
+    with pytest.raises(ValueError, match="more than"):
+        download.fetch(url(server), cache_dir=tmp_path)
+    monkeypatch.setattr(download, "_announced", lambda url, length: None)
+    with pytest.raises(ValueError, match="stopped there"):
+        download.fetch(url(server), cache_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_https_leads_to_nothing_else():
+    request = urllib.request.Request("https://example.com/network.pkl")
+    with pytest.raises(
+        ValueError, match=r"example\.com/network\.pkl leads to http://127\.0\.0\.1/"
+    ):
+        download._CheckedRedirects().redirect_request(
+            request, None, 302, "Found", {}, "http://127.0.0.1/x.pkl"
+        )
 
 
 def test_concurrent_downloads_do_not_disturb_each_other(server, tmp_path):

@@ -1,6 +1,7 @@
 import io
 import json
 import struct
+import time
 import zipfile
 import zlib
 
@@ -245,12 +246,46 @@ def test_an_encrypted_entry(tmp_path):
         data.open_source(str(path))
 
 
-def test_a_zip_bomb_is_refused_by_its_declared_size(tmp_path):
-    contents = {**making.files(making.pictures(2)), "dataset.json": b" " * ((1 << 28) + 1)}
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((1 << 27) + 1, r"'dataset\.json' is over 134217728 bytes"),
+        (
+            1 << 26,
+            r"'dataset\.json' declares to hold 67108864 bytes in",
+        ),
+    ],
+)
+def test_a_zip_bomb_is_refused_by_what_it_declares(size, message, tmp_path):
+    contents = {**making.files(making.pictures(2)), "dataset.json": b" " * size}
     path = making.write_zip(tmp_path / "a.zip", contents, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 1 << 20
-    with pytest.raises(ValueError, match=r"'dataset\.json' is over 268435456 bytes"):
+    with pytest.raises(ValueError, match=message):
         data.open_source(str(path))
+
+
+def test_other_compressions_are_refused(tmp_path):
+    path = making.write_zip(tmp_path / "a.zip", making.files(making.pictures(1)), zipfile.ZIP_LZMA)
+    with pytest.raises(ValueError, match="is neither stored nor deflated"):
+        data.open_source(str(path))
+
+
+def test_a_progressive_jpeg_of_endless_scans_is_refused_unread(tmp_path):
+    stream = io.BytesIO()
+    Image.new("RGB", (2048, 2048)).save(stream, "JPEG", progressive=True)
+    genuine = stream.getvalue()
+    assert 1 < genuine.count(b"\xff\xda") < 20
+    last = genuine.rindex(b"\xff\xda")
+    bomb = genuine[:last] + genuine[last:-2] * 1000 + genuine[-2:]
+    for content, refused in ((genuine, False), (bomb, True)):
+        path = making.write_zip(tmp_path / "a.zip", {"00000/a.jpg": content})
+        if refused:
+            start = time.monotonic()
+            with pytest.raises(ValueError, match=r"a\.jpg': 10.. scans of 2048x2048 pixels"):
+                data.open_source(str(path))
+            assert time.monotonic() - start < 2
+        else:
+            data.open_source(str(path))
 
 
 def test_an_entry_that_holds_more_than_it_declares(tmp_path):

@@ -1,0 +1,30 @@
+"""What an entry of a zip may declare; looked at before it is read."""
+
+import zipfile
+
+# Images and numbers hardly shrink, and labels by a factor of ten.
+_MAX_RATIO = 200
+_SMALL_BYTES = 1 << 20
+
+
+def check(info: zipfile.ZipInfo, *, limit: int, archive_bytes: int) -> None:
+    """Checks the sizes that an entry declares, which `zipfile` then keeps to.
+
+    Args:
+      info: the entry.
+      limit: bytes that it may hold.
+      archive_bytes: size of the zip.
+
+    Raises:
+      ValueError: what follows the entry's name in a sentence.
+    """
+    if info.file_size > limit:
+        raise ValueError(f"is over {limit} bytes")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("is neither stored nor deflated")
+    if info.compress_size > archive_bytes:
+        raise ValueError(f"declares {info.compress_size} bytes in a zip of {archive_bytes}")
+    if info.file_size > max(_SMALL_BYTES, _MAX_RATIO * info.compress_size):
+        raise ValueError(
+            f"declares to hold {info.file_size} bytes in {info.compress_size}: a zip bomb"
+        )
