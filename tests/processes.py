@@ -11,6 +11,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
 class Processes:
     """What was started; each writes to a file of its own.
 
@@ -21,8 +26,7 @@ class Processes:
     def __init__(
         self, command: Sequence[str], *, logs: Path, count: int = 2, devices: int = 1, **environment
     ):
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            address = f"127.0.0.1:{server.getsockname()[1]}"
+        address = f"127.0.0.1:{free_port()}"
         logs.mkdir(parents=True, exist_ok=True)
         self._logs = [logs / f"{index}.txt" for index in range(count)]
         self.each = []

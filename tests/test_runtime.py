@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from diffjax import runtime
-from tests.processes import Processes
+from tests.processes import Processes, free_port
 
 HOSTS = {
     "JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234",
@@ -66,6 +66,8 @@ def test_three_processes_meet_as_slurm_starts_them_and_tell_who_differs(tmp_path
         "SLURM_NTASKS": "3",
         "SLURM_PROCID": "{index}",
         "SLURM_LOCALID": "{index}",
+        # Else JAX makes a port of the job's number, on which another run of this test may listen.
+        "JAX_COORDINATOR_PORT": str(free_port()),
     }
     with Processes(["-c", AGREE], logs=tmp_path, count=3, devices=2, **slurm) as processes:
         codes = processes.wait(120)
