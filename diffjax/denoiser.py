@@ -120,7 +120,11 @@ class NetworkDenoiser:
 
 
 def from_edm_kwargs(
-    init_kwargs: Mapping[str, Any], *, dtype: Any = jnp.float32, dropout: float | None = None
+    init_kwargs: Mapping[str, Any],
+    *,
+    dtype: Any = jnp.float32,
+    dropout: float | None = None,
+    kernels: str = "xla",
 ) -> NetworkDenoiser:
     """Builds a denoiser from the constructor arguments of one of EDM's preconditioned networks.
 
@@ -130,6 +134,7 @@ def from_edm_kwargs(
         arguments of that preconditioning and that network, by EDM's names.
       dtype: of the network's computation. EDM's `use_fp16` is a way to train and is not followed.
       dropout: replaces the network's own rate.
+      kernels: "xla", or "triton" for kernels of our own on NVIDIA GPUs.
 
     Raises:
       ValueError: naming the unknown class or argument, or the missing one.
@@ -156,7 +161,7 @@ def from_edm_kwargs(
     if dropout is not None:
         kwargs["dropout"] = dropout
     network_class = _NETWORKS[model_type]
-    known_arguments = _arguments(network_class) - {"dtype", "parent", "name", "out_channels"}
+    known_arguments = _arguments(network_class) - {"dtype", "kernels", "parent", "name", "out_channels"}
     for name in kwargs:
         if name not in known_arguments:
             nearest = difflib.get_close_matches(name, known_arguments, n=1)
@@ -167,6 +172,7 @@ def from_edm_kwargs(
         out_channels=channels * (2 if is_iddpm else 1),
         label_dim=label_dim,
         dtype=dtype,
+        kernels=kernels,
         **{k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()},
     )
     return NetworkDenoiser(

@@ -28,6 +28,7 @@ class DhariwalUNet(nn.Module):
       dropout: rate inside the residual blocks.
       label_dropout: rate at which a row of labels is zeroed while training.
       dtype: of the computation; parameters and the embedding are float32.
+      kernels: of the group norms; see `group_norm.group_norm`.
     """
 
     img_resolution: int
@@ -42,6 +43,7 @@ class DhariwalUNet(nn.Module):
     dropout: float = 0.10
     label_dropout: float = 0.0
     dtype: Any = jnp.float32
+    kernels: str = "xla"
 
     @nn.compact
     def __call__(
@@ -87,7 +89,7 @@ class DhariwalUNet(nn.Module):
                 x = self._block(level, "dec", f"block{idx}", self.model_channels * mult)(
                     x, emb, train=train
                 )
-        x = nn.silu(style.norm(name="out_norm")(x))
+        x = style.norm(name="out_norm")(x, silu=True)
         return style.conv(self.out_channels, x.shape[-1], zero=True, name="out_conv")(x)
 
     @property
@@ -105,6 +107,7 @@ class DhariwalUNet(nn.Module):
             init_attn=init,
             bias_init=layers.uniform_bias,
             dtype=self.dtype,
+            kernels=self.kernels,
         )
 
     def _res(self, level: int) -> str:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax.networks import group_norm
 from diffjax.types import Array
 
 Initializer = Callable[..., Array]
@@ -104,27 +105,56 @@ def label_dropout(module: nn.Module, labels: Array, rate: float, train: bool) ->
 class GroupNorm(nn.Module):
     """Group normalisation with EDM's group count: min(32, C // 4) groups (Wu & He 2018).
 
-    Statistics are float32 and two-pass, since E[x²] − E[x]² cancels where a group's mean is large.
-
     Attributes:
       eps: added to the variance.
       dtype: of the output.
+      kernels: see `group_norm.group_norm`.
     """
 
     eps: float = 1e-5
     dtype: Any = jnp.float32
+    kernels: str = "xla"
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Normalises x [B, ..., C] over the channels of each group and all between B and C."""
+    def __call__(
+        self,
+        x: Array,
+        *,
+        shift_before: Array | None = None,
+        scale_after: Array | None = None,
+        shift_after: Array | None = None,
+        silu: bool = False,
+        dropout_rate: float = 0.0,
+    ) -> Array:
+        """Normalises x [B, ..., C] over the channels of each group and all between B and C.
+
+        Args:
+          x: [B, ..., C].
+          shift_before: [B, C], added before.
+          scale_after: [B, C]; one more than it is a factor on the result.
+          shift_after: [B, C], added to the result after that.
+          silu: whether to apply SiLU to that.
+          dropout_rate: of dropout at the end.
+        """
         channels = x.shape[-1]
-        groups = min(32, channels // 4)
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        y = x.astype(jnp.float32).reshape(x.shape[0], -1, groups, channels // groups)
-        y = y - y.mean(axis=(1, 3), keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=(1, 3), keepdims=True) + self.eps)
-        return (y.reshape(x.shape) * scale + bias).astype(self.dtype)
+        if scale_after is not None:
+            scale, bias = scale * (scale_after + 1), bias * (scale_after + 1)
+        if shift_after is not None:
+            bias = bias + shift_after
+        return group_norm.group_norm(
+            x.astype(self.dtype),
+            scale,
+            bias,
+            groups=min(32, channels // 4),
+            eps=self.eps,
+            shift=shift_before,
+            silu=silu,
+            dropout_rate=dropout_rate,
+            dropout_key=self.make_rng("dropout") if dropout_rate else None,
+            kernels=self.kernels,
+        )
 
 
 def resample_kernel(taps: Sequence[float]) -> np.ndarray:
@@ -238,6 +268,7 @@ class BlockStyle:
       init_attn: of the query, key and value weights.
       bias_init: fan_in -> the initializer of biases.
       dtype: of the computation; parameters are float32.
+      kernels: of the group norms; see `group_norm.group_norm`.
     """
 
     dropout: float
@@ -251,6 +282,7 @@ class BlockStyle:
     init_attn: Initializer
     bias_init: Callable[[int], Initializer]
     dtype: Any
+    kernels: str = "xla"
 
     def conv(
         self,
@@ -284,7 +316,7 @@ class BlockStyle:
 
     def norm(self, *, name: str) -> GroupNorm:
         """A group norm."""
-        return GroupNorm(self.eps, self.dtype, name=name)
+        return GroupNorm(self.eps, self.dtype, self.kernels, name=name)
 
 
 class UNetBlock(nn.Module):
@@ -309,19 +341,18 @@ class UNetBlock(nn.Module):
         """Maps x [B, H, W, C_in] and emb [B, E] to [B, H', W', C_out]."""
         style, in_channels, channels = self.style, x.shape[-1], self.out_channels
         skip = self._resample(x)
-        h = self._resample(nn.silu(style.norm(name="norm0")(x)))
+        h = self._resample(style.norm(name="norm0")(x, silu=True))
         h = style.conv(channels, in_channels, name="conv0")(h)
 
         width = 2 * channels if style.adaptive_scale else channels
         affine = style.dense(width, emb.shape[-1], name="affine")(emb)
-        affine = affine[:, None, None, :].astype(h.dtype)
         norm1 = style.norm(name="norm1")
+        rate = style.dropout if train else 0.0
         if style.adaptive_scale:
             scale, shift = jnp.split(affine, 2, axis=-1)
-            h = nn.silu(norm1(h) * (scale + 1) + shift)
+            h = norm1(h, scale_after=scale, shift_after=shift, silu=True, dropout_rate=rate)
         else:
-            h = nn.silu(norm1(h + affine))
-        h = nn.Dropout(style.dropout, deterministic=not train)(h)
+            h = norm1(h, shift_before=affine, silu=True, dropout_rate=rate)
         h = style.conv(channels, channels, zero=True, name="conv1")(h)
 
         if channels != in_channels or (style.resample_proj and (self.up or self.down)):

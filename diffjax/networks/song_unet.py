@@ -40,6 +40,7 @@ class SongUNet(nn.Module):
       decoder_type: "standard" or "skip".
       resample_filter: taps of the resampling filter.
       dtype: of the computation; parameters and the embedding are float32.
+      kernels: of the group norms; see `group_norm.group_norm`.
     """
 
     img_resolution: int
@@ -59,6 +60,7 @@ class SongUNet(nn.Module):
     decoder_type: str = "standard"
     resample_filter: tuple[float, ...] = (1, 1)
     dtype: Any = jnp.float32
+    kernels: str = "xla"
 
     def __post_init__(self) -> None:
         for field, choices in _CHOICES.items():
@@ -106,6 +108,7 @@ class SongUNet(nn.Module):
             init_attn=layers.xavier_uniform(math.sqrt(0.2)),
             bias_init=lambda fan_in: nn.initializers.zeros,
             dtype=self.dtype,
+            kernels=self.kernels,
         )
 
     def _res(self, level: int) -> str:
@@ -225,7 +228,7 @@ class SongUNet(nn.Module):
         return image
 
     def _to_image(self, x: Array, res: str) -> Array:
-        h = nn.silu(self._style.norm(name=f"dec_{res}_aux_norm")(x))
+        h = self._style.norm(name=f"dec_{res}_aux_norm")(x, silu=True)
         return self._style.conv(
             self.out_channels, x.shape[-1], zero=True, name=f"dec_{res}_aux_conv"
         )(h)

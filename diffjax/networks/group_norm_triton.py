@@ -1,0 +1,260 @@
+"""The passes of `group_norm` as GPU kernels: one read and one write each, whatever XLA would fuse.
+
+One program has a few whole groups of channels of one example. It reads them once for their sums and
+once more for the result, by when they lie in the cache, so that memory is read and written once.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from diffjax.networks.dropout import is_kept
+from diffjax.types import Array
+
+_LANES = 32  # channels of a program, where groups are smaller: 64 bytes of a bfloat16 row
+_ELEMENTS = 4096  # of a tile
+_WARPS = 8
+
+
+class _Tiles:
+    """How [N, C] is split: `lanes` channels (a power of two, maybe more than needed) by `rows`."""
+
+    def __init__(self, pixels: int, channels: int, groups: int, lanes: int, elements: int) -> None:
+        self.pixels = pixels
+        self.group = channels // groups
+        together = 1
+        while groups % (2 * together) == 0 and 2 * together * self.group <= lanes:
+            together *= 2
+        self.used = together * self.group
+        self.lanes = pl.next_power_of_2(self.used)
+        self.programs = channels // self.used
+        rows = 1
+        while pixels % (2 * rows) == 0 and 2 * rows * self.lanes <= elements:
+            rows *= 2
+        self.rows = rows
+        self.steps = pixels // rows
+
+
+class _Program:
+    """What one program works on: an example's channels, some of whose lanes may be empty."""
+
+    def __init__(self, tiles: _Tiles) -> None:
+        self.tiles = tiles
+        lane = jnp.arange(tiles.lanes)
+        self.example = pl.program_id(1)
+        self.channel = pl.program_id(0) * tiles.used + lane
+        self.valid = lane < tiles.used
+        group = lane // tiles.group
+        self._same_group = (group[:, None] == group[None, :]) & self.valid[None, :]
+        self._tile_mask = jnp.broadcast_to(self.valid[None, :], (tiles.rows, tiles.lanes))
+
+    def group_mean(self, per_channel: Array) -> Array:
+        """[lanes] -> [lanes], each the mean over its group."""
+        shared = jnp.where(self._same_group, per_channel[None, :], 0.0)
+        return shared.sum(axis=1) / self.tiles.group
+
+    def load(self, ref: Any) -> Array:
+        """This program's part of [B, C]."""
+        return plgpu.load(ref.at[self.example, self.channel], mask=self.valid, other=0.0)
+
+    def store(self, ref: Any, value: Array) -> None:
+        """Writes this program's part of [B, C]."""
+        plgpu.store(ref.at[self.example, self.channel], value, mask=self.valid)
+
+    def rows(self, step: Array) -> Array:
+        """The pixels of a tile."""
+        return step * self.tiles.rows + jnp.arange(self.tiles.rows)
+
+    def load_tile(self, ref: Any, step: Array) -> Array:
+        """A tile of [B, N, C], as float32."""
+        where = ref.at[self.example, self.rows(step)[:, None], self.channel[None, :]]
+        return plgpu.load(where, mask=self._tile_mask, other=0.0).astype(jnp.float32)
+
+    def store_tile(self, ref: Any, value: Array, step: Array) -> None:
+        """Writes a tile of [B, N, C], in its type."""
+        where = ref.at[self.example, self.rows(step)[:, None], self.channel[None, :]]
+        plgpu.store(where, value.astype(ref.dtype), mask=self._tile_mask)
+
+    def sum_tiles(self, terms: Callable[[Array], tuple[Array, Array]]) -> tuple[Array, Array]:
+        """Two sums over all pixels, [lanes] each, of what `terms` makes of a step."""
+
+        def add(step: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+            a, b = terms(step)
+            return sums[0] + a, sums[1] + b
+
+        zeros = jnp.zeros((self.tiles.rows, self.tiles.lanes), jnp.float32)
+        a, b = jax.lax.fori_loop(0, self.tiles.steps, add, (zeros, zeros))
+        return a.sum(axis=0), b.sum(axis=0)
+
+    def dropped(self, x: Array, step: Array, seed_ref: Any, rate: float) -> Array:
+        """Dropout of a tile, the same elements as `dropout.dropout` drops."""
+        if not rate:
+            return x
+        first = (self.example.astype(jnp.uint32) + seed_ref[2]) * jnp.uint32(self.tiles.pixels)
+        pixel = first + self.rows(step).astype(jnp.uint32)
+        channels = jnp.uint32(self.tiles.programs * self.tiles.used)
+        place = pixel[:, None] * channels + self.channel.astype(jnp.uint32)[None, :]
+        return jnp.where(is_kept(place, seed_ref[0], seed_ref[1], rate), x / (1 - rate), 0.0)
+
+
+def _forward_kernel(
+    x_ref: Any,
+    scale_ref: Any,
+    bias_ref: Any,
+    shift_ref: Any,
+    seed_ref: Any,
+    out_ref: Any,
+    centre_ref: Any,
+    inverse_std_ref: Any,
+    offset_ref: Any,
+    *,
+    tiles: _Tiles,
+    eps: float,
+    silu: bool,
+    rate: float,
+) -> None:
+    program = _Program(tiles)
+    reference = plgpu.load(
+        x_ref.at[program.example, 0, program.channel], mask=program.valid, other=0.0
+    ).astype(jnp.float32)
+
+    def terms(step: Array) -> tuple[Array, Array]:
+        difference = program.load_tile(x_ref, step) - reference[None, :]
+        return difference, difference * difference
+
+    sums, squares = program.sum_tiles(terms)
+    difference = sums / tiles.pixels
+    variance = jnp.maximum(squares / tiles.pixels - difference * difference, 0.0)
+    shift = program.load(shift_ref)
+    means = reference + difference + shift
+    mean = program.group_mean(means)
+    offset = means - mean
+    inverse_std = jax.lax.rsqrt(program.group_mean(variance + offset * offset) + eps)
+    centre = mean - shift
+    scale, bias = program.load(scale_ref), program.load(bias_ref)
+
+    def write(step: Array, nothing: None) -> None:
+        x = program.load_tile(x_ref, step)
+        out = (x - centre[None, :]) * inverse_std[None, :] * scale[None, :] + bias[None, :]
+        if silu:
+            out = out * jax.nn.sigmoid(out)
+        program.store_tile(out_ref, program.dropped(out, step, seed_ref, rate), step)
+
+    jax.lax.fori_loop(0, tiles.steps, write, None)
+    program.store(centre_ref, centre)
+    program.store(inverse_std_ref, inverse_std)
+    program.store(offset_ref, offset * inverse_std)
+
+
+def _backward_kernel(
+    x_ref: Any,
+    d_out_ref: Any,
+    scale_ref: Any,
+    bias_ref: Any,
+    centre_ref: Any,
+    inverse_std_ref: Any,
+    seed_ref: Any,
+    dx_ref: Any,
+    d_scale_ref: Any,
+    d_bias_ref: Any,
+    *,
+    tiles: _Tiles,
+    silu: bool,
+    rate: float,
+) -> None:
+    program = _Program(tiles)
+    scale, bias = program.load(scale_ref), program.load(bias_ref)
+    centre, inverse_std = program.load(centre_ref), program.load(inverse_std_ref)
+
+    def read(step: Array) -> tuple[Array, Array]:
+        normalised = (program.load_tile(x_ref, step) - centre[None, :]) * inverse_std[None, :]
+        d_affine = program.dropped(program.load_tile(d_out_ref, step), step, seed_ref, rate)
+        if silu:
+            out = normalised * scale[None, :] + bias[None, :]
+            sigmoid = jax.nn.sigmoid(out)
+            d_affine = d_affine * (sigmoid * (1 + out * (1 - sigmoid)))
+        return normalised, d_affine
+
+    def terms(step: Array) -> tuple[Array, Array]:
+        normalised, d_affine = read(step)
+        return d_affine, d_affine * normalised
+
+    d_bias, d_scale = program.sum_tiles(terms)
+    along_mean = program.group_mean(scale * d_bias) / tiles.pixels
+    along_std = program.group_mean(scale * d_scale) / tiles.pixels
+
+    def write(step: Array, nothing: None) -> None:
+        normalised, d_affine = read(step)
+        d_normalised = d_affine * scale[None, :] - along_mean[None, :]
+        dx = (d_normalised - normalised * along_std[None, :]) * inverse_std[None, :]
+        program.store_tile(dx_ref, dx, step)
+
+    jax.lax.fori_loop(0, tiles.steps, write, None)
+    program.store(d_scale_ref, d_scale)
+    program.store(d_bias_ref, d_bias)
+
+
+def forward(
+    x: Array,
+    scale: Array,
+    bias: Array,
+    shift: Array,
+    seed: Array,
+    *,
+    groups: int,
+    eps: float,
+    silu: bool,
+    rate: float,
+    interpret: bool = False,
+    lanes: int = _LANES,
+    elements: int = _ELEMENTS,
+    warps: int = _WARPS,
+) -> tuple[Array, Array, Array, Array]:
+    """x [B, N, C], scale, bias, shift [B, C] float32, seed [3] uint32 -> output and statistics."""
+    batch, pixels, channels = x.shape
+    tiles = _Tiles(pixels, channels, groups, lanes, elements)
+    statistics = jax.ShapeDtypeStruct((batch, channels), jnp.float32)
+    return pl.pallas_call(
+        functools.partial(_forward_kernel, tiles=tiles, eps=eps, silu=silu, rate=rate),
+        grid=(tiles.programs, batch),
+        out_shape=(jax.ShapeDtypeStruct(x.shape, x.dtype), statistics, statistics, statistics),
+        compiler_params=plgpu.CompilerParams(num_warps=warps, num_stages=2),
+        interpret=interpret,
+        name="group_norm_forward",
+    )(x, scale, bias, shift, seed)
+
+
+def backward(
+    x: Array,
+    d_out: Array,
+    scale: Array,
+    bias: Array,
+    centre: Array,
+    inverse_std: Array,
+    seed: Array,
+    *,
+    groups: int,
+    silu: bool,
+    rate: float,
+    interpret: bool = False,
+    lanes: int = _LANES,
+    elements: int = _ELEMENTS,
+    warps: int = _WARPS,
+) -> tuple[Array, Array, Array]:
+    """-> dx [B, N, C] and, an example at a time, the gradients [B, C] of scale and bias."""
+    batch, pixels, channels = x.shape
+    tiles = _Tiles(pixels, channels, groups, lanes, elements)
+    per_channel = jax.ShapeDtypeStruct((batch, channels), jnp.float32)
+    return pl.pallas_call(
+        functools.partial(_backward_kernel, tiles=tiles, silu=silu, rate=rate),
+        grid=(tiles.programs, batch),
+        out_shape=(jax.ShapeDtypeStruct(x.shape, x.dtype), per_channel, per_channel),
+        compiler_params=plgpu.CompilerParams(num_warps=warps, num_stages=2),
+        interpret=interpret,
+        name="group_norm_backward",
+    )(x, d_out, scale, bias, centre, inverse_std, seed)
