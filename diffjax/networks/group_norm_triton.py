@@ -199,6 +199,10 @@ def _backward_kernel(
     program.store(d_bias_ref, d_bias)
 
 
+@functools.partial(
+    jax.jit,
+    static_argnames=("groups", "eps", "silu", "rate", "interpret", "lanes", "elements", "warps"),
+)
 def forward(
     x: Array,
     scale: Array,
@@ -229,6 +233,10 @@ def forward(
     )(x, scale, bias, shift, seed)
 
 
+@functools.partial(
+    jax.jit,
+    static_argnames=("groups", "silu", "rate", "interpret", "lanes", "elements", "warps"),
+)
 def backward(
     x: Array,
     d_out: Array,
