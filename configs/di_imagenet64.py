@@ -40,6 +40,7 @@ def get_config() -> ConfigDict:
             "dropout": 0.1,
             "augment_probability": 0.0,
             "dtype": "bfloat16",
+            "kernels": "xla",  # or "triton", on one NVIDIA GPU
             "init_sigma": 1.0,
             "batch_size": 8192,
             "accumulation": 64,

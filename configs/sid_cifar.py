@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
             "dropout": 0.13,
             "augment_probability": 0.12,
             "dtype": "float32",
+            "kernels": "xla",  # or "triton", on one NVIDIA GPU
             "alpha": 1.2,
             "t_max": 800.0,
             "init_sigma": 2.5,

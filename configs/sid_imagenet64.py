@@ -40,6 +40,7 @@ def get_config() -> ConfigDict:
             "dropout": 0.1,
             "augment_probability": 0.0,
             "dtype": "bfloat16",
+            "kernels": "xla",  # or "triton", on one NVIDIA GPU
             "alpha": 1.2,
             "t_max": 800.0,
             "init_sigma": 2.5,

@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
             },
             "augment_probability": 0.0,
             "dtype": "bfloat16",
+            "kernels": "xla",  # or "triton", on one NVIDIA GPU
             "batch_size": 512,
             "duration_kimg": 20_000.0,
             "optimizer": {
@@ -49,6 +50,12 @@ def get_config() -> ConfigDict:
             "updates_per_call": 16,
             "max_skipped_in_a_row": 10,  # updates that are not finite, before the run stops
             "mesh": {"data": -1, "fsdp": 1},
+            "watchdog": {
+                "slow_factor": 10.0,
+                "slow_seconds": 10.0,
+                "hang_seconds": 3600.0,
+                "peer_seconds": 60.0,
+            },
             "log_kimg": 102.4,
             "grid_kimg": 2048.0,
             "grid": {"rows": 10, "columns": 10, "seed": 0},

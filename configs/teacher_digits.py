@@ -43,6 +43,7 @@ def get_config() -> ConfigDict:
             },
             "augment_probability": 0.0,
             "dtype": "float32",
+            "kernels": "xla",  # or "triton", on one NVIDIA GPU
             "batch_size": 128,
             "duration_kimg": 1024.0,
             "optimizer": {

@@ -26,6 +26,7 @@ def compile_updates(exp: Experiment, mesh: Mesh, updates_per_call: int) -> Calla
     """
     shardings = sharding.state(exp.abstract_state(), mesh)
 
+    @jax.jit  # traced once, though its result's shapes are asked for before the loop is built
     def update(state: Any, frozen: Any, key: PRNGKey) -> tuple[Any, Totals]:
         after, metrics = exp.update(state, frozen, jax.random.fold_in(key, state.step), mesh)
         after = guard.freeze(state, after, guard.halted(state, exp.max_skipped_in_a_row))

@@ -85,6 +85,7 @@ _COMMON = {
     "deterministic": FLAG,
     "distributed": FLAG,
     "dtype": _named("float32", "bfloat16", "float16"),
+    "kernels": _named("xla", "triton"),
     "batch_size": COUNT,
     "duration_kimg": POSITIVE,
     "ema_halflife_kimg": POSITIVE,

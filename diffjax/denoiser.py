@@ -161,7 +161,13 @@ def from_edm_kwargs(
     if dropout is not None:
         kwargs["dropout"] = dropout
     network_class = _NETWORKS[model_type]
-    known_arguments = _arguments(network_class) - {"dtype", "kernels", "parent", "name", "out_channels"}
+    known_arguments = _arguments(network_class) - {
+        "dtype",
+        "kernels",
+        "parent",
+        "name",
+        "out_channels",
+    }
     for name in kwargs:
         if name not in known_arguments:
             nearest = difflib.get_close_matches(name, known_arguments, n=1)

@@ -333,7 +333,7 @@ def suspects(config: ConfigDict) -> dict[str, Any]:
 
 def _distill(config: ConfigDict) -> DistillExperiment:
     init_kwargs = {**teachers.describe(config.teacher), "dropout": config.dropout}
-    denoiser = from_edm_kwargs(init_kwargs, dtype=DTYPES[config.dtype])
+    denoiser = from_edm_kwargs(init_kwargs, dtype=DTYPES[config.dtype], kernels=_kernels(config))
     _check_teacher(config, denoiser)
     in_range = {"sigma_min": denoiser.sigma_min, "sigma_max": denoiser.sigma_max}
     lognormal = noise.LogNormal(**in_range)
@@ -396,7 +396,7 @@ def _pretrain(config: ConfigDict) -> PretrainExperiment:
         "img_channels": channels,
         "label_dim": source.num_classes if config.conditional else 0,
     }
-    denoiser = from_edm_kwargs(init_kwargs, dtype=DTYPES[config.dtype])
+    denoiser = from_edm_kwargs(init_kwargs, dtype=DTYPES[config.dtype], kernels=_kernels(config))
     _check_augmentation(config, denoiser)
     rate = config.optimizer.learning_rate
     if config.optimizer.rampup_kimg:
@@ -425,6 +425,17 @@ def _pretrain(config: ConfigDict) -> PretrainExperiment:
         seed=config.seed,
         max_skipped_in_a_row=config.max_skipped_in_a_row,
     )
+
+
+def _kernels(config: ConfigDict) -> str:
+    name: str = config.kernels
+    if name == "triton" and (jax.default_backend() != "gpu" or jax.device_count() > 1):
+        devices = f"{jax.device_count()} x {jax.default_backend()}"
+        raise ValueError(
+            f"config.kernels={name!r} runs on one NVIDIA GPU, and here there is {devices}; "
+            "set it to 'xla'."
+        )
+    return name
 
 
 def _adam(

@@ -3,7 +3,7 @@
 Between its convolutions a residual block is bound by memory. Left to automatic differentiation,
 group norm with the embedding's shift before it, and SiLU and dropout after it, reads the
 activations nine times. Here only the input is kept for the backward pass, statistics take one
-reading, and the rest another; kernels for GPUs (`group_norm_triton`) have the second from the cache.
+reading, and the rest another; the kernels of `group_norm_triton` have the second from the cache.
 """
 
 import dataclasses
@@ -53,9 +53,7 @@ def group_norm(
     """
     batch, channels = x.shape[0], x.shape[-1]
     scale, bias, shift = (
-        jnp.broadcast_to(
-            jnp.asarray(0.0 if term is None else term, jnp.float32), (batch, channels)
-        )
+        jnp.broadcast_to(jnp.asarray(0.0 if term is None else term, jnp.float32), (batch, channels))
         for term in (scale, bias, shift)
     )
     if dropout_rate:
@@ -115,8 +113,7 @@ _group_norm.defvjp(_forward, _backward)
 def _forward_xla(
     x: Array, scale: Array, bias: Array, shift: Array, seed: Array, settings: _Settings
 ) -> tuple[Array, Array, Array, Array]:
-    """Returns the output and, [B, C]: what to subtract from x, by what to multiply, and a
-    channel's mean after both."""
+    """The output and, [B, C]: what to subtract from x, to multiply by, and a mean after both."""
     count = x.shape[1]
     # Sums are of differences from one pixel: E[x²] − E[x]² by itself cancels where the mean is
     # large, and two passes would cost another reading.
@@ -147,7 +144,7 @@ def _backward_xla(
     inverse_std: Array,
     settings: _Settings,
 ) -> tuple[Array, Array, Array]:
-    """Returns the gradients of x and, an example at a time, of scale and bias."""
+    """The gradients of x and, an example at a time, of scale and bias."""
     count = x.shape[1]
     normalised = _normalise(x, centre, inverse_std)
     d_affine = drop(d_out.astype(jnp.float32), settings.rate, seed)

@@ -219,7 +219,27 @@ def forward(
     elements: int = _ELEMENTS,
     warps: int = _WARPS,
 ) -> tuple[Array, Array, Array, Array]:
-    """x [B, N, C], scale, bias, shift [B, C] float32, seed [3] uint32 -> output and statistics."""
+    """The output and statistics of `group_norm`'s forward pass.
+
+    Args:
+      x: [B, N, C].
+      scale: [B, C] float32.
+      bias: [B, C] float32.
+      shift: [B, C] float32.
+      seed: of `dropout.seed_of`.
+      groups: see `group_norm.group_norm`, as for eps, silu and rate.
+      eps: added to the variance.
+      silu: whether to apply it.
+      rate: of dropout.
+      interpret: runs the kernel as JAX operations, on any platform, for tests.
+      lanes: the most channels a program has, if groups are smaller.
+      elements: of a tile.
+      warps: of a program.
+
+    Returns:
+      [B, N, C], and three times [B, C] float32: what to subtract from x, what to multiply by then,
+      and the mean of a channel after both.
+    """
     batch, pixels, channels = x.shape
     tiles = _Tiles(pixels, channels, groups, lanes, elements)
     statistics = jax.ShapeDtypeStruct((batch, channels), jnp.float32)
@@ -254,7 +274,10 @@ def backward(
     elements: int = _ELEMENTS,
     warps: int = _WARPS,
 ) -> tuple[Array, Array, Array]:
-    """-> dx [B, N, C] and, an example at a time, the gradients [B, C] of scale and bias."""
+    """The gradients [B, N, C] of x and, an example at a time, [B, C] of scale and bias.
+
+    Arguments are those of `forward`, the gradient of its output, and its statistics.
+    """
     batch, pixels, channels = x.shape
     tiles = _Tiles(pixels, channels, groups, lanes, elements)
     per_channel = jax.ShapeDtypeStruct((batch, channels), jnp.float32)
