@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
             "network": {
                 "class_name": "EDMPrecond",
                 "model_type": "SongUNet",
+                "augment_dim": 0,
                 "model_channels": 16,
                 "channel_mult": (1, 2),
                 "num_blocks": 1,

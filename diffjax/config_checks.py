@@ -152,6 +152,7 @@ _PRETRAIN = {
     "x_flip": FLAG,
     "network.class_name": NAME,
     "network.model_type": NAME,
+    "network.augment_dim": WHOLE,
     "network.model_channels": COUNT,
     "network.channel_mult": COUNTS,
     "network.num_blocks": COUNT,

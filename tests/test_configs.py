@@ -1,8 +1,11 @@
 """Every config builds, its full-size update traces, and mistakes in it are told in one line."""
 
 import ast
+import io
+import json
 import re
 import runpy
+import zipfile
 from pathlib import Path
 
 import jax
@@ -10,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from diffjax import config_checks, experiment, sharding
 from diffjax.convert import download
@@ -18,6 +22,9 @@ from diffjax.train import train
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.py"))
 DISTILL = [name for name in NAMES if not name.startswith("teacher_")]
+DIGITS = [name for name in NAMES if name.endswith("_digits")]
+# Trained on a file, which `real_images` stands in for.
+ON_FILES = [name for name in NAMES if name.startswith("teacher_cifar")]
 
 # From the papers' released code: alpha, both learning rates, b1 of the generator's Adam, epsilon,
 # batch, Mimg in all, half-life of the EMA in kimg, dropout, augmentation, init_sigma, loss scale.
@@ -44,12 +51,14 @@ FID = {
 PARAMETERS = {
     "cifar": 55_733_891,
     "cifar_cond": 55_735_299,
+    "cifar_small": 13_956_931,
+    "cifar_tiny": 2_815_635,
     "imagenet64": 295_899_267,
     "ffhq64": 61_805_571,
     "afhqv2_64": 61_805_571,
 }
 # Tracing takes tens of seconds at full size; the rest is traced by `-m slow`.
-TRACED_BY_DEFAULT = ("sid_cifar", "sid_digits", "di_digits", "teacher_digits")
+TRACED_BY_DEFAULT = ("sid_cifar", "teacher_cifar_tiny", *DIGITS)
 
 
 def load(name: str) -> ConfigDict:
@@ -82,8 +91,31 @@ def no_download(monkeypatch):
     monkeypatch.setattr(download, "fetch", refuse)
 
 
+@pytest.fixture
+def real_images(tmp_path):
+    """Ten images of ten classes, in EDM's format, in the place of CIFAR-10."""
+    path = tmp_path / "cifar10-32x32.zip"
+    names = [f"00000/img{number:08d}.png" for number in range(10)]
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, name in enumerate(names):
+            buffer = io.BytesIO()
+            Image.new("RGB", (32, 32), (number, 0, 0)).save(buffer, "png")
+            archive.writestr(name, buffer.getvalue())
+        labels = [[name, number] for number, name in enumerate(names)]
+        archive.writestr("dataset.json", json.dumps({"labels": labels}))
+    return path
+
+
+def load_with_data(name: str, real_images: Path) -> ConfigDict:
+    config = load(name)
+    if name in ON_FILES:
+        config.dataset = str(real_images)
+    return config
+
+
 def test_the_tables_here_know_every_config():
-    assert set(NAMES) == {*FID, "sid_digits", "di_digits", "teacher_digits"}
+    assert set(NAMES) == {*FID, *DIGITS, *ON_FILES}
+    assert len(DIGITS) == len(ON_FILES) == 3
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -158,8 +190,8 @@ def test_distillations_have_the_same_fields_of_the_same_types():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_builds_without_a_download(name, no_download):
-    config = load(name)
+def test_builds_without_a_download(name, no_download, real_images):
+    config = load_with_data(name, real_images)
     exp = experiment.build(config)
     params = exp.denoiser.abstract_params()
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -202,8 +234,8 @@ def test_what_is_built_follows_the_config(name, no_download):
         for name in NAMES
     ],
 )
-def test_the_update_traces_at_full_size(name, no_download):
-    config = load(name)
+def test_the_update_traces_at_full_size(name, no_download, real_images):
+    config = load_with_data(name, real_images)
     exp = experiment.build(config)
     mesh = sharding.make_mesh(**config.mesh)
     state = exp.abstract_state()
@@ -230,6 +262,11 @@ WHOLE = "a whole number of at least 1 is needed"
 MISTAKES = [
     ("sid_cifar", {"task": "destill"}, "config.task='destill' .* distill, pretrain"),
     ("sid_cifar", {"method": "sdi"}, "config.method='sdi' .* sid, diff_instruct"),
+    (
+        "sid_cifar",
+        {"kernels": "triton"},
+        "config.kernels='triton' runs on one NVIDIA GPU, and here there is 8 x cpu",
+    ),
     ("sid_cifar", {"dtype": "float8"}, "config.dtype='float8' .* float32, bfloat16, float16"),
     (
         "sid_cifar",
@@ -423,7 +460,7 @@ def test_a_mistake_in_the_evaluation(changes, message, no_download):
 def test_what_the_evaluation_asks_for_can_be_measured(name, no_download):
     config = load(name)
     experiment.check_evaluation(config)
-    assert config.evaluate.count == (50_000 if name in FID else 1797)
+    assert config.evaluate.count == (1797 if name in DIGITS else 50_000)
     assert config.evaluate.best in config.evaluate.metrics
 
 
