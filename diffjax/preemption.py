@@ -3,18 +3,22 @@
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 
 import jax
 from jax.experimental import multihost_utils
 
 EXIT_CODE_AT_ONCE = 128 + signal.SIGTERM
+# `timeout` and some schedulers signal a process, and then its group with the process in it.
+ECHO_SECONDS = 2.0
 
 
 class Preemption:
     """Notices SIGTERM, so that a run can save and end in good order.
 
-    A process by itself catches the signal here; a second one ends it at once. Several processes
+    A process by itself catches the signal here; a second one ends it at once, unless it comes so
+    soon that it must be an echo of the first. Several processes
     leave it to JAX's coordination service, by which all of them learn of it and stop at the same
     call. Outside the main thread, where Python allows no handlers, nothing is caught.
     """
@@ -69,9 +73,13 @@ class Preemption:
 
 def _end_at_second(listen: int) -> None:
     """Reads the numbers of the signals that come, until the pipe is closed."""
-    seen = 0
+    first: float | None = None
     while numbers := os.read(listen, 1):
-        seen += numbers[0] == signal.SIGTERM
-        if seen == 2:
+        if numbers[0] != signal.SIGTERM:
+            continue
+        now = time.monotonic()
+        if first is None:
+            first = now
+        elif now - first > ECHO_SECONDS:
             os._exit(EXIT_CODE_AT_ONCE)
     os.close(listen)

@@ -28,9 +28,28 @@ def test_a_second_signal_ends_at_once_whatever_goes_on():
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)  # an echo of the first
+    time.sleep(preemption.ECHO_SECONDS)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == preemption.EXIT_CODE_AT_ONCE
+
+
+FINISHES = """
+import time
+from diffjax import preemption
+with preemption.Preemption() as stop:
+    while not stop.requested():
+        time.sleep(0.01)
+    time.sleep(0.5)  # saving
+    print("saved", flush=True)
+"""
+
+
+def test_timeout_signals_twice_and_the_run_saves_all_the_same():
+    command = ["timeout", "--signal=TERM", "8", sys.executable, "-c", FINISHES]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "saved\n", done.stderr
 
 
 def test_the_signal_is_noticed_and_the_handler_put_back():
