@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
             "seed": 0,
             "deterministic": False,
             "distributed": False,
+            "compilation_cache": "",  # a folder, or "" for none
             # Seconds: an update is reported that takes slow_factor medians and slow_seconds; a run
             # ends where nothing is done for hang_seconds (0: never), or a process is silent.
             "watchdog": {
@@ -38,6 +39,7 @@ def get_config() -> ConfigDict:
             "augment_probability": 0.12,
             "dtype": "float32",
             "kernels": "xla",  # or "triton", on one NVIDIA GPU
+            "rematerialize": False,  # blocks computed twice, for memory
             "init_sigma": 1.0,
             "batch_size": 128,
             "accumulation": 1,

@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
             "seed": 0,
             "deterministic": False,
             "distributed": False,
+            "compilation_cache": "",  # a folder, or "" for none
             # Seconds: an update is reported that takes slow_factor medians and slow_seconds; a run
             # ends where nothing is done for hang_seconds (0: never), or a process is silent.
             "watchdog": {
@@ -34,6 +35,7 @@ def get_config() -> ConfigDict:
             "augment_probability": 0.0,
             "dtype": "float32",
             "kernels": "xla",  # or "triton", on one NVIDIA GPU
+            "rematerialize": False,  # blocks computed twice, for memory
             "init_sigma": 2.5,
             "batch_size": 128,
             "accumulation": 1,

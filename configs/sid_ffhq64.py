@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
             "seed": 0,
             "deterministic": False,
             "distributed": False,
+            "compilation_cache": "",  # a folder, or "" for none
             # Seconds: an update is reported that takes slow_factor medians and slow_seconds; a run
             # ends where nothing is done for hang_seconds (0: never), or a process is silent.
             "watchdog": {
@@ -41,6 +42,7 @@ def get_config() -> ConfigDict:
             "augment_probability": 0.15,
             "dtype": "bfloat16",
             "kernels": "xla",  # or "triton", on one NVIDIA GPU
+            "rematerialize": False,  # blocks computed twice, for memory
             "alpha": 1.2,
             "t_max": 800.0,
             "init_sigma": 2.5,

@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
             "seed": 0,
             "deterministic": False,
             "distributed": False,
+            "compilation_cache": "",  # a folder, or "" for none
             "dataset": "cifar10-32x32.zip",
             "conditional": False,
             "x_flip": False,
@@ -35,6 +36,7 @@ def get_config() -> ConfigDict:
             "augment_probability": 0.12,
             "dtype": "bfloat16",
             "kernels": "xla",  # or "triton", on one NVIDIA GPU
+            "rematerialize": False,  # blocks computed twice, for memory
             "batch_size": 512,
             "duration_kimg": 200_000.0,
             "optimizer": {

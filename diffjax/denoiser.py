@@ -125,6 +125,7 @@ def from_edm_kwargs(
     dtype: Any = jnp.float32,
     dropout: float | None = None,
     kernels: str = "xla",
+    rematerialize: bool = False,
 ) -> NetworkDenoiser:
     """Builds a denoiser from the constructor arguments of one of EDM's preconditioned networks.
 
@@ -135,6 +136,7 @@ def from_edm_kwargs(
       dtype: of the network's computation. EDM's `use_fp16` is a way to train and is not followed.
       dropout: replaces the network's own rate.
       kernels: "xla", or "triton" for kernels of our own on NVIDIA GPUs.
+      rematerialize: whether residual blocks are computed again in the backward pass, for memory.
 
     Raises:
       ValueError: naming the unknown class or argument, or the missing one.
@@ -179,6 +181,7 @@ def from_edm_kwargs(
         label_dim=label_dim,
         dtype=dtype,
         kernels=kernels,
+        rematerialize=rematerialize,
         **{k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()},
     )
     return NetworkDenoiser(

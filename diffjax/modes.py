@@ -59,6 +59,7 @@ def _joined(config: ConfigDict) -> AbstractContextManager[peers.Peers]:
         deterministic=config.deterministic,
         distributed=config.distributed,
         peer_seconds=config.watchdog.peer_seconds,
+        compilation_cache=config.compilation_cache,
     )
 
 

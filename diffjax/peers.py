@@ -30,7 +30,12 @@ _STATUS = re.compile(r"(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_
 
 @contextlib.contextmanager
 def joined(
-    config: Mapping[str, Any], *, deterministic: bool, distributed: bool, peer_seconds: float
+    config: Mapping[str, Any],
+    *,
+    deterministic: bool,
+    distributed: bool,
+    peer_seconds: float,
+    compilation_cache: str = "",
 ) -> Iterator["Peers"]:
     """This process prepared, and among the others if there are any; call it before JAX is used.
 
@@ -39,11 +44,17 @@ def joined(
       deterministic: see `runtime.prepare`.
       distributed: whether to look for others; see `runtime.prepare` too.
       peer_seconds: how long one may be silent; see `Peers`.
+      compilation_cache: see `runtime.prepare`.
 
     Raises:
       ValueError: the processes can't be found, or have different configs.
     """
-    runtime.prepare(deterministic=deterministic, distributed=distributed, peer_seconds=peer_seconds)
+    runtime.prepare(
+        deterministic=deterministic,
+        distributed=distributed,
+        peer_seconds=peer_seconds,
+        compilation_cache=compilation_cache,
+    )
     with Peers(silent_seconds=peer_seconds) as peers:
         runtime.agree("the config", sorted(config.items()))
         yield peers

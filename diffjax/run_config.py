@@ -26,6 +26,8 @@ FREE = {
     "mesh": "checkpoints open on any; the mathematics is the same",
     "max_skipped_in_a_row": "when to give up",
     "updates_per_call": "the same updates, in larger portions",
+    "rematerialize": "the same updates, in less memory",
+    "compilation_cache": "the same updates, compiled sooner",
     "watchdog": "when a run is given up",
     "distributed": "how processes find each other",
     "deterministic": "the same updates, up to the order of sums",

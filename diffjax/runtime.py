@@ -22,6 +22,7 @@ def prepare(
     distributed: bool,
     peer_seconds: float = 60.0,
     join_seconds: int = 300,
+    compilation_cache: str = "",
 ) -> None:
     """Prepares this process; call it before anything asks for devices.
 
@@ -33,6 +34,8 @@ def prepare(
       peer_seconds: how long a process may be silent; JAX's own service, which ends processes with
         less to read, waits twice as long.
       join_seconds: how long to wait for all processes to come.
+      compilation_cache: folder where compiled functions are kept for the next start, on the same
+        devices with the same versions; "" leaves it to JAX_COMPILATION_CACHE_DIR.
 
     Raises:
       ValueError: the environment doesn't say which processes there are. If they don't all come,
@@ -40,6 +43,9 @@ def prepare(
     """
     if deterministic and _DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}".strip()
+    if compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", compilation_cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if not distributed or jax.distributed.is_initialized():
         return
     hosts = _host_list()

@@ -61,6 +61,7 @@ def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = Fals
         deterministic=config.deterministic,
         distributed=config.distributed,
         peer_seconds=config.watchdog.peer_seconds,
+        compilation_cache=config.compilation_cache,
     ) as others:
         mesh = sharding.make_mesh(**config.mesh)
         sharding.check_batch(config.batch_size, config.get("accumulation", 1), mesh)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from diffjax import runtime
-from tests.processes import Processes, free_port
+from tests.processes import ROOT, Processes, free_port
 
 HOSTS = {
     "JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234",
@@ -104,3 +104,34 @@ def test_nothing_says_which_processes_there_are():
     assert result.returncode == 1
     assert "distributed=True, but the processes can't be found" in result.stderr
     assert "set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID" in result.stderr
+
+
+COMPILES = """
+import sys, jax, jax.numpy as jnp
+from diffjax import runtime
+runtime.prepare(deterministic=False, distributed=False, compilation_cache=sys.argv[1])
+hits = []
+jax.monitoring.register_event_listener(lambda event, **_: hits.append("cache_hits" in event))
+def many(x):
+    for i in range(300):
+        x = jnp.sin(x @ x + i)
+    return x
+jax.jit(many)(jnp.ones((8, 8))).block_until_ready()
+print(sum(hits))
+"""
+
+
+def test_a_second_start_finds_what_the_first_compiled(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    hits = [
+        subprocess.run(
+            [sys.executable, "-c", COMPILES, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+            cwd=ROOT,
+        ).stdout.strip()
+        for _ in range(2)
+    ]
+    assert hits == ["0", "1"]

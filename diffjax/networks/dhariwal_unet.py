@@ -29,6 +29,7 @@ class DhariwalUNet(nn.Module):
       label_dropout: rate at which a row of labels is zeroed while training.
       dtype: of the computation; parameters and the embedding are float32.
       kernels: of the group norms; see `group_norm.group_norm`.
+      rematerialize: whether blocks are computed again in the backward pass.
     """
 
     img_resolution: int
@@ -44,6 +45,7 @@ class DhariwalUNet(nn.Module):
     label_dropout: float = 0.0
     dtype: Any = jnp.float32
     kernels: str = "xla"
+    rematerialize: bool = False
 
     @nn.compact
     def __call__(
@@ -66,28 +68,24 @@ class DhariwalUNet(nn.Module):
                 channels = self.model_channels * mult
                 x = style.conv(channels, x.shape[-1], name=f"enc_{self._res(0)}_conv")(x)
             else:
-                x = self._block(level, "enc", "down", x.shape[-1], down=True)(x, emb, train=train)
+                x = self._block(level, "enc", "down", x.shape[-1], down=True)(x, emb, train)
             skips.append(x)
             for idx in range(self.num_blocks):
                 x = self._block(level, "enc", f"block{idx}", self.model_channels * mult)(
-                    x, emb, train=train
+                    x, emb, train
                 )
                 skips.append(x)
 
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             if level == len(self.channel_mult) - 1:
-                x = self._block(level, "dec", "in0", x.shape[-1], attention=True)(
-                    x, emb, train=train
-                )
-                x = self._block(level, "dec", "in1", x.shape[-1], attention=False)(
-                    x, emb, train=train
-                )
+                x = self._block(level, "dec", "in0", x.shape[-1], attention=True)(x, emb, train)
+                x = self._block(level, "dec", "in1", x.shape[-1], attention=False)(x, emb, train)
             else:
-                x = self._block(level, "dec", "up", x.shape[-1], up=True)(x, emb, train=train)
+                x = self._block(level, "dec", "up", x.shape[-1], up=True)(x, emb, train)
             for idx in range(self.num_blocks + 1):
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
                 x = self._block(level, "dec", f"block{idx}", self.model_channels * mult)(
-                    x, emb, train=train
+                    x, emb, train
                 )
         x = style.norm(name="out_norm")(x, silu=True)
         return style.conv(self.out_channels, x.shape[-1], zero=True, name="out_conv")(x)
@@ -108,6 +106,7 @@ class DhariwalUNet(nn.Module):
             bias_init=layers.uniform_bias,
             dtype=self.dtype,
             kernels=self.kernels,
+            rematerialize=self.rematerialize,
         )
 
     def _res(self, level: int) -> str:
@@ -127,7 +126,7 @@ class DhariwalUNet(nn.Module):
     ) -> layers.UNetBlock:
         if attention is None:
             attention = self.img_resolution >> level in self.attn_resolutions and not (up or down)
-        return layers.UNetBlock(
+        return layers.block_class(self._style)(
             channels,
             self._style,
             up=up,

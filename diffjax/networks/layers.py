@@ -269,6 +269,8 @@ class BlockStyle:
       bias_init: fan_in -> the initializer of biases.
       dtype: of the computation; parameters are float32.
       kernels: of the group norms; see `group_norm.group_norm`.
+      rematerialize: whether blocks are computed again in the backward pass, which keeps their
+        inputs alone.
     """
 
     dropout: float
@@ -283,6 +285,7 @@ class BlockStyle:
     bias_init: Callable[[int], Initializer]
     dtype: Any
     kernels: str = "xla"
+    rematerialize: bool = False
 
     def conv(
         self,
@@ -337,7 +340,7 @@ class UNetBlock(nn.Module):
     num_heads: int = 0
 
     @nn.compact
-    def __call__(self, x: Array, emb: Array, *, train: bool = False) -> Array:
+    def __call__(self, x: Array, emb: Array, train: bool = False) -> Array:
         """Maps x [B, H, W, C_in] and emb [B, E] to [B, H', W', C_out]."""
         style, in_channels, channels = self.style, x.shape[-1], self.out_channels
         skip = self._resample(x)
@@ -372,3 +375,11 @@ class UNetBlock(nn.Module):
         if self.down:
             return downsample(x, self.style.resample_filter)
         return x
+
+
+def block_class(style: BlockStyle) -> Callable[..., UNetBlock]:
+    """`UNetBlock`, rematerialised if the style says so; `train` must be positional then."""
+    if style.rematerialize:
+        rematerialized: Callable[..., UNetBlock] = nn.remat(UNetBlock, static_argnums=(3,))
+        return rematerialized
+    return UNetBlock

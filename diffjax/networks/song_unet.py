@@ -41,6 +41,7 @@ class SongUNet(nn.Module):
       resample_filter: taps of the resampling filter.
       dtype: of the computation; parameters and the embedding are float32.
       kernels: of the group norms; see `group_norm.group_norm`.
+      rematerialize: whether blocks are computed again in the backward pass.
     """
 
     img_resolution: int
@@ -61,6 +62,7 @@ class SongUNet(nn.Module):
     resample_filter: tuple[float, ...] = (1, 1)
     dtype: Any = jnp.float32
     kernels: str = "xla"
+    rematerialize: bool = False
 
     def __post_init__(self) -> None:
         for field, choices in _CHOICES.items():
@@ -109,6 +111,7 @@ class SongUNet(nn.Module):
             bias_init=lambda fan_in: nn.initializers.zeros,
             dtype=self.dtype,
             kernels=self.kernels,
+            rematerialize=self.rematerialize,
         )
 
     def _res(self, level: int) -> str:
@@ -128,7 +131,7 @@ class SongUNet(nn.Module):
         up: bool = False,
         down: bool = False,
     ) -> layers.UNetBlock:
-        return layers.UNetBlock(
+        return layers.block_class(self._style)(
             channels,
             self._style,
             up=up,
@@ -174,9 +177,7 @@ class SongUNet(nn.Module):
             if level == 0:
                 x = style.conv(self.model_channels, image_channels, name=f"enc_{res}_conv")(x)
             else:
-                x = self._block(level, "enc_{res}_down", x.shape[-1], down=True)(
-                    x, emb, train=train
-                )
+                x = self._block(level, "enc_{res}_down", x.shape[-1], down=True)(x, emb, train)
                 if self.encoder_type == "skip":
                     aux = layers.downsample(aux, self.resample_filter)
                     x = x + style.conv(
@@ -192,7 +193,7 @@ class SongUNet(nn.Module):
                     f"enc_{{res}}_block{idx}",
                     self.model_channels * mult,
                     attention=self._has_attention(level),
-                )(x, emb, train=train)
+                )(x, emb, train)
                 skips.append(x)
         return x, skips
 
@@ -206,12 +207,10 @@ class SongUNet(nn.Module):
         image: Array | None = None
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             if level == len(self.channel_mult) - 1:
-                x = self._block(level, "dec_{res}_in0", x.shape[-1], attention=True)(
-                    x, emb, train=train
-                )
-                x = self._block(level, "dec_{res}_in1", x.shape[-1])(x, emb, train=train)
+                x = self._block(level, "dec_{res}_in0", x.shape[-1], attention=True)(x, emb, train)
+                x = self._block(level, "dec_{res}_in1", x.shape[-1])(x, emb, train)
             else:
-                x = self._block(level, "dec_{res}_up", x.shape[-1], up=True)(x, emb, train=train)
+                x = self._block(level, "dec_{res}_up", x.shape[-1], up=True)(x, emb, train)
             for idx in range(self.num_blocks + 1):
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
                 x = self._block(
@@ -219,7 +218,7 @@ class SongUNet(nn.Module):
                     f"dec_{{res}}_block{idx}",
                     self.model_channels * mult,
                     attention=idx == self.num_blocks and self._has_attention(level),
-                )(x, emb, train=train)
+                )(x, emb, train)
             if self.decoder_type == "skip" or level == 0:
                 coarser = None if image is None else layers.upsample(image, self.resample_filter)
                 image = self._to_image(x, self._res(level))

@@ -125,7 +125,7 @@ def replayed_draws(case, method, iteration):
         ("traj_sid_shared", False),
         ("traj_di_shared", False),
         ("traj_sid_distinct_rounds2", False),
-        ("traj_di_distinct_rounds2", True),
+        pytest.param("traj_di_distinct_rounds2", True, marks=pytest.mark.slow),
     ],
 )
 def test_trajectory(name, unroll):

@@ -1,0 +1,121 @@
+"""What the benchmarks of speed share: their arguments, weights, the device's peak, the report."""
+
+import argparse
+import json
+import math
+import runpy
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import jaxprs_in_params
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from diffjax import sharding
+from diffjax.denoiser import NetworkDenoiser
+from diffjax.types import Params
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that name what is measured."""
+    parser.add_argument("--config", required=True, help="a distillation config")
+    parser.add_argument("--dtype", help="instead of the config's")
+    parser.add_argument("--kernels", help="instead of the config's: xla or triton")
+    parser.add_argument("--batch_size", type=int, help="instead of the config's")
+    parser.add_argument("--devices", type=int, help="devices to use; all by default")
+    parser.add_argument("--json", help="file to add one JSON line to")
+
+
+def config_of(arguments: argparse.Namespace) -> ConfigDict:
+    """The config that the arguments name, changed as they say."""
+    config: ConfigDict = runpy.run_path(arguments.config)["get_config"]()
+    for name in ("dtype", "kernels", "batch_size"):
+        if getattr(arguments, name):
+            config[name] = getattr(arguments, name)
+    if arguments.devices:
+        config.mesh.data = arguments.devices
+    return config
+
+
+def random_params(denoiser: NetworkDenoiser, mesh: Mesh) -> Params:
+    """Weights of about the usual size, placed as a run's; drawn by NumPy, compiling nothing."""
+    rng = np.random.default_rng(0)
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        fan_in = max(1, math.prod(leaf.shape[:-1]))
+        return (rng.standard_normal(leaf.shape) / math.sqrt(fan_in)).astype(leaf.dtype)
+
+    abstract = denoiser.abstract_params()
+    return jax.device_put(jax.tree.map(draw, abstract), sharding.state(abstract, mesh))
+
+
+def describe(arguments: argparse.Namespace, config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
+    """What is measured, and where."""
+    return {
+        "config": Path(arguments.config).stem,
+        "device": f"{mesh.size} x {jax.devices()[0].device_kind}",
+        "jax": jax.__version__,
+        "dtype": config.dtype,
+        "kernels": config.kernels,
+        "batch_size": config.batch_size,
+    }
+
+
+def peak_memory_gib() -> float:
+    """The most that this process has had on its first device; 0 where that isn't known."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return float(stats.get("peak_bytes_in_use", 0) / 2**30)
+
+
+def report(result: dict[str, Any], json_file: str | None) -> None:
+    """Prints a table, and adds a line of JSON to a file if one is named."""
+    for name, value in result.items():
+        shown = f"{value:.4g}" if isinstance(value, float) else value
+        print(f"{name:32s} {shown}", flush=True)
+    if json_file:
+        with Path(json_file).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(result) + "\n")
+
+
+def matrix_peak(dtype: Any, size: int = 8192) -> float:
+    """FLOP/s of a large matrix product on random data, the best of five."""
+    if jax.default_backend() == "cpu":
+        size = 1024
+    a, b = (jax.random.normal(jax.random.key(i), (size, size), dtype) for i in (0, 1))
+    product = jax.jit(lambda a, b: a @ b)
+    product(a, b).block_until_ready()
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        for _ in range(10):
+            c = product(a, b)
+        c.block_until_ready()
+        best = min(best, (time.perf_counter() - start) / 10)
+    return 2 * size**3 / best
+
+
+def forward_flops(denoiser: NetworkDenoiser) -> float:
+    """FLOPs of the convolutions and matrix products of one forward pass on one image."""
+    x = jax.ShapeDtypeStruct((1, *denoiser.image_shape), jnp.float32)
+    sigma = jax.ShapeDtypeStruct((1,), jnp.float32)
+    return _matrix_flops(jax.make_jaxpr(denoiser)(denoiser.abstract_params(), x, sigma).jaxpr)
+
+
+def _matrix_flops(jaxpr: Any) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        output = math.prod(equation.outvars[0].aval.shape)
+        if equation.primitive.name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            features = equation.params["dimension_numbers"].rhs_spec[0]
+            total += 2 * output * math.prod(kernel) / kernel[features]
+        elif equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            total += 2 * output * math.prod(shape[axis] for axis in contracted)
+        total += sum(map(_matrix_flops, jaxprs_in_params(equation.params)))
+    return total
