@@ -1,5 +1,7 @@
 """Group norm's own gradient, and the GPU kernels, against plain arithmetic in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,3 +121,33 @@ def test_kernels_agree(pixels, channels, groups, silu, rate):
     assert relative_error(dx, dx_wanted) < 1e-6
     assert relative_error(d_scale, d_scale_wanted) < 1e-6
     assert relative_error(d_bias, d_bias_wanted) < 1e-6
+
+
+def test_kernels_by_name_have_the_same_gradients(monkeypatch):
+    for name in ("forward", "backward"):
+        kernel = getattr(group_norm_triton, name)
+        monkeypatch.setattr(group_norm_triton, name, functools.partial(kernel, interpret=True))
+    x, scale, bias, shift = arguments((2, 4, 4, 32), per_example=False, mean=3.0)
+    cotangent = jax.random.normal(jax.random.key(1), x.shape)
+
+    def gradients(kernels):
+        def total(x, scale, bias, shift):
+            out = group_norm(
+                x,
+                scale,
+                bias,
+                groups=8,
+                shift=shift,
+                silu=True,
+                dropout_rate=0.2,
+                dropout_key=jax.random.key(2),
+                kernels=kernels,
+            )
+            return (out * cotangent).sum()
+
+        return jax.value_and_grad(total, (0, 1, 2, 3))(x, scale, bias, shift)
+
+    for got, wanted in zip(
+        jax.tree.leaves(gradients("triton")), jax.tree.leaves(gradients("xla")), strict=True
+    ):
+        assert relative_error(got, wanted) < 1e-5
