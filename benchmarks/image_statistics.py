@@ -17,7 +17,7 @@ from typing import SupportsIndex
 import jax
 import numpy as np
 
-from diffjax import data, features, metrics, sharding, stats
+from diffjax import data, evaluation, features, metrics, sharding, stats
 from diffjax.data import DataSource
 
 
@@ -79,7 +79,8 @@ def compare_halves(
     )
     distance = metrics.frechet_distance(first.mean, first.cov, second.mean, second.cov)
     itself = metrics.frechet_distance(first.mean, first.cov, first.mean, first.cov)
-    name = f"{'fid' if extract.is_published_inception else f'fd_{extract.name}'}_{half}"
+    metric = "fid" if extract.is_published_inception else "fd"
+    name = evaluation.result_name(metric, features=extract.name, count=half)
     print(f"{name} of two halves, seed {seed}: {distance:.6g}; of one with itself: {itself:.2g}")
 
 

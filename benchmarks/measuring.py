@@ -30,9 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", help="file to add one JSON line to")
 
 
+def load_config(path: str) -> ConfigDict:
+    """The config of a file."""
+    config: ConfigDict = runpy.run_path(path)["get_config"]()
+    return config
+
+
 def config_of(arguments: argparse.Namespace) -> ConfigDict:
     """The config that the arguments name, changed as they say."""
-    config: ConfigDict = runpy.run_path(arguments.config)["get_config"]()
+    config = load_config(arguments.config)
     for name in ("dtype", "kernels", "batch_size"):
         if getattr(arguments, name):
             config[name] = getattr(arguments, name)

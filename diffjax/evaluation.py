@@ -54,16 +54,17 @@ METRICS: dict[str, Metric] = {
 
 
 def result_name(metric: str, *, features: str, count: int) -> str:
-    """What a value is called: `fid50k`, `is5k`, `fd_pixels_1797`, `recall_inception_50000`.
+    """What a value is called: `fid50k`, `is5k`, `fd_pixels_1797`, `recall_inception_50k`.
 
     Args:
       metric: one of `METRICS`.
       features: their name, which a metric of Inception's published weights has in its own.
       count: generated images.
     """
-    if not METRICS[metric].published_only:
-        return f"{metric}_{features}_{count}"
-    return f"{metric}{count // 1000}k" if count % 1000 == 0 else f"{metric}{count}"
+    images = f"{count // 1000}k" if count % 1000 == 0 else f"{count}"
+    return (
+        f"{metric}{images}" if METRICS[metric].published_only else f"{metric}_{features}_{images}"
+    )
 
 
 def check_request(names: Sequence[str], *, count: int, reference: str, holds_images: bool) -> None:

@@ -21,9 +21,9 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import jax.numpy as jnp
 import numpy as np
@@ -61,8 +61,10 @@ class RunLogger:
           total_kimg: thousands of images that the run is to make.
           is_main: whether this is the process that writes.
           resume_step: the step that the run goes on from. Lines of later steps, which the run will
-            write again, are dropped, and so is a last line that was cut off. None starts afresh:
-            all lines of an earlier run are dropped.
+            write again, are dropped, and so is a last line that was cut off. If the last one that
+            is left is written once more, by a run that was stopped before it could save that
+            it had been, the new one takes its place. None starts afresh: all lines of an earlier
+            run are dropped.
           stream: where to show progress; None is the standard output.
           interval: seconds from one progress line to the next where `stream` isn't a terminal.
 
@@ -78,9 +80,12 @@ class RunLogger:
             return
         self._workdir = files.make_writable(workdir)
         self._files = {}
+        self._may_come_again: dict[str, _LastLine | None] = {}
         for name in (METRICS_FILE, TIMING_FILE):
             path = self._workdir / name
-            _keep_until(path, -1 if resume_step is None else resume_step)
+            self._may_come_again[name] = _keep_until(
+                path, -1 if resume_step is None else resume_step
+            )
             self._files[name] = path.open("ab", buffering=0)  # a line is written at once
         self._tensorboard = tensorboard.EventWriter(
             self._workdir / "tensorboard",
@@ -183,6 +188,9 @@ class RunLogger:
         numbers = {name: _number(name, value) for name, value in values.items()}
         line = {"step": int(step), "kimg": float(kimg), **numbers}
         text = json.dumps({key: _to_json(value) for key, value in line.items()}, allow_nan=False)
+        last = self._may_come_again.pop(file, None)
+        if last is not None and last.names == line.keys() and last.step == line["step"]:
+            self._files[file].truncate(last.start)
         files.append(self._files[file], (text + "\n").encode())
         for name, number in numbers.items():
             self._tensorboard.add_scalar(name, number, step)
@@ -323,12 +331,24 @@ def read_scalars(path: str | os.PathLike[str]) -> list[dict[str, float]]:
     ]
 
 
-def _keep_until(path: Path, step: int) -> None:
+class _LastLine(NamedTuple):
+    """What the last line of a file is about, and at which byte it starts."""
+
+    step: int
+    names: Set[str]
+    start: int
+
+
+def _keep_until(path: Path, step: int) -> _LastLine | None:
     """Drops the lines of later steps, by writing the others to a new file that takes its place."""
     if not path.exists():
-        return
-    kept = [text for line, text in _complete_lines(path) if line["step"] <= step]
-    files.write_text(path, "".join(kept))
+        return None
+    kept = [(line, text) for line, text in _complete_lines(path) if line["step"] <= step]
+    files.write_text(path, "".join(text for _, text in kept))
+    if not kept:
+        return None
+    line, text = kept[-1]
+    return _LastLine(line["step"], line.keys(), path.stat().st_size - len(text.encode()))
 
 
 def _complete_lines(path: Path) -> list[tuple[dict[str, Any], str]]:

@@ -151,9 +151,9 @@ def test_a_channel_count_that_features_do_not_take():
         ("fid", "inception", 1_797, "fid1797"),
         ("kid", "inception", 50_000, "kid50k"),
         ("is", "inception", 10_000, "is10k"),
-        ("fd", "inception_random", 50_000, "fd_inception_random_50000"),
+        ("fd", "inception_random", 50_000, "fd_inception_random_50k"),
         ("fd", "pixels", 1_797, "fd_pixels_1797"),
-        ("recall", "inception", 50_000, "recall_inception_50000"),
+        ("recall", "inception", 50_000, "recall_inception_50k"),
     ],
 )
 def test_names_say_what_was_measured(metric, name, count, expected):

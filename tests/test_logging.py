@@ -154,6 +154,16 @@ class TestResume:
         steps = [line["step"] for line in logging.read_scalars(tmp_path / "metrics.jsonl")]
         assert steps == [0, 1, 2]
 
+    def test_a_measurement_that_comes_again_stands_once(self, tmp_path: Path) -> None:
+        """A run that was told to stop measures after it goes on, and is killed before it saves."""
+        for killed in (True, False):
+            with logger(tmp_path, resume_step=None if killed else 1) as log:
+                if killed:
+                    log.write_scalars(1, 0.1, {"loss": 0.5})
+                log.write_scalars(1, 0.1, {"distance": 2.0})
+        names = [tuple(line)[2:] for line in logging.read_scalars(tmp_path / "metrics.jsonl")]
+        assert names == [("loss",), ("distance",)]
+
     def test_a_damaged_line_is_named(self, tmp_path: Path) -> None:
         self.write(tmp_path, range(1, 4), None)
         path = tmp_path / "metrics.jsonl"

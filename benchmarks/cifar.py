@@ -1,0 +1,293 @@
+"""The study of CIFAR-10, whole: teachers, students, their distances. It goes on where it stopped.
+
+    python -m benchmarks.cifar --data=cifar10-32x32.zip --output=runs/cifar
+    python -m benchmarks.cifar_report --output=runs/cifar
+
+Each step is a command of its own in a folder of its own, written to its `log.txt`; steps whose
+forerunners have ended run side by side, as GPUs are free. What has ended isn't run again, and a run
+that was stopped goes on from its checkpoint, to the bit. The metric is the Fréchet distance of
+ImageNet features by an EfficientNet-Lite0 (`benchmarks.efficientnet`), which is no FID.
+"""
+
+import argparse
+import dataclasses
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+FEATURES = "benchmarks.efficientnet:efficientnet_lite0"
+SWEEP = [(alpha, t_max) for t_max in (800, 400) for alpha in (0.5, 1.0, 1.2)]
+SWEEP_KIMG, STUDENT_KIMG = 512, 1536
+# Above the published 1e-5, which is for hundreds of millions of images.
+GENERATOR_RATE, FAKE_SCORE_RATE = 5e-5, 1e-4
+
+Changes = dict[str, object]  # field of a config -> its value
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A command of the study.
+
+    Attributes:
+      name: of its folder.
+      arguments: of Python.
+      result: the file or folder, below the study's own, that is there when it has ended.
+      after: names of the steps whose results it takes.
+      gpus: how many it uses.
+      weight: share of a GPU that it needs, for steps that run on one together.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    result: str
+    after: tuple[str, ...] = ()
+    gpus: int = 1
+    weight: float = 1.0
+
+
+def steps(data: Path, output: Path, features: str = FEATURES) -> Iterator[Step]:
+    """All steps, each after its forerunners.
+
+    Args:
+      data: EDM's zip of the training images.
+      output: the study's folder; both are absolute.
+      features: what distances are measured by.
+    """
+    statistics = "reference/statistics.npz"
+    yield Step(
+        "reference",
+        (
+            "-m",
+            "diffjax.stats",
+            f"--data={data}",
+            f"--features={features}",
+            f"--output={output / statistics}",
+        ),
+        statistics,
+        weight=0.3,
+    )
+    measured: Changes = {
+        "evaluate.features": features,
+        "evaluate.reference": output / statistics,
+        "evaluate.metrics": "('fd',)",
+        "evaluate.best": "",
+        "evaluate.batch_size": 1000,
+    }
+    compared: Changes = {
+        **measured,
+        "evaluate.reference": data,
+        "evaluate.metrics": "('precision', 'recall')",
+        "evaluate.count": 10_000,
+        "mesh.data": 1,
+    }
+    rates: Changes = {
+        "generator.learning_rate": GENERATOR_RATE,
+        "fake_score.learning_rate": FAKE_SCORE_RATE,
+    }
+    student: Changes = {
+        "dtype": "bfloat16",
+        "batch_size": 256,
+        "updates_per_call": 50,
+        "ema_halflife_kimg": 50,
+        "log_kimg": 12.8,
+        **rates,
+        **measured,
+    }
+
+    for size, gpus in (("tiny", 1), ("small", 2)):
+        name, config = f"teacher_{size}", f"teacher_cifar_{size}"
+        training: Changes = {"dataset": data, "mesh.data": gpus, "updates_per_call": 50}
+        teacher = _run(output, name, config, training, gpus=gpus, weight=0.7)
+        yield teacher
+        once = {**measured, "mesh.data": 1}
+        yield _evaluation(teacher, f"{name}_distance", once, "student", ("reference",))
+        yield _evaluation(teacher, f"{name}_diversity", compared, output / name / "network")
+
+    for alpha, t_max in SWEEP:
+        changes = {
+            **student,
+            "teacher": output / "teacher_tiny" / "network",
+            "alpha": alpha,
+            "t_max": t_max,
+            "duration_kimg": SWEEP_KIMG,
+            "grid_kimg": SWEEP_KIMG / 4,
+            "checkpoint_kimg": SWEEP_KIMG / 4,
+            "evaluate.every_kimg": SWEEP_KIMG / 4,
+        }
+        name = f"sweep_alpha{alpha}_tmax{t_max}"
+        after = ("teacher_tiny", "reference")
+        yield _run(output, name, "sid_cifar_tiny", changes, after, weight=0.3)
+
+    for name, config, changes in (
+        ("sid_alpha1.2", "sid_cifar", {"alpha": 1.2}),
+        ("sid_alpha1.0", "sid_cifar", {"alpha": 1.0}),
+        ("diff_instruct", "di_cifar", {}),
+    ):
+        changes = {
+            **student,
+            "teacher": output / "teacher_small" / "network",
+            "dropout": 0.1,
+            "duration_kimg": STUDENT_KIMG,
+            "grid_kimg": 128,
+            "checkpoint_kimg": 128,
+            "evaluate.every_kimg": 128,
+            **changes,
+        }
+        after = ("teacher_small", "reference")
+        run = _run(output, name, config, changes, after, weight=0.7)
+        yield run
+        yield _evaluation(run, f"{name}_diversity", compared, output / name / "network")
+
+
+def _run(
+    output: Path,
+    name: str,
+    config: str,
+    changes: Changes,
+    after: tuple[str, ...] = (),
+    *,
+    gpus: int = 1,
+    weight: float = 1.0,
+) -> Step:
+    """A run of a config, to its end."""
+    command = ("-m", "diffjax.main", f"--config=configs/{config}.py", f"--workdir={output / name}")
+    return Step(name, (*command, *_flags(changes)), f"{name}/network", after, gpus, weight)
+
+
+def _evaluation(
+    run: Step, name: str, changes: Changes, source: object, after: tuple[str, ...] = ()
+) -> Step:
+    """A measurement of what a run made."""
+    flags = _flags({**changes, "evaluate.source": source})
+    result = f"{run.name}/evaluation_{Path(str(source)).stem}.json"
+    arguments = (*run.arguments, "--mode=evaluate", *flags)
+    return Step(name, arguments, result, (run.name, *after), weight=0.3)
+
+
+def _flags(changes: Changes) -> tuple[str, ...]:
+    return tuple(f"--config.{field}={value}" for field, value in changes.items())
+
+
+class Study:
+    """Runs steps as GPUs and forerunners allow, until all have ended or time is up.
+
+    Attributes:
+      failed: names of the steps that ended without their result.
+    """
+
+    def __init__(self, todo: list[Step], results: dict[str, Path], gpus: list[str]) -> None:
+        """Starts nothing yet.
+
+        Args:
+          todo: the steps to run.
+          results: name of a step, of these and of all that they come after -> what it makes.
+          gpus: numbers of the GPUs, for CUDA_VISIBLE_DEVICES.
+        """
+        self.failed: list[str] = []
+        self._results = results
+        self._waiting = [step for step in todo if not results[step.name].exists()]
+        self._free = dict.fromkeys(gpus, 1.0)
+        self._running: dict[Step, tuple[subprocess.Popen[bytes], list[str]]] = {}
+
+    def run(self, logs: Path, seconds: float = math.inf) -> None:
+        """Starts what can be started, until nothing is left; at the end of time all are stopped.
+
+        A stopped run saves and ends by itself, as under any scheduler.
+
+        Args:
+          logs: folder of each step's folder with its `log.txt`.
+          seconds: from now to the end of time.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            self._collect(logs)
+            if time.monotonic() >= deadline:
+                self._stop()
+                return
+            self._start(logs)
+            if not self._running:
+                break
+            time.sleep(0.5)
+        for step in self._waiting:
+            missing = [name for name in step.after if not self._results[name].exists()]
+            print(f"{step.name}: not run; it needs {', '.join(missing) or 'more GPUs'}", flush=True)
+
+    def _start(self, logs: Path) -> None:
+        for step in list(self._waiting):
+            ready = all(self._results[name].exists() for name in step.after)
+            free = [gpu for gpu, share in self._free.items() if share >= step.weight - 1e-9]
+            if not ready or len(free) < step.gpus:
+                continue
+            # A GPU that others are on already is filled first, so that whole ones stay free.
+            taken = sorted(free, key=self._free.__getitem__)[: step.gpus]
+            for gpu in taken:
+                self._free[gpu] -= step.weight
+            self._waiting.remove(step)
+            self._running[step] = (_launch(step, taken, logs / step.name), taken)
+
+    def _collect(self, logs: Path) -> None:
+        for step, (process, gpus) in list(self._running.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            del self._running[step]
+            for gpu in gpus:
+                self._free[gpu] += step.weight
+            if code == 0 and self._results[step.name].exists():
+                print(f"{step.name}: done", flush=True)
+                continue
+            self.failed.append(step.name)
+            log = logs / step.name / "log.txt"
+            last = log.read_text(errors="replace").strip().splitlines()[-1:]
+            print(f"{step.name}: ended with {code}: {last}; see {log}", flush=True)
+
+    def _stop(self) -> None:
+        for process, _ in self._running.values():
+            process.send_signal(signal.SIGTERM)
+        for step, (process, _) in self._running.items():
+            process.wait()
+            print(f"{step.name}: stopped; the same command goes on", flush=True)
+
+
+def _launch(step: Step, gpus: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, *step.arguments]
+    environment = os.environ | {
+        "CUDA_VISIBLE_DEVICES": ",".join(gpus),
+        # The features' PyTorch needs memory of the same card.
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.6 * step.weight:.2f}",
+    }
+    print(f"{step.name}: started on {','.join(gpus)}: {shlex.join(command)}", flush=True)
+    with (folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+
+def main() -> None:
+    """Runs what isn't done."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="cifar10-32x32.zip")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the study")
+    parser.add_argument("--gpus", default="0", help="their numbers, such as 0,1,2,3")
+    parser.add_argument("--only", default="", help="names of steps, or their beginnings")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="to stop after")
+    arguments = parser.parse_args()
+    output = arguments.output.resolve()
+    every = list(steps(arguments.data.resolve(), output))
+    todo = [step for step in every if step.name.startswith(tuple(arguments.only.split(",")))]
+    results = {step.name: output / step.result for step in every}
+    study = Study(todo, results, arguments.gpus.split(","))
+    study.run(output, 60 * arguments.minutes)
+    if study.failed:
+        raise SystemExit(f"error: failed: {', '.join(study.failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Where the time of a profiled call goes, by kind of kernel.
+
+    python -m benchmarks.profile trace
+
+reads what `step.py --profile=trace` wrote. Kinds are told by kernels' names, as NVIDIA's libraries
+and XLA give them; what no rule knows is listed by name.
+"""
+
+import argparse
+import gzip
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+KINDS = {
+    "collectives": r"nccl",
+    "convolutions, forward": r"fprop",
+    "convolutions, gradient of the input": r"dgrad",
+    "convolutions, gradient of the weights": r"wgrad",
+    "matrix products and attention": r"gemm|nvjet|cutlass|flash|fmha|cudnn_generated",
+    "group norm, our kernels": r"group_norm",
+    "fusions that end in reductions": r"reduce",
+    "concatenations, transposes, copies, fills": r"concat|transpose|copy|memcpy|memset|nchw|nhwc",
+    "other elementwise fusions": r"fusion|wrapped",
+}
+
+
+def kernel_seconds(folder: Path) -> Counter[str]:
+    """Name of a kernel -> seconds on the first GPU, of the newest trace in a folder.
+
+    Raises:
+      FileNotFoundError: if there is no trace.
+    """
+    traces = sorted(folder.rglob("*.trace.json.gz"))
+    if not traces:
+        raise FileNotFoundError(f"{folder} holds no *.trace.json.gz: profile something first")
+    events = json.loads(gzip.decompress(traces[-1].read_bytes()))["traceEvents"]
+    titles = [event for event in events if event.get("ph") == "M"]
+    gpus = sorted(
+        event["pid"]
+        for event in titles
+        if event["name"] == "process_name" and "GPU" in event["args"]["name"]
+    )
+    streams = {
+        event["tid"]
+        for event in titles
+        if event["name"] == "thread_name"
+        and event["pid"] in gpus[:1]
+        and event["args"]["name"].startswith("Stream")
+    }
+    seconds: Counter[str] = Counter()
+    for event in events:
+        if event.get("ph") == "X" and event["pid"] in gpus[:1] and event["tid"] in streams:
+            seconds[event["name"]] += event["dur"] / 1e6
+    return seconds
+
+
+def kind_of(kernel: str) -> str:
+    """The kind of a kernel, or its own name without numbers."""
+    for kind, pattern in KINDS.items():
+        if re.search(pattern, kernel, re.IGNORECASE):
+            return kind
+    return re.sub(r"[\d_.]+$", "", kernel)
+
+
+def by_kind(seconds: Counter[str]) -> Counter[str]:
+    """The same, by kind."""
+    total: Counter[str] = Counter()
+    for kernel, value in seconds.items():
+        total[kind_of(kernel)] += value
+    return total
+
+
+def main() -> None:
+    """Prints a table in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--updates", type=int, default=4, help="updates in the profiled call")
+    parser.add_argument("--top", type=int, default=0, help="so many single kernels too")
+    arguments = parser.parse_args()
+    seconds = kernel_seconds(arguments.folder)
+    tables = [("kind", by_kind(seconds).most_common())]
+    if arguments.top:
+        tables.append(("kernel", seconds.most_common(arguments.top)))
+    whole = sum(seconds.values())
+    for title, rows in tables:
+        print(f"| {title} | ms an update | share |\n|-|-|-|")
+        for name, value in rows:
+            print(f"| {name} | {value / arguments.updates * 1e3:.2f} | {value / whole:.1%} |")
+
+
+if __name__ == "__main__":
+    main()
