@@ -1,6 +1,7 @@
 """What the benchmarks of speed share: their arguments, weights, the device's peak, the report."""
 
 import argparse
+import ast
 import json
 import math
 import runpy
@@ -15,7 +16,7 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffjax import sharding
+from diffjax import config_checks, sharding
 from diffjax.denoiser import NetworkDenoiser
 from diffjax.types import Params
 
@@ -26,6 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", help="instead of the config's")
     parser.add_argument("--kernels", help="instead of the config's: xla or triton")
     parser.add_argument("--batch_size", type=int, help="instead of the config's")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="any other field of the config, such as fake_score.every=2",
+    )
     parser.add_argument("--devices", type=int, help="devices to use; all by default")
     parser.add_argument("--json", help="file to add one JSON line to")
 
@@ -42,6 +50,11 @@ def config_of(arguments: argparse.Namespace) -> ConfigDict:
     for name in ("dtype", "kernels", "batch_size"):
         if getattr(arguments, name):
             config[name] = getattr(arguments, name)
+    for field, _, value in (each.partition("=") for each in arguments.set):
+        kind = type(config_checks.get(config, field))
+        config.update_from_flattened_dict(
+            {field: value if kind is str else ast.literal_eval(value)}
+        )
     if arguments.devices:
         config.mesh.data = arguments.devices
     return config
@@ -63,6 +76,7 @@ def describe(arguments: argparse.Namespace, config: ConfigDict, mesh: Mesh) -> d
     """What is measured, and where."""
     return {
         "config": Path(arguments.config).stem,
+        **dict(each.split("=", 1) for each in arguments.set),
         "device": f"{mesh.size} x {jax.devices()[0].device_kind}",
         "jax": jax.__version__,
         "dtype": config.dtype,

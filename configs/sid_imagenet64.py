@@ -48,6 +48,10 @@ def get_config() -> ConfigDict:
             "init_sigma": 2.5,
             "batch_size": 8192,
             "accumulation": 64,
+            # Savings that the published loops don't make; each changes the result a little.
+            "share_samples": False,  # both networks learn from the same generated samples
+            "teacher_dtype": "",  # computed and kept in; "" computes in dtype, keeps float32
+            "optimizer_state_dtype": "float32",  # or "bfloat16", of Adam's moments
             "duration_kimg": 1_000_000.0,
             "generator": {
                 "learning_rate": 4e-6,
@@ -63,6 +67,7 @@ def get_config() -> ConfigDict:
                 "eps": 1e-6,
                 "loss_scale": 1.0,
                 "updates": 1,
+                "every": 1,  # or updated in every n-th update alone
             },
             "ema_halflife_kimg": 2000.0,
             "ema_rampup": 0.05,

@@ -31,6 +31,7 @@ def _named(*known: str) -> _Rule:
     )
 
 
+DTYPES = ("float32", "bfloat16", "float16")
 POSITIVE = _Rule(
     lambda v: _is_number(v) and math.isfinite(v) and v > 0, "a positive number is needed"
 )
@@ -58,6 +59,10 @@ CLASS_OR_ALL = _Rule(
     lambda v: _is_whole(v) and v >= -1, "a class is needed, from 0 on, or -1 for all"
 )
 SHARE = _Rule(lambda v: _is_number(v) and 0 <= v <= 1, "it lies in [0, 1]")
+DTYPE_OR_SAME = _Rule(
+    lambda v: isinstance(v, str) and v in ("", *DTYPES),
+    f"is unknown; known are: {', '.join(DTYPES)}, and '' for that of config.dtype",
+)
 DECAY = _Rule(lambda v: _is_number(v) and 0 <= v < 1, "it lies in [0, 1)")
 NAMES = _Rule(
     lambda v: bool(v) and _is_tuple_of(lambda name: isinstance(name, str), v),
@@ -85,7 +90,7 @@ _COMMON = {
     "deterministic": FLAG,
     "distributed": FLAG,
     "compilation_cache": TEXT,
-    "dtype": _named("float32", "bfloat16", "float16"),
+    "dtype": _named(*DTYPES),
     "kernels": _named("xla", "triton"),
     "rematerialize": FLAG,
     "batch_size": COUNT,
@@ -142,8 +147,12 @@ _DISTILL = {
     "accumulation": COUNT,
     "init_sigma": POSITIVE,
     "dropout": DECAY,
+    "share_samples": FLAG,
+    "teacher_dtype": DTYPE_OR_SAME,
+    "optimizer_state_dtype": _named("float32", "bfloat16"),
     "fake_score.loss_scale": POSITIVE,
     "fake_score.updates": COUNT,
+    "fake_score.every": COUNT,
     "generator.loss_scale": POSITIVE,
     **{f"{group}.{k}": v for group in ("fake_score", "generator") for k, v in _ADAM.items()},
 }
@@ -193,6 +202,11 @@ def check(config: ConfigDict) -> None:
         raise ValueError(
             f"config.heun.sigma_min={config.heun.sigma_min} must be under "
             f"heun.sigma_max={config.heun.sigma_max}."
+        )
+    if config.task == "distill" and config.fake_score.every > 1 < config.fake_score.updates:
+        raise ValueError(
+            f"config.fake_score.every={config.fake_score.every} asks for fewer updates and "
+            f"fake_score.updates={config.fake_score.updates} for more; set one of them to 1."
         )
     if config.heun.s_min > config.heun.s_max:
         raise ValueError(

@@ -18,6 +18,7 @@ from diffjax import (
     datasets,
     evaluation,
     features,
+    narrow,
     noise,
     optimizer,
     references,
@@ -55,6 +56,7 @@ class DistillExperiment:
       draw: its randomness.
       heun: how the teacher is sampled, to compare with.
       init_sigma: σ at which the generator asks its denoiser.
+      teacher_storage: type that the teacher's parameters are kept in; None is float32.
       max_skipped_in_a_row: updates whose numbers are not finite, after which a run stops.
       caption: of its samples.
       shown: metric's name -> its short name on the progress line.
@@ -67,6 +69,7 @@ class DistillExperiment:
     draw: distill_draws.Sampler
     heun: sampling.HeunSettings
     init_sigma: float
+    teacher_storage: Any = None
     max_skipped_in_a_row: int = 10
     caption: str = "student, 1 evaluation"
     shown: Mapping[str, str] = dataclasses.field(
@@ -83,8 +86,32 @@ class DistillExperiment:
         return self.setup.batch_size
 
     def load_frozen(self) -> Params:
-        """What updates read and never change: the teacher's parameters."""
+        """What updates read and never change: the teacher's parameters, float32."""
         return teachers.load(self.teacher).params
+
+    def narrowed(self, frozen: Params) -> Params:
+        """The same in the type that updates read them in; buffers stay as they are.
+
+        Raises:
+          ValueError: if that type can't hold them.
+        """
+        if self.teacher_storage is None:
+            return frozen
+        dtype = jnp.dtype(self.teacher_storage)
+        try:
+            return {**frozen, "params": narrow.cast(frozen["params"], dtype)}
+        except ValueError as error:
+            raise ValueError(
+                f"config.teacher_dtype={dtype.name!r}: the teacher's {error} Set it to 'bfloat16', "
+                "which has the range of float32."
+            ) from error
+
+    def abstract_frozen(self) -> Params:
+        """The shapes and types of what updates read."""
+        params = self.denoiser.abstract_params()
+        dtype = self.teacher_storage or jnp.float32
+        narrowed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), params["params"])
+        return {**params, "params": narrowed}
 
     def stream(self, start: int, mesh: Mesh) -> None:
         """Nothing: distillation needs no data."""
@@ -185,6 +212,10 @@ class PretrainExperiment:
             data.verify(self.source)
             return None
         return datasets.load(self.source)
+
+    def narrowed(self, frozen: pretrain_update.Dataset | None) -> pretrain_update.Dataset | None:
+        """The same: images are uint8 already."""
+        return frozen
 
     def stream(self, start: int, mesh: Mesh) -> Iterator[pretrain_update.Dataset] | None:
         """The images of update `start` and of those after it, or None where all are frozen."""
@@ -333,7 +364,7 @@ def suspects(config: ConfigDict) -> dict[str, Any]:
 
 def _distill(config: ConfigDict) -> DistillExperiment:
     init_kwargs = {**teachers.describe(config.teacher), "dropout": config.dropout}
-    denoiser = from_edm_kwargs(init_kwargs, dtype=DTYPES[config.dtype], kernels=_kernels(config))
+    denoiser = _denoiser(config, init_kwargs, config.dtype)
     _check_teacher(config, denoiser)
     in_range = {"sigma_min": denoiser.sigma_min, "sigma_max": denoiser.sigma_max}
     lognormal = noise.LogNormal(**in_range)
@@ -345,7 +376,7 @@ def _distill(config: ConfigDict) -> DistillExperiment:
         method = methods.diff_instruct()
         generator_sigma = lognormal
     setup = distill_update.Distillation(
-        teacher=denoiser,
+        teacher=_denoiser(config, init_kwargs, config.teacher_dtype or config.dtype),
         fake_score=denoiser,
         generator=DenoiserGenerator(denoiser, config.init_sigma),
         method=method,
@@ -357,6 +388,8 @@ def _distill(config: ConfigDict) -> DistillExperiment:
         fake_score_loss_scale=config.fake_score.loss_scale,
         generator_loss_scale=config.generator.loss_scale,
         unroll=jax.default_backend() == "cpu",
+        share_samples=config.share_samples,
+        fake_score_every=config.fake_score.every,
     )
     draw = distill_draws.Sampler(
         data_shape=denoiser.image_shape,
@@ -377,6 +410,7 @@ def _distill(config: ConfigDict) -> DistillExperiment:
         draw=draw,
         heun=heun_settings(config),
         init_sigma=config.init_sigma,
+        teacher_storage=DTYPES[config.teacher_dtype] if config.teacher_dtype else None,
         max_skipped_in_a_row=config.max_skipped_in_a_row,
     )
 
@@ -396,7 +430,7 @@ def _pretrain(config: ConfigDict) -> PretrainExperiment:
         "img_channels": channels,
         "label_dim": source.num_classes if config.conditional else 0,
     }
-    denoiser = from_edm_kwargs(init_kwargs, dtype=DTYPES[config.dtype], kernels=_kernels(config))
+    denoiser = _denoiser(config, init_kwargs, config.dtype)
     _check_augmentation(config, denoiser)
     rate = config.optimizer.learning_rate
     if config.optimizer.rampup_kimg:
@@ -427,6 +461,15 @@ def _pretrain(config: ConfigDict) -> PretrainExperiment:
     )
 
 
+def _denoiser(config: ConfigDict, init_kwargs: dict[str, Any], dtype: str) -> NetworkDenoiser:
+    return from_edm_kwargs(
+        init_kwargs,
+        dtype=DTYPES[dtype],
+        kernels=_kernels(config),
+        rematerialize=config.rematerialize,
+    )
+
+
 def _kernels(config: ConfigDict) -> str:
     name: str = config.kernels
     if name == "triton" and (jax.default_backend() != "gpu" or jax.device_count() > 1):
@@ -447,6 +490,7 @@ def _adam(
         b1=settings.b1,
         b2=settings.b2,
         eps=settings.eps,
+        bfloat16_state=config.get("optimizer_state_dtype") == "bfloat16",
     )
 
 

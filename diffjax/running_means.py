@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from diffjax import totals as update_totals
 from diffjax.totals import Totals
 
 
@@ -40,12 +41,11 @@ class RunningMeans:
         }
 
     def take(self) -> dict[str, float | int]:
-        """Name -> mean over the updates that were kept, and the number of `skipped` ones.
+        """Name -> mean, see `totals.means`, and the number of `skipped` updates.
 
         Waits for the device, and starts afresh. Where all were skipped there are no means.
         """
-        kept = int(self.kept)
-        means = {k: float(v) / kept for k, v in self.sums.items()} if kept else {}
+        means = update_totals.means(self.sums, int(self.kept))
         skipped = int(self.skipped)
         self.sums, self.kept, self.skipped = {}, 0, 0
         return {**means, "skipped": skipped}

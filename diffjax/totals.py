@@ -9,6 +9,9 @@ import jax.numpy as jnp
 
 from diffjax.types import Array
 
+# Metrics that some updates leave at 0, unmeasured, and the metric that is 1 in the others.
+COUNTED_BY = {"fake_loss": "fake_updates", "fake_grad_norm": "fake_updates"}
+
 
 @flax.struct.dataclass
 class Totals:
@@ -49,6 +52,20 @@ def of_update(before: Any, after: Any, metrics: Mapping[str, Array]) -> Totals:
         last_skipped=jnp.where(skipped > 0, before.step, -1),
         skipped_in_a_row=after.skipped_in_a_row,
     )
+
+
+def means(sums: Mapping[str, Any], kept: int) -> dict[str, float]:
+    """The means of metrics over the updates that measured them.
+
+    Args:
+      sums: name -> sum over the updates that were kept.
+      kept: how many.
+
+    Returns:
+      Name -> mean, without the metrics that no update measured.
+    """
+    counts = {name: float(sums.get(COUNTED_BY.get(name, ""), kept)) for name in sums}
+    return {name: float(value) / counts[name] for name, value in sums.items() if counts[name]}
 
 
 def of_none(shapes: Totals) -> Totals:

@@ -27,6 +27,7 @@ from diffjax import (
     sharding,
     watchdog,
 )
+from diffjax import totals as update_totals
 from diffjax.collapse import CollapseWatch
 from diffjax.evaluation import Evaluator
 from diffjax.experiment import Experiment
@@ -76,28 +77,28 @@ def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = Fals
             evaluator = None
             if config.evaluate.every_kimg:
                 evaluator = experiment.evaluator(config, exp, mesh)
-            frozen = exp.load_frozen()
-            frozen = sharding.put(frozen, sharding.state(frozen, mesh))
-            _run(config, folder, exp, frozen, mesh, evaluator, stop, others)
+            _run(config, folder, exp, mesh, evaluator, stop, others)
 
 
 def _run(
     config: ConfigDict,
     workdir: Path,
     exp: Experiment,
-    frozen: Any,
     mesh: Mesh,
     evaluator: Evaluator | None,
     stop: preemption.Preemption,
     others: peers.Peers,
 ) -> None:
     """From the newest checkpoint, or the start, to the end."""
+    frozen = exp.load_frozen()
+    frozen = sharding.put(frozen, sharding.state(frozen, mesh))
     if jax.process_index() == 0:
         run_config.save(workdir, config)
     with checkpointing.Checkpointer(
         workdir / "checkpoints", keep=config.keep_checkpoints
     ) as checkpointer:
         state, meta = _start(exp, frozen, mesh, checkpointer)
+        frozen = exp.narrowed(frozen)  # now that the networks that start as it are there
         step = int(state.step)
         logger = RunLogger(
             workdir,
@@ -296,8 +297,8 @@ class _Loop:
         self._in_flight = None
         totals = jax.device_get(totals)
         if totals.kept:
-            means = {k: float(v) / int(totals.kept) for k, v in totals.sums.items()}
-            shown = {short: means[name] for name, short in self._exp.shown.items()}
+            means = update_totals.means(totals.sums, int(totals.kept))
+            shown = {short: means[name] for name, short in self._exp.shown.items() if name in means}
             self._logger.progress(step, self._kimg(step), shown, self._reporter.measured)
         self._is_skipping = bool(totals.skipped_in_a_row)
         limit = self._exp.max_skipped_in_a_row

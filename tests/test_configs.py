@@ -139,6 +139,8 @@ def test_the_published_settings(name):
     assert config.fake_score.eps == config.generator.eps
     assert (config.fake_score.b1, config.fake_score.b2, config.generator.b2) == (0.0, 0.999, 0.999)
     assert (config.fake_score.loss_scale, config.fake_score.updates) == (1.0, 1)
+    savings = (config.share_samples, config.teacher_dtype, config.optimizer_state_dtype)
+    assert (*savings, config.fake_score.every) == (False, "", "float32", 1)
     assert config.ema_rampup == 0.05
     assert config.get("t_max", 800.0) == 800.0
     half = name in ("sid_imagenet64", "sid_ffhq64", "sid_afhqv2_64")
@@ -307,6 +309,9 @@ MISTAKES = [
     ("sid_cifar", {"max_skipped_in_a_row": 0}, f"config.max_skipped_in_a_row=0: {WHOLE}"),
     ("sid_cifar", {"ema_halflife_kimg": 0.0}, f"config.ema_halflife_kimg=0.0: {NUMBER}"),
     ("sid_cifar", {"fake_score__updates": 0}, f"config.fake_score.updates=0: {WHOLE}"),
+    ("sid_cifar", {"fake_score__every": 0}, f"config.fake_score.every=0: {WHOLE}"),
+    ("di_cifar", {"teacher_dtype": "float8"}, "teacher_dtype='float8' .* '' for that of"),
+    ("di_cifar", {"optimizer_state_dtype": "float16"}, "='float16' .* float32, bfloat16"),
     (
         "sid_cifar",
         {"generator__learning_rate": -1e-5},

@@ -20,11 +20,20 @@ ROWS = [
         "preemption",
         "digits",
         "images",
-        "optimizer",
     ],
-    ["noise", "preconditioning", "ema", "augment", "guard", "totals", "digests", "peers"],
-    ["losses", "running_means", "failures", "collapse", "watchdog"],
-    ["samplers"],
+    [
+        "noise",
+        "preconditioning",
+        "ema",
+        "augment",
+        "guard",
+        "totals",
+        "digests",
+        "peers",
+        "hashing",
+    ],
+    ["losses", "running_means", "failures", "collapse", "watchdog", "narrow"],
+    ["samplers", "optimizer"],
     ["metrics"],
     ["networks"],
     ["denoiser", "generator"],
@@ -61,7 +70,7 @@ CONFIG_ROOMS = {
     "main",
     "tools",
 }
-PURE_ROOMS = {"types", "losses", "noise", "preconditioning", "samplers", "ema", "guard"}
+PURE_ROOMS = {"types", "losses", "noise", "preconditioning", "samplers", "ema", "guard", "hashing"}
 PURE_LIBRARIES = {"jax", "numpy", "chex"}
 FOREIGN = {"torch", "tensorflow"}
 

@@ -6,7 +6,7 @@ can be replayed, and any loop, mesh or transformation can be put around them.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -58,6 +58,13 @@ class Distillation:
         through epsilon alone.
       unroll: whether rounds of gradient accumulation are unrolled; on a CPU convolutions inside
         a compiled loop run on one thread.
+      share_samples: whether the generator's update takes the samples that the last of the fake
+        score's updates learnt from, latents and labels included, whatever the draws for the
+        generator say. The generator then runs forward once for both, in training mode. The
+        published loops draw new samples. With several rounds the activations of all of them are
+        kept, which accumulation otherwise avoids.
+      fake_score_every: the fake score is updated in every n-th update alone, the first included;
+        published is 1.
     """
 
     teacher: Denoiser
@@ -72,6 +79,8 @@ class Distillation:
     fake_score_loss_scale: float = 1.0
     generator_loss_scale: float = 1.0
     unroll: bool = False
+    share_samples: bool = False
+    fake_score_every: int = 1
 
     def update(
         self, state: DistillState, teacher_params: Params, draws: Draws
@@ -90,7 +99,9 @@ class Distillation:
           The state after it, and scalars: `fake_loss` and `generator_loss` (sums over an example,
           means over the batch, before loss scales), `delta` (mean |D_φ − D_ψ| over the
           generator's batch), `fake_grad_norm` and `generator_grad_norm` (with loss scales), as they
-          came out, and `skipped`, 1 if the update was left out, else 0.
+          came out, and `skipped`, 1 if the update was left out, else 0. Where `fake_score_every` is
+          over 1 there is also `fake_updates`, 1 if the fake score's turn had come; if not, this and
+          the fake score's metrics are 0.
         """
         attempt = self.attempt(state, teacher_params, draws)
         skipped = 1 - attempt.finite.astype(jnp.float32)
@@ -101,39 +112,53 @@ class Distillation:
 
     def attempt(self, state: DistillState, teacher_params: Params, draws: Draws) -> Attempt:
         """The update before it is judged; arguments as `update` takes them."""
-        gradients, finite = [], jnp.bool_(True)
         beta = ema.decay(
             state.step.astype(jnp.float32) * self.batch_size,
             self.batch_size,
             halflife=self.ema_halflife,
             rampup=self.ema_rampup,
         )
-        for i in range(draws.fake_score.sigma.shape[0]):
-            state, gradient, fake_metrics = self._update_fake_score(
-                state, _index(draws.fake_score, i)
-            )
-            gradients.append(gradient)
-            finite &= guard.all_finite(fake_metrics)
-        state, gradient, generator_metrics = self._update_generator(
-            state, teacher_params, draws.generator
+        shared = self._share(state.generator, draws) if self.share_samples else None
+        fake = self._fake_score_turn(state, draws.fake_score, shared)
+        state, gradient, metrics = self._update_generator(
+            fake.state, teacher_params, self.generator_draws(draws), shared
         )
-        gradients.append(gradient)
         average = ema.update(state.generator_ema, state.generator, beta)
         return Attempt(
             state=state.replace(generator_ema=average),  # type: ignore[attr-defined]
-            metrics={**fake_metrics, **generator_metrics},
-            gradients=gradients,
-            finite=finite & guard.all_finite(generator_metrics),
+            metrics={**fake.metrics, **metrics},
+            gradients=[*fake.gradients, gradient],
+            finite=fake.finite & guard.all_finite(metrics),
         )
 
-    def fake_score_losses(
-        self, params: Params, generator_params: Params, draws: NetworkDraws
-    ) -> Array:
-        """The fake score's loss for each example of a round, [B].
+    def generator_draws(self, draws: Draws) -> NetworkDraws:
+        """The draws of the generator's update, which may take latents and labels from before."""
+        if not self.share_samples:
+            return draws.generator
+        last = _index(draws.fake_score, -1)
+        return dataclasses.replace(draws.generator, z=last.z, labels=last.labels)
 
-        The generator is in evaluation mode, the fake score in training mode.
+    def samples(self, params: Params, draws: NetworkDraws, *, train: bool) -> Array:
+        """The generator's samples for a round.
+
+        Args:
+          params: θ.
+          draws: of the round.
+          train: whether the generator is in training mode, as it is in its own update.
         """
-        x = self.generator(generator_params, draws.z, labels=draws.labels)
+        rng = jax.random.split(draws.dropout)[0] if train else None
+        return self.generator(params, draws.z, labels=draws.labels, train=train, rng=rng)
+
+    def fake_score_samples(self, params: Params, draws: Draws, index: int) -> Array:
+        """The samples [R, B, ...] that the fake score learns from in its update `index`."""
+        if self.share_samples and index == draws.fake_score.sigma.shape[0] - 1:
+            return self._share(params, draws).samples
+        return self._each_round(
+            lambda draw: self.samples(params, draw, train=False), _index(draws.fake_score, index)
+        )
+
+    def fake_score_losses(self, params: Params, x: Array, draws: NetworkDraws) -> Array:
+        """The fake score's loss for each sample x of a round, [B], itself in training mode."""
         augment_labels = None
         if draws.augmentation is not None:
             x, augment_labels = augment.apply(x, draws.augmentation)
@@ -150,21 +175,20 @@ class Distillation:
         return losses.denoising(x, denoised, weight=noise.edm_weight(draws.sigma))
 
     def fake_score_loss(
-        self, params: Params, generator_params: Params, draws: NetworkDraws
+        self, params: Params, x: Array, draws: NetworkDraws
     ) -> tuple[Array, Metrics]:
         """The fake score's loss, scaled, and its metrics, summed over a round's examples."""
-        loss = self.fake_score_losses(params, generator_params, draws).sum()
+        loss = self.fake_score_losses(params, x, draws).sum()
         return self.fake_score_loss_scale * loss, {"fake_loss": loss}
 
     def generator_losses(
-        self, params: Params, fake_score_params: Params, teacher_params: Params, draws: NetworkDraws
+        self, x: Array, fake_score_params: Params, teacher_params: Params, draws: NetworkDraws
     ) -> tuple[Array, Array]:
-        """The generator's loss, and mean |D_φ − D_ψ|, for each example of a round, both [B].
+        """The generator's loss, and mean |D_φ − D_ψ|, for each sample x of a round, both [B].
 
-        The generator is in training mode; the method says in which mode the scores are.
+        The method says in which mode the scores are.
         """
-        generator_rng, scores_rng = jax.random.split(draws.dropout)
-        x = self.generator(params, draws.z, labels=draws.labels, train=True, rng=generator_rng)
+        scores_rng = jax.random.split(draws.dropout)[1]
         y = _diffuse(jax.lax.stop_gradient(x) if self.method.constant_scores else x, draws)
 
         def denoise(denoiser: Denoiser, score_params: Params) -> Array:
@@ -184,21 +208,66 @@ class Distillation:
         return self.method.generator_loss(x, d_teacher, d_fake), delta
 
     def generator_loss(
-        self, params: Params, fake_score_params: Params, teacher_params: Params, draws: NetworkDraws
+        self, x: Array, fake_score_params: Params, teacher_params: Params, draws: NetworkDraws
     ) -> tuple[Array, Metrics]:
         """The generator's loss, scaled, and its metrics, summed over a round's examples."""
-        values, delta = self.generator_losses(params, fake_score_params, teacher_params, draws)
+        values, delta = self.generator_losses(x, fake_score_params, teacher_params, draws)
         loss = values.sum()
         return self.generator_loss_scale * loss, {"generator_loss": loss, "delta": delta.sum()}
 
-    def _update_fake_score(
-        self, state: DistillState, draws: NetworkDraws
-    ) -> tuple[DistillState, Params, Metrics]:
-        gradient, metrics = self._accumulate(
-            lambda params, draw: self.fake_score_loss(params, state.generator, draw),
-            state.fake_score,
-            draws,
+    def _share(self, params: Params, draws: Draws) -> "_Shared":
+        """Samples for the updates of both networks."""
+        draw = self.generator_draws(draws)
+        return _Shared(
+            *jax.vjp(
+                lambda params: self._each_round(
+                    lambda each: self.samples(params, each, train=True), draw
+                ),
+                params,
+            )
         )
+
+    def _fake_score_turn(
+        self, state: DistillState, draws: NetworkDraws, shared: "_Shared | None"
+    ) -> Attempt:
+        """The fake score's updates, if it is its turn."""
+        updates = draws.sigma.shape[0]
+
+        def take(state: DistillState) -> Attempt:
+            gradients, finite = [], jnp.bool_(True)
+            for i in range(updates):
+                samples = None if shared is None or i < updates - 1 else shared.samples
+                state, gradient, metrics = self._update_fake_score(state, _index(draws, i), samples)
+                gradients.append(gradient)
+                finite &= guard.all_finite(metrics)
+            return Attempt(state, metrics, gradients, finite)
+
+        def leave(state: DistillState) -> Attempt:
+            zeros = jax.tree.map(jnp.zeros_like, state.fake_score)
+            metrics = dict.fromkeys(_FAKE_METRICS, jnp.float32(0))
+            return Attempt(state, metrics, [zeros] * updates, jnp.bool_(True))
+
+        if self.fake_score_every == 1:
+            return take(state)
+        is_turn = state.step % self.fake_score_every == 0
+        done = jax.lax.cond(is_turn, take, leave, state)
+        metrics = {**done.metrics, "fake_updates": is_turn.astype(jnp.float32)}
+        return done.replace(metrics=metrics)
+
+    def _update_fake_score(
+        self, state: DistillState, draws: NetworkDraws, samples: Array | None
+    ) -> tuple[DistillState, Params, Metrics]:
+        """One of its updates, from samples [R, B, ...], or from such as it makes round by round."""
+
+        def loss(
+            params: Params, draw: NetworkDraws, x: Array | None = None
+        ) -> tuple[Array, Metrics]:
+            if x is None:
+                x = self.samples(state.generator, draw, train=False)
+            return self.fake_score_loss(params, x, draw)
+
+        rounds = (draws,) if samples is None else (draws, samples)
+        gradient, metrics = self._accumulate(loss, state.fake_score, *rounds)
         params, opt = _apply(
             self.fake_score_optimizer, gradient, state.fake_score_opt, state.fake_score
         )
@@ -206,15 +275,23 @@ class Distillation:
         return state, gradient, {**metrics, "fake_grad_norm": optax.global_norm(gradient)}
 
     def _update_generator(
-        self, state: DistillState, teacher_params: Params, draws: NetworkDraws
+        self,
+        state: DistillState,
+        teacher_params: Params,
+        draws: NetworkDraws,
+        shared: "_Shared | None",
     ) -> tuple[DistillState, Params, Metrics]:
-        gradient, metrics = self._accumulate(
-            lambda params, draw: self.generator_loss(
-                params, state.fake_score, teacher_params, draw
-            ),
-            state.generator,
-            draws,
-        )
+        def loss(x: Array, draw: NetworkDraws) -> tuple[Array, Metrics]:
+            return self.generator_loss(x, state.fake_score, teacher_params, draw)
+
+        if shared is None:
+            gradient, metrics = self._accumulate(
+                lambda params, draw: loss(self.samples(params, draw, train=True), draw),
+                state.generator,
+                draws,
+            )
+        else:
+            gradient, metrics = self._pull_back(loss, draws, shared)
         params, opt = _apply(
             self.generator_optimizer, gradient, state.generator_opt, state.generator
         )
@@ -222,28 +299,64 @@ class Distillation:
         return state, gradient, {**metrics, "generator_grad_norm": optax.global_norm(gradient)}
 
     def _accumulate(
-        self,
-        loss: Callable[[Params, NetworkDraws], tuple[Array, Metrics]],
-        params: Params,
-        draws: NetworkDraws,
+        self, loss: Callable[..., tuple[Array, Metrics]], params: Params, *rounds: Any
     ) -> tuple[Params, Metrics]:
-        """Gradient and metrics of the batch's mean loss, a round at a time."""
+        """Gradient and metrics of the batch's mean loss(params, *round), a round at a time."""
 
-        def round_(draw: NetworkDraws) -> tuple[Params, Metrics]:
-            gradient, metrics = jax.grad(loss, has_aux=True)(params, draw)
-            return jax.tree.map(lambda x: x / self.batch_size, (gradient, metrics))
+        def round_(*each: Any) -> tuple[Params, Metrics]:
+            gradient, metrics = jax.grad(loss, has_aux=True)(params, *each)
+            return self._mean((gradient, metrics))
 
-        rounds = draws.sigma.shape[0]
-        first = round_(_index(draws, 0))
-        if rounds == 1:
+        first = round_(*_index(rounds, 0))
+        if _length(rounds) == 1:
             return first
 
-        def add(total: Any, draw: NetworkDraws) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, round_(draw)), None
+        def add(total: Any, each: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, round_(*each)), None
 
-        rest = _index(draws, slice(1, None))
+        rest = _index(rounds, slice(1, None))
         total, _ = jax.lax.scan(add, first, rest, unroll=self.unroll)
         return total
+
+    def _pull_back(
+        self,
+        loss: Callable[[Array, NetworkDraws], tuple[Array, Metrics]],
+        draws: NetworkDraws,
+        shared: "_Shared",
+    ) -> tuple[Params, Metrics]:
+        """The same of a loss of samples, from samples that are there already."""
+        gradients, metrics = self._each_round(jax.grad(loss, has_aux=True), shared.samples, draws)
+        (gradient,) = shared.pullback(gradients)
+        return self._mean((gradient, jax.tree.map(lambda x: x.sum(axis=0), metrics)))
+
+    def _each_round(self, function: Callable[..., Any], *rounds: Any) -> Any:
+        """The function's results, a round each, stacked."""
+        if _length(rounds) == 1:
+            return jax.tree.map(lambda x: x[None], function(*_index(rounds, 0)))
+
+        def step(nothing: None, each: Any) -> tuple[None, Any]:
+            return nothing, function(*each)
+
+        return jax.lax.scan(step, None, rounds, unroll=self.unroll)[1]
+
+    def _mean(self, sums: Any) -> Any:
+        """Of sums over examples, the means over the batch."""
+        return jax.tree.map(lambda x: x / self.batch_size, sums)
+
+
+_FAKE_METRICS = ("fake_loss", "fake_grad_norm")
+
+
+class _Shared(NamedTuple):
+    """Samples for the updates of both networks.
+
+    Attributes:
+      samples: [R, B, ...].
+      pullback: from gradients of the samples to the generator's.
+    """
+
+    samples: Array
+    pullback: Callable[[Array], tuple[Params]]
 
 
 def _diffuse(x: Array, draws: NetworkDraws) -> Array:
@@ -251,8 +364,12 @@ def _diffuse(x: Array, draws: NetworkDraws) -> Array:
     return x + draws.sigma.reshape(-1, *[1] * (x.ndim - 1)) * draws.noise
 
 
-def _index(draws: NetworkDraws, index: int | slice) -> NetworkDraws:
-    return jax.tree.map(lambda x: x[index], draws)
+def _index(tree: Any, index: int | slice) -> Any:
+    return jax.tree.map(lambda x: x[index], tree)
+
+
+def _length(tree: Any) -> int:
+    return int(jax.tree.leaves(tree)[0].shape[0])
 
 
 def _apply(

@@ -1,8 +1,6 @@
 """Dropout whose mask is cheap enough to draw again in the backward pass.
 
-The mask is a 32-bit hash of the element's place and the key: some ten integer operations that fuse
-into whatever reads or writes the array. JAX's generators are better where numbers matter, and cost
-ten times as much, or a mask in memory.
+The mask is a hash of the element's place and the key; see `diffjax.hashing`.
 """
 
 import math
@@ -10,9 +8,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from diffjax import hashing
 from diffjax.types import Array, PRNGKey
-
-_WEYL = 0x9E3779B9  # 2³² over the golden ratio
 
 
 def dropout(x: Array, rate: float, key: PRNGKey) -> Array:
@@ -42,27 +39,11 @@ def drop(x: Array, rate: float, seed: Array) -> Array:
         raise ValueError(f"dropout of {x.shape}: places are counted in 32 bits; split the batch.")
     if not rate:
         return x
-    place = seed[2] * jnp.uint32(math.prod(x.shape[1:]))
-    for axis, size in enumerate(x.shape):
-        if size > 1:
-            stride = jnp.uint32(math.prod(x.shape[axis + 1 :]))
-            place = place + stride * jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-    place = jnp.broadcast_to(place, x.shape)
+    place = seed[2] * jnp.uint32(math.prod(x.shape[1:])) + hashing.places(x.shape)
     keep = is_kept(place, seed[0], seed[1], rate)
     return jnp.where(keep, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
 
 
 def is_kept(place: Array, word0: Array, word1: Array, rate: float) -> Array:
     """Whether the element at each `place`, uint32 of any shape, is kept."""
-    hashed = _mix(_mix(place * jnp.uint32(_WEYL) + word0) ^ word1)
-    return hashed >= jnp.uint32(round(rate * 2**32))
-
-
-def _mix(x: Array) -> Array:
-    """A bijection of 32 bits in which each input bit changes about half of the output's.
-
-    Its constants are those of Wellons' "lowbias32" search (nullprogram.com, 2018).
-    """
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> 16)
+    return hashing.bits(place, word0, word1) >= jnp.uint32(round(rate * 2**32))

@@ -210,7 +210,7 @@ def abstract_arguments(exp: DistillExperiment, mesh: Mesh) -> tuple[Any, ...]:
     Returns:
       (state, teacher's parameters, key, count).
     """
-    state, frozen = exp.abstract_state(), exp.denoiser.abstract_params()
+    state, frozen = exp.abstract_state(), exp.abstract_frozen()
     key = jax.eval_shape(lambda: jax.random.key(0))
     everywhere = sharding.replicated(mesh)
     return (

@@ -95,6 +95,7 @@ def replay(workdir: Path, step: int | None = None) -> tuple[list[Stage], failure
     exp = experiment.build(config)
     frozen = exp.load_frozen()
     frozen = jax.device_put(frozen, sharding.state(frozen, mesh))
+    frozen = exp.narrowed(frozen)
     state = _restore(workdir, exp, mesh, failed.checkpoint).replace(step=jnp.int32(step))
     stream = exp.stream(step, mesh)
     inputs = frozen if stream is None else next(stream)
@@ -179,13 +180,20 @@ def _distillation(
     # Several updates of the fake score follow each other; the first is looked at by example.
     first = jax.tree.map(lambda x: x[0], draws.fake_score)
     fake_losses = jax.lax.map(
-        lambda draw: setup.fake_score_losses(state.fake_score, state.generator, draw), first
+        lambda each: setup.fake_score_losses(state.fake_score, *each),
+        (setup.fake_score_samples(state.generator, draws, 0), first),
     )
+    if setup.fake_score_every > 1:  # where it isn't the fake score's turn, nothing was computed
+        fake_losses = jnp.where(attempt.metrics["fake_updates"] > 0, fake_losses, 0.0)
+    for_generator = setup.generator_draws(draws)
     generator_losses, _ = jax.lax.map(
         lambda draw: setup.generator_losses(
-            state.generator, attempt.state.fake_score, frozen, draw
+            setup.samples(state.generator, draw, train=True),
+            attempt.state.fake_score,
+            frozen,
+            draw,
         ),
-        draws.generator,
+        for_generator,
     )
     *fake_gradients, generator_gradient = attempt.gradients
     metrics, after = attempt.metrics, attempt.state
@@ -200,8 +208,8 @@ def _distillation(
         *(Stage("fake score's gradient", _summary(gradient)) for gradient in fake_gradients),
         Stage("fake_grad_norm", metrics["fake_grad_norm"]),
         Stage("fake score after it", _summary(after.fake_score)),
-        Stage("draws for the generator", _summary(draws.generator)),
-        Stage("generator_loss by example", _examples(generator_losses, draws.generator.sigma)),
+        Stage("draws for the generator", _summary(for_generator)),
+        Stage("generator_loss by example", _examples(generator_losses, for_generator.sigma)),
         Stage("generator_loss", metrics["generator_loss"]),
         Stage("delta", metrics["delta"]),
         Stage("generator's gradient", _summary(generator_gradient)),

@@ -262,8 +262,10 @@ def test_noise_levels_stay_in_the_teachers_range(class_name, distribution):
 def test_diff_instructs_scores_share_one_dropout_mask():
     """Equal networks agree in training mode: Diff-Instruct gives them one mask."""
     setup, start, teacher = real_setup("EDMPrecond", METHODS["diff_instruct"])
-    loss = jax.jit(setup.generator_loss)
     draw = jax.tree.map(lambda x: x[0], real_draws("EDMPrecond").generator)
+    loss = jax.jit(
+        lambda params, *rest: setup.generator_loss(setup.samples(params, draw, train=True), *rest)
+    )
     equal, metrics = loss(start.generator, start.fake_score, teacher, draw)
     assert equal == metrics["delta"] == 0  # to the last bit
 
@@ -277,6 +279,7 @@ def test_dropout_of_the_fake_score_in_its_own_update():
     setup, start, _ = real_setup("EDMPrecond", METHODS["sid"])
     loss = jax.jit(setup.fake_score_loss)
     draw = jax.tree.map(lambda x: x[0, 0], real_draws("EDMPrecond").fake_score)
+    x = jax.jit(functools.partial(setup.samples, train=False))(start.generator, draw)
     changed = draw.replace(dropout=jax.random.key(9))
-    values = [loss(start.fake_score, start.generator, d)[0] for d in (draw, draw, changed)]
+    values = [loss(start.fake_score, x, d)[0] for d in (draw, draw, changed)]
     assert values[0] == values[1] != values[2]
