@@ -6,6 +6,10 @@ XLA's own compiler does it, which comes with libtpu (`pip install 'diffjax[tpu]'
 alone: nothing is downloaded and no device is touched. So one knows beforehand whether a batch fits
 the chips, what an update costs, and what crosses from chip to chip. All figures are the compiler's,
 of one device and one update; nothing is measured.
+
+Full-size networks take the compiler very long, most of it for the program itself. With
+`--layout_only` it is stopped before that: memory and collectives are those of the whole compiling,
+but for the program's own memory; FLOPs are counted before XLA's optimisations.
 """
 
 import argparse
@@ -33,11 +37,11 @@ from ml_collections import ConfigDict
 from diffjax import experiment, sharding
 from diffjax.compilation import compile_updates
 from diffjax.experiment import DTYPES, DistillExperiment
-from diffjax.tools import hlo
+from diffjax.tools import hlo, layout
 
-# Memory of a chip in GiB: https://cloud.google.com/tpu/docs, the page "TPU v4" and so on, row
-# "HBM capacity".
-HBM_GIB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
+# Memory of a chip in GiB that programs can have, by what libtpu 0.0.42 says when it refuses one;
+# some of what https://cloud.google.com/tpu/docs calls "HBM capacity" is its own.
+HBM_GIB = {"v4": 30.5, "v5e": 15.75, "v5p": 95.74, "v6e": 31.25}
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("1x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
 _LAYOUTS = {"v4": _CUBES, "v5e": _FLAT, "v5p": _CUBES, "v6e": _FLAT}
@@ -62,7 +66,7 @@ class Memory:
       outputs: the next state and the metrics.
       aliased: outputs that take the place of arguments.
       temporaries: everything in between.
-      code: the program.
+      code: the program, or None where it wasn't written.
       total: of these, aliased ones counted once.
     """
 
@@ -70,7 +74,7 @@ class Memory:
     outputs: int
     aliased: int
     temporaries: int
-    code: int
+    code: int | None
     total: int
 
 
@@ -82,14 +86,15 @@ class Cost:
       memory: see `Memory`.
       flops: floating-point operations; a loop's body counts once, so with gradient accumulation
         these are fewer than there are.
-      bytes_accessed: to and from memory, counted likewise.
+      bytes_accessed: to and from memory, counted likewise, or None where the program wasn't
+        written.
       optimal_seconds: XLA's estimate if nothing waits, counted likewise, or None without one.
       collectives: kind -> how many and how large.
     """
 
     memory: Memory
     flops: float
-    bytes_accessed: float
+    bytes_accessed: float | None
     optimal_seconds: float | None
     collectives: dict[str, hlo.Traffic]
 
@@ -105,10 +110,12 @@ class Report:
       mesh: axis -> size.
       batch_size: images an update.
       accumulation: rounds of gradient accumulation.
+      updates_per_call: 1, or more if the compiled call is a loop over updates.
       dtype: of the networks' computation.
+      layout_only: whether the compiler was stopped before it wrote the program.
       parameters: of one network.
-      hbm: bytes of memory that a device has.
-      fits: whether the update does.
+      hbm: bytes of memory that a program can have on a device.
+      fits: whether the update does, its program left aside where it wasn't written.
       refusal: the compiler's words if it doesn't, else None.
       cost: None if the compiler refused.
       compile_seconds: how long it took, tracing included.
@@ -121,7 +128,9 @@ class Report:
     mesh: dict[str, int]
     batch_size: int
     accumulation: int
+    updates_per_call: int
     dtype: str
+    layout_only: bool
     parameters: int
     hbm: int
     fits: bool
@@ -132,7 +141,7 @@ class Report:
 
 
 def describe_slice(name: str) -> tuple[list[jax.Device], int]:
-    """The devices of a TPU slice, and the bytes of memory that each has.
+    """The devices of a TPU slice, and the bytes of memory that programs can have on each.
 
     Args:
       name: generation and layout in chips, such as "v5e:2x2" or "v5p:2x2x1".
@@ -160,15 +169,23 @@ def describe_slice(name: str) -> tuple[list[jax.Device], int]:
             raise
         raise _no_slice(name) from error
     chips = {tuple(device.coords) for device in devices}
-    return devices, (HBM_GIB[generation] << 30) * len(chips) // len(devices)
+    return devices, int(HBM_GIB[generation] * 2**30) * len(chips) // len(devices)
 
 
-def compile_for(name: str, config: ConfigDict) -> Report:
+def compile_for(
+    name: str,
+    config: ConfigDict,
+    *,
+    layout_only: bool = False,
+    verbose: bool = False,
+) -> Report:
     """Compiles the update of a distillation for a TPU slice.
 
     Args:
       name: of the slice; see `describe_slice`.
       config: one of `configs/`; its mesh is laid over the slice.
+      layout_only: whether to stop the compiler before it writes the program.
+      verbose: whether to print lines of progress.
 
     Raises:
       ModuleNotFoundError: without libtpu.
@@ -177,15 +194,10 @@ def compile_for(name: str, config: ConfigDict) -> Report:
     devices, hbm = describe_slice(name)
     if config.get("task") != "distill":
         raise ValueError(f"config.task={config.get('task')!r}: only 'distill' is compiled here.")
-    exp = experiment.build(config)
-    assert isinstance(exp, DistillExperiment)
-    mesh = sharding.make_mesh(**config.mesh, devices=devices)
-    sharding.check_batch(config.batch_size, config.accumulation, mesh)
-    # The one choice that is made by the machine at hand, for CPUs' sake.
-    exp = dataclasses.replace(exp, setup=dataclasses.replace(exp.setup, unroll=False))
-
+    exp, mesh = _prepare(devices, config)
     started = time.monotonic()
-    cost, refusal = _compile(exp, mesh, config.updates_per_call)
+    compile_ = _lay_out if layout_only else _compile
+    cost, refusal = compile_(name, config, verbose)
     return Report(
         topology=name,
         device_kind=devices[0].device_kind,
@@ -193,7 +205,9 @@ def compile_for(name: str, config: ConfigDict) -> Report:
         mesh=dict(mesh.shape),
         batch_size=config.batch_size,
         accumulation=config.accumulation,
+        updates_per_call=config.updates_per_call,
         dtype=config.dtype,
+        layout_only=layout_only,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(exp.denoiser.abstract_params())),
         hbm=hbm,
         fits=cost is not None and cost.memory.total <= hbm,
@@ -223,22 +237,27 @@ def abstract_arguments(exp: DistillExperiment, mesh: Mesh) -> tuple[Any, ...]:
 
 def summary(report: Report) -> str:
     """A report as a person reads it."""
-    gib = f"{report.hbm / 2**30:.0f} GiB a device"
+    gib = f"{report.hbm / 2**30:.4g} GiB a device"
     lines = [
         f"{report.topology}: {report.devices} x {report.device_kind}, mesh {report.mesh}; "
         f"batch {report.batch_size} in {report.accumulation} round(s), {report.dtype}, "
         f"{report.parameters / 1e6:.2f}M parameters a network",
-        f"compiled in {report.compile_seconds:.0f} s",
+        f"{'laid out' if report.layout_only else 'compiled'} in {report.compile_seconds:.0f} s",
     ]
     cost = report.cost
     if cost is None:
         return "\n".join([*lines, f"does not fit {gib}: {report.refusal}"])
     parts = {k: v for k, v in dataclasses.asdict(cost.memory).items() if k != "total"}
+    shown = [f"{part} {'unknown' if v is None else _size(v)}" for part, v in parts.items()]
     lines += [
         f"memory: {_size(cost.memory.total)} of {gib}, which {'fits' if report.fits else 'is over'}"
-        f" ({', '.join(f'{part} {_size(size)}' for part, size in parts.items())})",
-        f"an update, on each device: {cost.flops / 1e12:.4g} TFLOP, "
-        f"{cost.bytes_accessed / 1e9:.4g} GB to and from memory"
+        f" ({', '.join(shown)})",
+        f"an update, on each device: {cost.flops / 1e12:.4g} TFLOP"
+        + (
+            f", {cost.bytes_accessed / 1e9:.4g} GB to and from memory"
+            if cost.bytes_accessed
+            else ""
+        )
         + (f", {cost.optimal_seconds:.4g} s at best" if cost.optimal_seconds else ""),
     ]
     if report.accumulation > 1:
@@ -260,8 +279,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", required=True, help="a config file of a distillation")
     parser.add_argument("--topology", required=True, help=f"such as {', '.join(SLICES[:10:3])}")
     parser.add_argument("--batch_size", type=int, help="instead of the config's")
+    parser.add_argument("--accumulation", type=int, help="instead of the config's")
     parser.add_argument("--fsdp", type=int, help="devices to shard parameters over")
     parser.add_argument("--dtype", choices=list(DTYPES), help="instead of the config's")
+    parser.add_argument(
+        "--updates_per_call",
+        type=int,
+        default=1,
+        help="of the compiled call, not of the config, to which the figures are almost equal",
+    )
+    parser.add_argument(
+        "--layout_only",
+        action="store_true",
+        help="stop before the program is written: memory and collectives in a part of the time",
+    )
     parser.add_argument("--json", help="file to write the report to")
     arguments = parser.parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # leaves a TPU or GPU that is there alone
@@ -269,13 +300,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.json and not Path(arguments.json).resolve().parent.is_dir():
             raise FileNotFoundError(f"--json={arguments.json}: its folder isn't there.")
         config = _load_config(arguments.config)
-        if arguments.batch_size is not None:
-            config.batch_size = arguments.batch_size
+        for field in ("batch_size", "accumulation", "dtype", "updates_per_call"):
+            if getattr(arguments, field) is not None:
+                config[field] = getattr(arguments, field)
         if arguments.fsdp is not None:
             config.mesh.fsdp = arguments.fsdp
-        if arguments.dtype is not None:
-            config.dtype = arguments.dtype
-        report = compile_for(arguments.topology, config)
+        report = compile_for(
+            arguments.topology, config, layout_only=arguments.layout_only, verbose=True
+        )
         print(summary(report))
         if arguments.json:
             Path(arguments.json).write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
@@ -285,12 +317,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if report.fits else 1
 
 
-def _compile(
-    exp: DistillExperiment, mesh: Mesh, updates_per_call: int
-) -> tuple[Cost | None, str | None]:
-    """The cost, or else why the compiler refused for want of memory."""
+def _prepare(devices: list[jax.Device], config: ConfigDict) -> tuple[DistillExperiment, Mesh]:
+    exp = experiment.build(config)
+    assert isinstance(exp, DistillExperiment)
+    mesh = sharding.make_mesh(**config.mesh, devices=devices)
+    sharding.check_batch(config.batch_size, config.accumulation, mesh)
+    # The one choice that is made by the machine at hand, for CPUs' sake.
+    return dataclasses.replace(exp, setup=dataclasses.replace(exp.setup, unroll=False)), mesh
+
+
+def _lower(exp: DistillExperiment, mesh: Mesh, updates_per_call: int) -> Any:
     call = compile_updates(exp, mesh, updates_per_call)
-    lowered = call.lower(*abstract_arguments(exp, mesh))  # type: ignore[attr-defined]
+    return call.lower(*abstract_arguments(exp, mesh))  # type: ignore[attr-defined]
+
+
+def _compile(name: str, config: ConfigDict, verbose: bool) -> tuple[Cost | None, str | None]:
+    """The cost, or else why the compiler refused for want of memory."""
+    started = time.monotonic()
+    lowered = _lower(*_prepare(describe_slice(name)[0], config), config.updates_per_call)
+    if verbose:
+        print(f"traced in {time.monotonic() - started:.0f} s; compiling", flush=True)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -315,6 +361,36 @@ def _compile(
         bytes_accessed=counts["bytes accessed"],
         optimal_seconds=counts.get("optimal_seconds"),
         collectives=hlo.collectives(compiled.as_text()),
+    )
+    return cost, None
+
+
+def _lay_out(name: str, config: ConfigDict, verbose: bool) -> tuple[Cost | None, str | None]:
+    """The same without the program."""
+    found = layout.stopped_early(_compile, name, config, verbose, module="jit_call")
+    if not isinstance(found, layout.Layout):
+        cost, refusal = found
+        return cost, refusal
+    if verbose:
+        print("memory laid out; counting FLOPs", flush=True)
+    memory = Memory(
+        arguments=found.arguments,
+        outputs=found.outputs,
+        aliased=found.aliased,
+        temporaries=found.temporaries,
+        code=None,
+        total=found.arguments + found.outputs - found.aliased + found.temporaries,
+    )
+    # Without compiling XLA counts for CPUs alone: all of the batch, of which a device has a part.
+    cpu = sharding.make_mesh(data=1, devices=jax.devices("cpu"))
+    exp, mesh = _prepare(describe_slice(name)[0], config)
+    counts = _lower(exp, cpu, config.updates_per_call).cost_analysis()
+    cost = Cost(
+        memory=memory,
+        flops=counts["flops"] / mesh.size,
+        bytes_accessed=None,
+        optimal_seconds=None,
+        collectives=hlo.collectives(found.hlo),
     )
     return cost, None
 
