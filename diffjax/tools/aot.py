@@ -112,7 +112,6 @@ class Report:
       accumulation: rounds of gradient accumulation.
       updates_per_call: 1, or more if the compiled call is a loop over updates.
       dtype: of the networks' computation.
-      layout_only: whether the compiler was stopped before it wrote the program.
       parameters: of one network.
       hbm: bytes of memory that a program can have on a device.
       fits: whether the update does, its program left aside where it wasn't written.
@@ -130,7 +129,6 @@ class Report:
     accumulation: int
     updates_per_call: int
     dtype: str
-    layout_only: bool
     parameters: int
     hbm: int
     fits: bool
@@ -207,7 +205,6 @@ def compile_for(
         accumulation=config.accumulation,
         updates_per_call=config.updates_per_call,
         dtype=config.dtype,
-        layout_only=layout_only,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(exp.denoiser.abstract_params())),
         hbm=hbm,
         fits=cost is not None and cost.memory.total <= hbm,
@@ -242,7 +239,7 @@ def summary(report: Report) -> str:
         f"{report.topology}: {report.devices} x {report.device_kind}, mesh {report.mesh}; "
         f"batch {report.batch_size} in {report.accumulation} round(s), {report.dtype}, "
         f"{report.parameters / 1e6:.2f}M parameters a network",
-        f"{'laid out' if report.layout_only else 'compiled'} in {report.compile_seconds:.0f} s",
+        f"took {report.compile_seconds:.0f} s",
     ]
     cost = report.cost
     if cost is None:
