@@ -89,9 +89,8 @@ def check_data_parallel(report: dict, sizes: list[int]) -> None:
 
 
 @needs_libtpu
-@pytest.mark.parametrize(
-    "layout_only", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["layout", "whole"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("layout_only", [True, False], ids=["layout", "whole"])
 def test_the_digits_on_four_chips(tmp_path, layout_only):
     arguments = ["--layout_only"] if layout_only else []
     report = report_of(tmp_path, f"--config={DIGITS}", "--topology=v5e:2x2", *arguments)
