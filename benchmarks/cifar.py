@@ -23,9 +23,11 @@ from pathlib import Path
 
 FEATURES = "benchmarks.efficientnet:efficientnet_lite0"
 SWEEP = [(alpha, t_max) for t_max in (800, 400) for alpha in (0.5, 1.0, 1.2)]
-SWEEP_KIMG, STUDENT_KIMG = 512, 1536
-# Above the published 1e-5, which is for hundreds of millions of images.
-GENERATOR_RATE, FAKE_SCORE_RATE = 5e-5, 1e-4
+TEACHER_KIMG = {"tiny": 12_800, "small": 20_000}
+PROBE_KIMG, SWEEP_KIMG, STUDENT_KIMG = 256, 512, 1536
+# Of generator and fake score. The published 1e-5 are for hundreds of millions of images.
+PROBED_RATES = [(5e-5, 1e-4), (1e-4, 4e-4), (2e-4, 8e-4)]
+RATES = (5e-5, 1e-4)
 
 Changes = dict[str, object]  # field of a config -> its value
 
@@ -77,7 +79,8 @@ def steps(data: Path, output: Path, features: str = FEATURES) -> Iterator[Step]:
         "evaluate.reference": output / statistics,
         "evaluate.metrics": "('fd',)",
         "evaluate.best": "",
-        "evaluate.batch_size": 1000,
+        "evaluate.batch_size": 500,
+        "evaluate.count": 50_000,
     }
     compared: Changes = {
         **measured,
@@ -86,42 +89,40 @@ def steps(data: Path, output: Path, features: str = FEATURES) -> Iterator[Step]:
         "evaluate.count": 10_000,
         "mesh.data": 1,
     }
-    rates: Changes = {
-        "generator.learning_rate": GENERATOR_RATE,
-        "fake_score.learning_rate": FAKE_SCORE_RATE,
-    }
     student: Changes = {
         "dtype": "bfloat16",
         "batch_size": 256,
         "updates_per_call": 50,
         "ema_halflife_kimg": 50,
         "log_kimg": 12.8,
-        **rates,
+        **_rates(*RATES),
         **measured,
     }
 
     for size, gpus in (("tiny", 1), ("small", 2)):
         name, config = f"teacher_{size}", f"teacher_cifar_{size}"
-        training: Changes = {"dataset": data, "mesh.data": gpus, "updates_per_call": 50}
+        training: Changes = {
+            "dataset": data,
+            "duration_kimg": TEACHER_KIMG[size],
+            "mesh.data": gpus,
+            "updates_per_call": 50,
+        }
         teacher = _run(output, name, config, training, gpus=gpus, weight=0.7)
         yield teacher
         once = {**measured, "mesh.data": 1}
         yield _evaluation(teacher, f"{name}_distance", once, "student", ("reference",))
         yield _evaluation(teacher, f"{name}_diversity", compared, output / name / "network")
 
+    tiny: Changes = {**student, "teacher": output / "teacher_tiny" / "network"}
+    after = ("teacher_tiny", "reference")
+    for generator, fake_score in PROBED_RATES:
+        changes = {**tiny, **_rates(generator, fake_score), **_measured_every(64, PROBE_KIMG)}
+        changes |= {"evaluate.count": 10_000}
+        name = f"rates_{generator:.0e}_{fake_score:.0e}"
+        yield _run(output, name, "sid_cifar_tiny", changes, after, weight=0.3)
     for alpha, t_max in SWEEP:
-        changes = {
-            **student,
-            "teacher": output / "teacher_tiny" / "network",
-            "alpha": alpha,
-            "t_max": t_max,
-            "duration_kimg": SWEEP_KIMG,
-            "grid_kimg": SWEEP_KIMG / 4,
-            "checkpoint_kimg": SWEEP_KIMG / 4,
-            "evaluate.every_kimg": SWEEP_KIMG / 4,
-        }
+        changes = {**tiny, "alpha": alpha, "t_max": t_max, **_measured_every(128, SWEEP_KIMG)}
         name = f"sweep_alpha{alpha}_tmax{t_max}"
-        after = ("teacher_tiny", "reference")
         yield _run(output, name, "sid_cifar_tiny", changes, after, weight=0.3)
 
     for name, config, changes in (
@@ -133,16 +134,22 @@ def steps(data: Path, output: Path, features: str = FEATURES) -> Iterator[Step]:
             **student,
             "teacher": output / "teacher_small" / "network",
             "dropout": 0.1,
-            "duration_kimg": STUDENT_KIMG,
-            "grid_kimg": 128,
-            "checkpoint_kimg": 128,
-            "evaluate.every_kimg": 128,
+            **_measured_every(128, STUDENT_KIMG),
             **changes,
         }
         after = ("teacher_small", "reference")
         run = _run(output, name, config, changes, after, weight=0.7)
         yield run
         yield _evaluation(run, f"{name}_diversity", compared, output / name / "network")
+
+
+def _rates(generator: float, fake_score: float) -> Changes:
+    return {"generator.learning_rate": generator, "fake_score.learning_rate": fake_score}
+
+
+def _measured_every(kimg: float, duration: float) -> Changes:
+    fields = ("grid_kimg", "checkpoint_kimg", "evaluate.every_kimg")
+    return {"duration_kimg": duration, **dict.fromkeys(fields, kimg)}
 
 
 def _run(

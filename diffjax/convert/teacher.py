@@ -11,7 +11,7 @@ from diffjax.denoiser import from_edm_kwargs
 from diffjax.types import Params
 
 # Denoisers that come with the package, as folders of `diffjax/assets`.
-SHIPPED = ("digits",)
+SHIPPED = ("cifar_tiny", "digits")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +45,9 @@ def load(source: str) -> Teacher:
     """Reads a teacher.
 
     Args:
-      source: "digits", which is shipped; a name in `teachers.RELEASED`; a folder that
-        `python -m diffjax.convert` or a teacher's training wrote; or an EDM pickle's path or https
-        URL, downloaded once.
+      source: "digits" or "cifar_tiny", which are shipped; a name in `teachers.RELEASED`; a folder
+        that `python -m diffjax.convert` or a teacher's training wrote; or an EDM pickle's path or
+        https URL, downloaded once.
 
     Raises:
       FileNotFoundError: if there is nothing there.
