@@ -116,7 +116,11 @@ def steps(data: Path, output: Path, features: str = FEATURES) -> Iterator[Step]:
     tiny: Changes = {**student, "teacher": output / "teacher_tiny" / "network"}
     after = ("teacher_tiny", "reference")
     for generator, fake_score in PROBED_RATES:
-        changes = {**tiny, **_rates(generator, fake_score), **_measured_every(64, PROBE_KIMG)}
+        changes: Changes = {
+            **tiny,
+            **_rates(generator, fake_score),
+            **_measured_every(64, PROBE_KIMG),
+        }
         changes |= {"evaluate.count": 10_000}
         name = f"rates_{generator:.0e}_{fake_score:.0e}"
         yield _run(output, name, "sid_cifar_tiny", changes, after, weight=0.3)
@@ -125,17 +129,18 @@ def steps(data: Path, output: Path, features: str = FEATURES) -> Iterator[Step]:
         name = f"sweep_alpha{alpha}_tmax{t_max}"
         yield _run(output, name, "sid_cifar_tiny", changes, after, weight=0.3)
 
-    for name, config, changes in (
+    methods: list[tuple[str, str, Changes]] = [
         ("sid_alpha1.2", "sid_cifar", {"alpha": 1.2}),
         ("sid_alpha1.0", "sid_cifar", {"alpha": 1.0}),
         ("diff_instruct", "di_cifar", {}),
-    ):
+    ]
+    for name, config, special in methods:
         changes = {
             **student,
             "teacher": output / "teacher_small" / "network",
             "dropout": 0.1,
             **_measured_every(128, STUDENT_KIMG),
-            **changes,
+            **special,
         }
         after = ("teacher_small", "reference")
         run = _run(output, name, config, changes, after, weight=0.7)

@@ -2,9 +2,9 @@
 
     python -m diffjax.main --config=configs/sid_cifar_tiny.py
 
-The teacher is diffjax/assets/cifar_tiny, trained by configs/teacher_cifar_tiny.py. The rates are for
-a few hundred updates; the published 1e-5 are for hundreds of thousands.
-Hardware: two CPU cores, or one GPU (there with --config.batch_size=256 --config.dtype=bfloat16
+The teacher is diffjax/assets/cifar_tiny, which configs/teacher_cifar_tiny.py trained. The rates are
+for a few hundred updates; the published 1e-5 are for hundreds of thousands.
+Hardware: two CPU cores, or a GPU (there with --config.batch_size=256 --config.dtype=bfloat16
 --config.updates_per_call=50, and lower rates). Time: TIME.
 """
 

@@ -1,0 +1,191 @@
+"""What the study of CIFAR-10 found: tables, fits, and the plot of README.
+
+    python -m benchmarks.cifar_report --output=runs/cifar --plot=docs/cifar_curves.png
+
+Reads what `benchmarks.cifar` left, also of a study that is under way. A fit is of log(distance) by
+log(images), by least squares over the measurements after the first `--skip` thousand images.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+STUDENTS = {
+    "sid_alpha1.2": "SiD, alpha 1.2",
+    "sid_alpha1.0": "SiD, alpha 1.0",
+    "diff_instruct": "Diff-Instruct",
+}
+
+# Thousands of images -> Fréchet distance.
+Curve = list[tuple[float, float]]
+
+
+class Fit(NamedTuple):
+    """log(distance) = intercept + slope · log(images).
+
+    Attributes:
+      slope: the power of images.
+      intercept: natural logarithm of the distance at one image.
+      r2: share of the variance explained.
+    """
+
+    slope: float
+    intercept: float
+    r2: float
+
+    def images_at(self, distance: float) -> float:
+        """Images at which the line reaches a distance; infinite if it never falls to it."""
+        if self.slope >= 0:
+            return math.inf
+        return math.exp((math.log(distance) - self.intercept) / self.slope)
+
+
+def curve_of(folder: Path) -> Curve:
+    """The measurements of a run, in order; none if it hasn't begun."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [
+        (row["kimg"], value)
+        for row in rows
+        for name, value in row.items()
+        if name.startswith("fd_")
+    ]
+
+
+def fit(curve: Curve, skip_kimg: float = 0.0) -> Fit | None:
+    """The line through a curve's points after `skip_kimg`; None of fewer than three."""
+    points = np.array([point for point in curve if point[0] > skip_kimg])
+    if len(points) < 3:
+        return None
+    x, y = np.log(points[:, 0] * 1000), np.log(points[:, 1])
+    slope, intercept = np.polyfit(x, y, 1)
+    residual = y - (intercept + slope * x)
+    return Fit(float(slope), float(intercept), float(1 - residual.var() / y.var()))
+
+
+def first_below(curve: Curve, distance: float) -> float | None:
+    """Thousands of images at the first measurement that is no greater than a distance."""
+    return next((kimg for kimg, value in curve if value <= distance), None)
+
+
+def evaluation(folder: Path, source: str) -> dict[str, float]:
+    """The numbers of `evaluation_<source>.json`; none if it isn't there."""
+    path = folder / f"evaluation_{source}.json"
+    if not path.exists():
+        return {}
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return {k: v for k, v in values.items() if isinstance(v, float)}
+
+
+def rate_of(folder: Path) -> float:
+    """Images a second, the median of what the run wrote."""
+    path = folder / "timing.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rates = [json.loads(line).get("images_per_second", math.nan) for line in lines]
+    return float(np.nanmedian(rates)) if rates else math.nan
+
+
+def report(output: Path, skip_kimg: float) -> str:
+    """The tables, in Markdown."""
+    text = []
+    teacher = evaluation(output / "teacher_small", "student")
+    target = next((v for k, v in teacher.items() if k.startswith("fd_")), None)
+    text.append("| network | evaluations | images | distance | precision | recall | images/s |")
+    text.append("|-|-|-|-|-|-|-|")
+    for name in ("teacher_tiny", "teacher_small", *STUDENTS):
+        folder = output / name
+        rows, curve = evaluation(folder, "network"), curve_of(folder)
+        distance = evaluation(folder, "student") if name.startswith("teacher") else {}
+        last = curve[-1] if curve else (_kimg(folder), next(iter(_fd(distance)), math.nan))
+        precision, recall = (_starting(rows, key) for key in ("precision", "recall"))
+        text.append(
+            f"| {STUDENTS.get(name, name)} | {35 if name.startswith('teacher') else 1} | "
+            f"{last[0] * 1000:,.0f} | {last[1]:.2f} | {precision:.3f} | {recall:.3f} | "
+            f"{rate_of(folder):,.0f} |"
+        )
+    curves = {title: curve_of(output / name) for name, title in STUDENTS.items()}
+    text += [
+        "",
+        "| method | slope | R² | images at the teacher's distance, by the fit |",
+        "|-|-|-|-|",
+    ]
+    for title, curve in curves.items():
+        line = fit(curve, skip_kimg)
+        if line:
+            crossing = line.images_at(target) if target else math.nan
+            text.append(f"| {title} | {line.slope:.3f} | {line.r2:.3f} | {crossing:,.0f} |")
+    other = curves[STUDENTS["diff_instruct"]]
+    if other:
+        best_kimg, best = min(other, key=lambda point: point[1])
+        text += ["", f"Diff-Instruct's best is {best:.2f}, at {best_kimg:,.0f} thousand images."]
+        for title in list(STUDENTS.values())[:2]:
+            kimg = first_below(curves[title], best)
+            when = f"is there at {kimg:,.0f} thousand" if kimg is not None else "never was there"
+            text.append(f"{title} {when}.")
+    sweep = sorted(output.glob("sweep_*"))
+    if sweep:
+        text += ["", "| sweep | images | distance |", "|-|-|-|"]
+    for folder in sweep:
+        for kimg, value in curve_of(folder)[-1:]:
+            text.append(f"| {folder.name} | {kimg * 1000:,.0f} | {value:.2f} |")
+    return "\n".join(text)
+
+
+def plot(output: Path, path: Path, skip_kimg: float) -> None:
+    """Distance by images, both logarithmic, with the fits and the teacher's distance."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), constrained_layout=True)
+    for index, (name, title) in enumerate(STUDENTS.items()):
+        points = np.array(curve_of(output / name))
+        if not len(points):
+            continue
+        axes.loglog(points[:, 0] * 1000, points[:, 1], "o", color=f"C{index}", label=title)
+        line = fit(curve_of(output / name), skip_kimg)
+        if line:
+            x = points[points[:, 0] > skip_kimg, 0] * 1000
+            axes.loglog(x, np.exp(line.intercept) * x**line.slope, color=f"C{index}")
+    target = next(iter(_fd(evaluation(output / "teacher_small", "student"))), None)
+    if target:
+        axes.axhline(target, color="0.5", linestyle="--", label="teacher, 35 evaluations")
+    axes.set(xlabel="generated images seen", ylabel="fd_efficientnet_lite0_50k")
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def _fd(values: dict[str, float]) -> list[float]:
+    return [value for name, value in values.items() if name.startswith("fd_")]
+
+
+def _starting(values: dict[str, float], start: str) -> float:
+    return next((value for name, value in values.items() if name.startswith(start)), math.nan)
+
+
+def _kimg(folder: Path) -> float:
+    path = folder / "network" / "trained.json"
+    return float(json.loads(path.read_text())["kimg"]) if path.exists() else math.nan
+
+
+def main() -> None:
+    """Prints the tables; draws the plot on request."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of the study")
+    parser.add_argument("--skip", type=float, default=0.0, help="thousand images before the fit")
+    parser.add_argument("--plot", type=Path, help="a PNG to draw; needs matplotlib")
+    arguments = parser.parse_args()
+    print(report(arguments.output, arguments.skip))
+    if arguments.plot:
+        plot(arguments.output, arguments.plot, arguments.skip)
+
+
+if __name__ == "__main__":
+    main()

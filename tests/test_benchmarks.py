@@ -1,0 +1,188 @@
+"""The benchmarks that judge and steer: they are right about what they are given."""
+
+import gzip
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import cifar, cifar_report, profile
+from diffjax import config_checks
+from tests.test_train import load_config
+
+
+def python(name, code, tmp_path, **kwargs):
+    return cifar.Step(name, ("-c", code), f"{name}/result", **kwargs)
+
+
+def study(steps, tmp_path, gpus=("0", "1")):
+    return cifar.Study(steps, {step.name: tmp_path / step.result for step in steps}, list(gpus))
+
+
+def writing(path, first="pass"):
+    """Code that does something first, and then writes which GPUs it was given."""
+    gpus = "os.environ['CUDA_VISIBLE_DEVICES']"
+    return f"import os, pathlib, time; {first}; pathlib.Path({str(path)!r}).write_text({gpus})"
+
+
+def _meeting(path, other):
+    """Code that writes its result only once the other one has begun."""
+    return f"""
+import os, time
+open({str(path.parent / "begun")!r}, "w").close()
+deadline = time.time() + 60
+while not os.path.exists({str(other.parent / "begun")!r}):
+    assert time.time() < deadline
+    time.sleep(0.05)
+open({str(path)!r}, "w").close()
+"""
+
+
+class TestStudy:
+    def test_steps_run_after_what_they_need_and_only_once(self, tmp_path, capsys):
+        first, second = tmp_path / "first/result", tmp_path / "second/result"
+        steps = [
+            python(
+                "second",
+                writing(second, f"assert os.path.exists({str(first)!r})"),
+                tmp_path,
+                after=("first",),
+            ),
+            python("first", writing(first), tmp_path, gpus=2),
+        ]
+        runs = study(steps, tmp_path)
+        runs.run(tmp_path)
+        assert runs.failed == []
+        assert first.read_text() == "0,1"
+        assert second.read_text() in ("0", "1")
+        capsys.readouterr()
+        study(steps, tmp_path).run(tmp_path)
+        assert "started" not in capsys.readouterr().out
+
+    def test_a_failure_is_named_and_what_needs_it_is_not_run(self, tmp_path, capsys):
+        steps = [
+            python("bad", "raise SystemExit('the reason')", tmp_path),
+            python("next", "pass", tmp_path, after=("bad",)),
+        ]
+        runs = study(steps, tmp_path)
+        runs.run(tmp_path)
+        assert runs.failed == ["bad"]
+        out = capsys.readouterr().out
+        assert "the reason" in out
+        assert "next: not run; it needs bad" in out
+
+    def test_light_steps_share_a_gpu_and_heavy_ones_wait(self, tmp_path):
+        a, b, c = (tmp_path / name / "result" for name in "abc")
+
+        steps = [
+            python("a", _meeting(a, b), tmp_path, weight=0.5),
+            python("b", _meeting(b, a), tmp_path, weight=0.5),
+            python("c", writing(c, f"assert os.path.exists({str(a)!r})"), tmp_path, weight=0.7),
+        ]
+        runs = study(steps, tmp_path, gpus=["0"])
+        runs.run(tmp_path)
+        assert runs.failed == []
+        assert c.read_text() == "0"
+
+    def test_at_the_end_of_time_steps_are_told_to_stop(self, tmp_path, capsys):
+        code = (
+            "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(0)); time.sleep(100)"
+        )
+        study([python("long", code, tmp_path)], tmp_path).run(tmp_path, seconds=2.0)
+        assert "long: stopped; the same command goes on" in capsys.readouterr().out
+
+
+def test_the_study_changes_fields_that_are_there_to_allowed_values():
+    for step in cifar.steps(Path("/data.zip"), Path("/output")):
+        configs = [a for a in step.arguments if a.startswith("--config=")]
+        if not configs:
+            continue
+        config = load_config(Path(configs[0].partition("=")[2]).stem)
+        for argument in step.arguments:
+            if argument.startswith("--config."):
+                field, _, value = argument.removeprefix("--config.").partition("=")
+                group, _, name = field.rpartition(".")
+                owner = config[group] if group else config
+                kind = type(owner[name])
+                owner[name] = eval(value) if kind is tuple else kind(value)
+        config_checks.check(config)
+
+
+class TestReport:
+    @pytest.fixture
+    def output(self, tmp_path):
+        """Curves that are exact powers: SiD's reaches 10 at 4 million images, the other's never."""
+        (tmp_path / "teacher_small").mkdir()
+        (tmp_path / "teacher_small/evaluation_student.json").write_text('{"fd_x_50k": 10.0}')
+        for name, slope in (("sid_alpha1.2", -0.5), ("diff_instruct", -0.25)):
+            (tmp_path / name).mkdir()
+            rows = [
+                {"step": k, "kimg": 250.0 * k, "fd_x_50k": 40 * (250 * k / 250) ** slope}
+                for k in (1, 2, 4, 8)
+            ]
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (tmp_path / name / "metrics.jsonl").write_text(text)
+        return tmp_path
+
+    def test_fit(self, output):
+        line = cifar_report.fit(cifar_report.curve_of(output / "sid_alpha1.2"))
+        assert line.slope == pytest.approx(-0.5)
+        assert line.r2 == pytest.approx(1)
+        assert line.images_at(10) == pytest.approx(4e6)
+        assert cifar_report.Fit(0.1, 1.0, 1.0).images_at(1.0) == math.inf
+        assert cifar_report.fit([(1.0, 2.0), (2.0, 1.0)]) is None
+
+    def test_r2_of_scatter(self):
+        rng = np.random.default_rng(0)
+        curve = [(float(k), float(np.exp(rng.standard_normal()))) for k in range(1, 200)]
+        assert abs(cifar_report.fit(curve).r2) < 0.1
+
+    def test_tables(self, output):
+        text = cifar_report.report(output, 0.0)
+        assert "| SiD, alpha 1.2 | -0.500 | 1.000 | 4,000,000 |" in text
+        # Diff-Instruct ends at 40 * 8 ** -0.25 = 23.8; SiD's 28.3 at 500 and 20 at 1000 thousand.
+        assert "Diff-Instruct's best is 23.78, at 2,000 thousand images." in text
+        assert "SiD, alpha 1.2 is there at 1,000 thousand." in text
+
+
+def test_kernels_are_sorted_into_kinds(tmp_path):
+    def title(pid, name, tid=0, kind="process_name"):
+        return {"ph": "M", "pid": pid, "tid": tid, "name": kind, "args": {"name": name}}
+
+    def kernel(name, milliseconds, pid=1, tid=7):
+        return {"ph": "X", "pid": pid, "tid": tid, "name": name, "dur": milliseconds * 1e3}
+
+    events = [
+        title(1, "/device:GPU:0"),
+        title(2, "/device:GPU:1"),
+        title(3, "/host:CPU"),
+        title(1, "Stream #7(Compute)", 7, "thread_name"),
+        title(1, "XLA Ops", 8, "thread_name"),
+        title(2, "Stream #7(Compute)", 7, "thread_name"),
+        kernel("sm90_xmma_fprop_implicit_gemm_bf16", 5),
+        kernel("input_reduce_fusion_12", 2),
+        kernel("loop_add_fusion", 1),
+        kernel("something_else_3", 4),
+        kernel("something_else_3", 4, tid=8),
+        kernel("loop_add_fusion", 9, pid=2),
+        kernel("python", 9, pid=3),
+    ]
+    folder = tmp_path / "plugins" / "profile"
+    folder.mkdir(parents=True)
+    (folder / "host.trace.json.gz").write_bytes(
+        gzip.compress(json.dumps({"traceEvents": events}).encode())
+    )
+    kinds = profile.by_kind(profile.kernel_seconds(tmp_path))
+    assert kinds == Counter(
+        {
+            "convolutions, forward": pytest.approx(0.005),
+            "something_else": pytest.approx(0.004),
+            "fusions that end in reductions": pytest.approx(0.002),
+            "other elementwise fusions": pytest.approx(0.001),
+        }
+    )
+    with pytest.raises(FileNotFoundError, match="profile something first"):
+        profile.kernel_seconds(tmp_path / "plugins" / "nothing")
