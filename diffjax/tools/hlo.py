@@ -11,6 +11,8 @@ _COLLECTIVE = re.compile(rf" = (.+?) ({'|'.join(KINDS)})(-start|-done)?\(")
 _CALLED = re.compile(r"(calls|body|condition|to_apply)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"?known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)"?')
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_LESS = re.compile(r"ROOT .* compare\(%?[\w.\-]+, %?([\w.\-]+)\), direction=LT")
 _ARRAY = re.compile(r"\b(pred|token|(?:bf|f|s|u|c)(\d+)\w*)\[([\d,]*)\]")
 
 
@@ -34,8 +36,9 @@ class Traffic:
 def collectives(text: str) -> dict[str, Traffic]:
     """Counts the collectives of an optimised HLO module.
 
-    A loop's body counts as often as XLA knows that it runs, and once where it doesn't know. Of a
-    collective that is split in two, `-start` and `-done`, the second counts.
+    A loop's body counts as often as XLA says that it runs, or else as the constant that its counter
+    stays below, since JAX counts from 0; and once where there is neither. Of a collective that is
+    split in two, `-start` and `-done`, the second counts.
 
     Args:
       text: of the module, as `compiled.as_text()` gives it.
@@ -54,7 +57,7 @@ def collectives(text: str) -> dict[str, Traffic]:
             total: dict[str, Traffic] = {}
             for line in computations.get(name, ()):
                 _add(total, _own(line))
-                for callee, times in _callees(line):
+                for callee, times in _callees(line, _trips(line, computations)):
                     _add(total, visit(callee), times)
             known[name] = total
         return known[name]
@@ -97,13 +100,23 @@ def _own(line: str) -> dict[str, Traffic]:
     return {match[2]: Traffic(1, array_bytes(match[1]))}
 
 
-def _callees(line: str) -> list[tuple[str, int]]:
+def _trips(line: str, computations: dict[str, list[str]]) -> int:
+    """How often an instruction runs its body, if it has one."""
+    if known := _TRIPS.search(line):
+        return int(known[1])
+    if condition := _CONDITION.search(line):
+        lines = computations.get(condition[1], [])
+        if limit := _LESS.search("\n".join(lines)):
+            constant = re.compile(rf"%?{re.escape(limit[1])} = s32\[\]\S* constant\((\d+)\)")
+            return next((int(found[1]) for found in map(constant.search, lines) if found), 1)
+    return 1
+
+
+def _callees(line: str, trips: int) -> list[tuple[str, int]]:
     """The computations that an instruction runs, and how often."""
     if " async-done(" in line or " async-update(" in line:  # counted where it starts
         return []
-    trips = _TRIPS.search(line)
-    times = int(trips[1]) if trips else 1
-    called = [(name, times if role == "body" else 1) for role, name in _CALLED.findall(line)]
+    called = [(name, trips if role == "body" else 1) for role, name in _CALLED.findall(line)]
     branches = _BRANCHES.search(line)
     if branches:
         called += [(name.strip().lstrip("%"), 1) for name in branches[1].split(",")]

@@ -55,6 +55,19 @@ def test_counts_and_bytes_of_a_module():
     }
 
 
+@pytest.mark.parametrize(
+    "limit", ["%limit = s32[]{:T(128)} constant(7)", "limit = s32[] constant(7)"]
+)
+def test_a_loop_that_counts_to_a_constant(limit):
+    """As in libtpu's programs, which don't say how often a loop runs."""
+    text = MODULE.replace("BACKEND", "").replace("  ROOT %less", f"  {limit}\n  ROOT %less")
+    counted = hlo.collectives(text)
+    assert counted["all-gather"] == hlo.Traffic(7, 7 * 32)
+    assert counted["all-reduce"].count == 1
+    other_limit = hlo.collectives(text.replace("limit =", "limits ="))
+    assert other_limit["all-gather"] == hlo.Traffic(1, 32)
+
+
 def test_a_loop_of_unknown_length_counts_once():
     unknown = hlo.collectives(MODULE.replace("BACKEND", ""))
     assert unknown["all-gather"] == hlo.Traffic(1, 32)
