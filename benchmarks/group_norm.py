@@ -79,7 +79,7 @@ def compare(arguments: argparse.Namespace) -> None:
 
     seed = seed_of(key)
     for lanes in (16, 32, 64):
-        for elements in (4096, 8192):
+        for elements in (4096, 8192, lanes * arguments.pixels):  # the last in one tile
             for warps in (4, 8, 16):
                 tile = {"lanes": lanes, "elements": elements, "warps": warps}
                 settings: dict[str, Any] = {"groups": GROUPS, "silu": True, "rate": rate, **tile}

@@ -90,7 +90,8 @@ def test_a_group_without_variance_is_the_bias():
         (8, 96, 2, True, 0.1),
     ],
 )
-def test_kernels_agree(pixels, channels, groups, silu, rate):
+@pytest.mark.parametrize("elements", [128, 1 << 15], ids=["many tiles", "one tile"])
+def test_kernels_agree(pixels, channels, groups, silu, rate, elements):
     x, scale, bias, shift = arguments((2, pixels, channels), per_example=True, mean=3.0)
     seed = jnp.asarray([123, 456, 5], jnp.uint32)
     cotangent = jax.random.normal(jax.random.key(1), x.shape)
@@ -100,21 +101,12 @@ def test_kernels_agree(pixels, channels, groups, silu, rate):
         return drop(out, rate, seed)
 
     wanted, vjp = jax.vjp(composed, x, scale, bias, shift)
+    settings = {"groups": groups, "silu": silu, "rate": rate, "elements": elements}
     out, centre, inverse_std, _ = group_norm_triton.forward(
-        x, scale, bias, shift, seed, groups=groups, eps=EPS, silu=silu, rate=rate, interpret=True
+        x, scale, bias, shift, seed, eps=EPS, interpret=True, **settings
     )
     dx, d_scale, d_bias = group_norm_triton.backward(
-        x,
-        cotangent,
-        scale,
-        bias,
-        centre,
-        inverse_std,
-        seed,
-        groups=groups,
-        silu=silu,
-        rate=rate,
-        interpret=True,
+        x, cotangent, scale, bias, centre, inverse_std, seed, interpret=True, **settings
     )
     dx_wanted, d_scale_wanted, d_bias_wanted, _ = vjp(cotangent)
     assert relative_error(out, wanted) < 1e-6
