@@ -29,8 +29,9 @@ def digits_config():
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    # Compiled anew, so that the program's text is what this libtpu made.
-    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    # Compiled anew and with XLA's defaults, so that the program is what users get of this libtpu.
+    leave_out = ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")
+    environment = {k: v for k, v in os.environ.items() if k not in leave_out}
     return subprocess.run(
         [sys.executable, "-m", "diffjax.tools.aot", *arguments],
         cwd=ROOT,
