@@ -135,7 +135,7 @@ def test_cifar_10_on_four_chips(tmp_path, num_blocks):
     report = report_of(tmp_path, *arguments)
     assert (report["batch_size"], report["dtype"]) == (256, "float32")
     sizes = parameters_of(runpy.run_path(str(script))["get_config"]())
-    assert (sum(sizes) == 55_735_299) == (num_blocks == 4)
+    assert (sum(sizes) == 55_733_891) == (num_blocks == 4)
     check_data_parallel(report, sizes)
 
 
