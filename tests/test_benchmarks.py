@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import cifar, cifar_report, profile
+from benchmarks import cifar, cifar_report, precision, profile
 from diffjax import config_checks
 from tests.test_train import load_config
 
@@ -146,6 +146,13 @@ class TestReport:
         # Diff-Instruct ends at 40 * 8 ** -0.25 = 23.8; SiD's 28.3 at 500 and 20 at 1000 thousand.
         assert "Diff-Instruct's best is 23.78, at 2,000 thousand images." in text
         assert "SiD, alpha 1.2 is there at 1,000 thousand." in text
+
+
+def test_differences_are_relative_to_what_a_curve_is_like():
+    theirs = np.array([1.0, -1.0, 1.0, -1.0])
+    np.testing.assert_allclose(precision.difference(theirs + 0.1, theirs, 2), 0.1)
+    np.testing.assert_allclose(precision.difference(2 * theirs, theirs, 1), 1.0)
+    assert len(precision.difference(theirs, theirs, 3)) == 2
 
 
 def test_kernels_are_sorted_into_kinds(tmp_path):
