@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
             "dropout": 0.05,
             "augment_probability": 0.15,
             "dtype": "bfloat16",
-            "kernels": "xla",  # or "triton", on one NVIDIA GPU
+            "kernels": "xla",  # or "triton", on NVIDIA GPUs
             "rematerialize": False,  # blocks computed twice, for memory
             "alpha": 1.0,
             "t_max": 800.0,

@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
             },
             "augment_probability": 0.12,
             "dtype": "bfloat16",
-            "kernels": "xla",  # or "triton", on one NVIDIA GPU
+            "kernels": "xla",  # or "triton", on NVIDIA GPUs
             "rematerialize": False,  # blocks computed twice, for memory
             "batch_size": 512,
             "duration_kimg": 200_000.0,

@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
             },
             "augment_probability": 0.0,
             "dtype": "float32",
-            "kernels": "xla",  # or "triton", on one NVIDIA GPU
+            "kernels": "xla",  # or "triton", on NVIDIA GPUs
             "rematerialize": False,  # blocks computed twice, for memory
             "batch_size": 128,
             "duration_kimg": 1024.0,

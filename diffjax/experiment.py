@@ -134,7 +134,8 @@ class DistillExperiment:
         self, state: distill_state.DistillState, frozen: Params, key: PRNGKey, mesh: Mesh
     ) -> tuple[distill_state.DistillState, Metrics]:
         """One update, all its randomness from `key`."""
-        return self.setup.update(state, frozen, self.draws(frozen, key, mesh))
+        with sharding.context(mesh):
+            return self.setup.update(state, frozen, self.draws(frozen, key, mesh))
 
     def draws(self, frozen: Params, key: PRNGKey, mesh: Mesh) -> distill_draws.Draws:
         """That randomness, laid over the devices."""
@@ -247,7 +248,8 @@ class PretrainExperiment:
         mesh: Mesh,
     ) -> tuple[pretrain_state.PretrainState, Metrics]:
         """One update, all its randomness from `key`."""
-        return self.setup.update(state, self.draws(frozen, key, mesh))
+        with sharding.context(mesh):
+            return self.setup.update(state, self.draws(frozen, key, mesh))
 
     def draws(
         self, frozen: pretrain_update.Dataset, key: PRNGKey, mesh: Mesh
@@ -472,10 +474,10 @@ def _denoiser(config: ConfigDict, init_kwargs: dict[str, Any], dtype: str) -> Ne
 
 def _kernels(config: ConfigDict) -> str:
     name: str = config.kernels
-    if name == "triton" and (jax.default_backend() != "gpu" or jax.device_count() > 1):
+    if name == "triton" and jax.default_backend() != "gpu":
         devices = f"{jax.device_count()} x {jax.default_backend()}"
         raise ValueError(
-            f"config.kernels={name!r} runs on one NVIDIA GPU, and here there is {devices}; "
+            f"config.kernels={name!r} runs on NVIDIA GPUs, and here there is {devices}; "
             "set it to 'xla'."
         )
     return name

@@ -51,7 +51,8 @@ def one_step(
     @functools.partial(jax.jit, out_shardings=sharding.batch(mesh))
     def sample(params: Params, indices: Array, classes: Array) -> Array:
         z = sharding.constrain_batch(latents(seed, indices, shape), mesh, 0)
-        return generator(params, z, labels=_one_hot(classes, label_dim))
+        with sharding.context(mesh):
+            return generator(params, z, labels=_one_hot(classes, label_dim))
 
     return sample
 
@@ -105,7 +106,8 @@ def heun(
     @functools.partial(jax.jit, out_shardings=sharding.batch(mesh))
     def denoise(params: Params, x: Array, sigma: Array, classes: Array) -> Array:
         x = sharding.constrain_batch(x, mesh, 0)
-        return denoiser(params, x, sigma, labels=_one_hot(classes, denoiser.label_dim))
+        with sharding.context(mesh):
+            return denoiser(params, x, sigma, labels=_one_hot(classes, denoiser.label_dim))
 
     sigmas = settings.sigmas(denoiser)
 

@@ -267,7 +267,7 @@ MISTAKES = [
     (
         "sid_cifar",
         {"kernels": "triton"},
-        "config.kernels='triton' runs on one NVIDIA GPU, and here there is 8 x cpu",
+        "config.kernels='triton' runs on NVIDIA GPUs, and here there is 8 x cpu",
     ),
     ("sid_cifar", {"dtype": "float8"}, "config.dtype='float8' .* float32, bfloat16, float16"),
     (

@@ -9,9 +9,12 @@ reading, and the rest another; the kernels of `group_norm_triton` have the secon
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from diffjax.networks.dropout import drop, seed_of
 from diffjax.types import Array, PRNGKey
@@ -46,7 +49,9 @@ def group_norm(
       silu: whether to apply SiLU to the result.
       dropout_rate: of `dropout.dropout`, applied last.
       dropout_key: its key, needed where the rate isn't 0.
-      kernels: "xla", or "triton" for kernels of our own on NVIDIA GPUs.
+      kernels: "xla", or "triton" for kernels of our own on NVIDIA GPUs. XLA can't split these:
+        over several devices they need the mesh in context (`diffjax.sharding.context`), over all
+        axes of which the batch is split then.
 
     Returns:
       [B, ..., C] of x's type. Everything in between is float32.
@@ -164,17 +169,14 @@ def _forward_triton(
 ) -> tuple[Array, Array, Array, Array]:
     from diffjax.networks import group_norm_triton
 
-    return group_norm_triton.forward(
-        x,
-        scale,
-        bias,
-        shift,
-        seed,
+    kernel = functools.partial(
+        group_norm_triton.forward,
         groups=settings.groups,
         eps=settings.eps,
         silu=settings.silu,
         rate=settings.rate,
     )
+    return _on_each_device(kernel, x, scale, bias, shift, seed=seed)
 
 
 def _backward_triton(
@@ -189,18 +191,36 @@ def _backward_triton(
 ) -> tuple[Array, Array, Array]:
     from diffjax.networks import group_norm_triton
 
-    return group_norm_triton.backward(
-        x,
-        d_out,
-        scale,
-        bias,
-        centre,
-        inverse_std,
-        seed,
-        groups=settings.groups,
-        silu=settings.silu,
-        rate=settings.rate,
+    kernel = functools.partial(
+        group_norm_triton.backward, groups=settings.groups, silu=settings.silu, rate=settings.rate
     )
+    return _on_each_device(kernel, x, d_out, scale, bias, centre, inverse_std, seed=seed)
+
+
+def _on_each_device(kernel: Callable[..., Any], *arrays: Array, seed: Array) -> Any:
+    """A kernel, which XLA can't split, on each device's own examples.
+
+    Args:
+      kernel: takes arrays [B, ...] and a seed, and returns such arrays; examples don't mix.
+      *arrays: split over all axes of the mesh in context, if there is one.
+      seed: of `dropout.seed_of`; each device's counts its examples from where they stand.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return kernel(*arrays, seed)
+    axes = mesh.axis_names
+
+    def on_one(seed: Array, *arrays: Array) -> Any:
+        before = jax.lax.axis_index(axes) * arrays[0].shape[0]
+        return kernel(*arrays, seed.at[2].add(before.astype(jnp.uint32)))
+
+    split = PartitionSpec(axes)
+    return jax.shard_map(
+        on_one,
+        in_specs=(PartitionSpec(), *[split] * len(arrays)),
+        out_specs=split,
+        check_vma=False,  # which would ask the kernels to say it of their results
+    )(seed, *arrays)
 
 
 def _normalise(x: Array, centre: Array, inverse_std: Array) -> Array:

@@ -105,7 +105,8 @@ def replay(workdir: Path, step: int | None = None) -> tuple[list[Stage], failure
 
     @jax.jit
     def contents(state: Any, inputs: Any, key: PRNGKey) -> list[Any]:
-        stages = examine(exp, mesh, state, inputs, key)  # type: ignore[arg-type]
+        with sharding.context(mesh):
+            stages = examine(exp, mesh, state, inputs, key)  # type: ignore[arg-type]
         names[:] = [stage.name for stage in stages]
         return [stage.content for stage in stages]
 

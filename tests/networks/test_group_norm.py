@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffjax import sharding
 from diffjax.networks import group_norm_triton
 from diffjax.networks.dropout import drop
 from diffjax.networks.group_norm import group_norm
@@ -115,31 +116,60 @@ def test_kernels_agree(pixels, channels, groups, silu, rate, elements):
     assert relative_error(d_bias, d_bias_wanted) < 1e-6
 
 
-def test_kernels_by_name_have_the_same_gradients(monkeypatch):
+@pytest.fixture
+def interpreted(monkeypatch):
+    """The kernels by name, as JAX operations."""
     for name in ("forward", "backward"):
         kernel = getattr(group_norm_triton, name)
         monkeypatch.setattr(group_norm_triton, name, functools.partial(kernel, interpret=True))
-    x, scale, bias, shift = arguments((2, 4, 4, 32), per_example=False, mean=3.0)
+
+
+def gradients(kernels, batch):
+    """[value, gradients of x, scale, bias and shift], of a fixed cotangent."""
+    x, scale, bias, _ = arguments((batch, 4, 4, 32), per_example=False, mean=3.0)
+    shift = jax.random.normal(jax.random.key(4), (batch, 32))
     cotangent = jax.random.normal(jax.random.key(1), x.shape)
 
-    def gradients(kernels):
-        def total(x, scale, bias, shift):
-            out = group_norm(
-                x,
-                scale,
-                bias,
-                groups=8,
-                shift=shift,
-                silu=True,
-                dropout_rate=0.2,
-                dropout_key=jax.random.key(2),
-                kernels=kernels,
-            )
-            return (out * cotangent).sum()
+    def total(x, scale, bias, shift):
+        out = group_norm(
+            x,
+            scale,
+            bias,
+            groups=8,
+            shift=shift,
+            silu=True,
+            dropout_rate=0.2,
+            dropout_key=jax.random.key(2),
+            kernels=kernels,
+        )
+        return (out * cotangent).sum()
 
-        return jax.value_and_grad(total, (0, 1, 2, 3))(x, scale, bias, shift)
+    value, found = jax.value_and_grad(total, (0, 1, 2, 3))(x, scale, bias, shift)
+    return [value, *found]
 
-    for got, wanted in zip(
-        jax.tree.leaves(gradients("triton")), jax.tree.leaves(gradients("xla")), strict=True
-    ):
+
+def test_kernels_by_name_have_the_same_gradients(interpreted):
+    for got, wanted in zip(gradients("triton", 2), gradients("xla", 2), strict=True):
         assert relative_error(got, wanted) < 1e-5
+
+
+def test_kernels_on_several_devices_are_those_on_one(interpreted, monkeypatch):
+    """Dropout's mask too, which tells the examples of one device from those of another."""
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    sizes = []
+    forward = group_norm_triton.forward
+
+    def watched(x, *args, **kwargs):
+        sizes.append(x.shape[0])
+        return forward(x, *args, **kwargs)
+
+    monkeypatch.setattr(group_norm_triton, "forward", watched)
+
+    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
+    def on_all():
+        with sharding.context(mesh):
+            return gradients("triton", 16)
+
+    for got, wanted in zip(on_all(), gradients("xla", 16), strict=True):
+        assert relative_error(got, wanted) < 1e-5
+    assert set(sizes) == {2}  # each device's own, of 16
