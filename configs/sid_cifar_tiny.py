@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
             "dropout": 0.0,
             "augment_probability": 0.0,
             "dtype": "float32",
-            "kernels": "xla",  # or "triton", on one NVIDIA GPU
+            "kernels": "xla",  # or "triton", on NVIDIA GPUs
             "rematerialize": False,  # blocks computed twice, for memory
             "alpha": 1.2,
             "t_max": 800.0,
