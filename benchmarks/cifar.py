@@ -22,12 +22,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FEATURES = "benchmarks.efficientnet:efficientnet_lite0"
+TEACHER_KIMG = {"small": 6144, "tiny": 12_800}
 SWEEP = [(alpha, t_max) for t_max in (800, 400) for alpha in (0.5, 1.0, 1.2)]
-TEACHER_KIMG = {"tiny": 12_800, "small": 20_000}
-PROBE_KIMG, SWEEP_KIMG, STUDENT_KIMG = 256, 512, 1536
+STUDENT_KIMG, SWEEP_KIMG, PROBE_KIMG = 1536, 512, 256
 # Of generator and fake score. The published 1e-5 are for hundreds of millions of images.
-PROBED_RATES = [(5e-5, 1e-4), (1e-4, 4e-4), (2e-4, 8e-4)]
 RATES = (5e-5, 1e-4)
+PROBED_RATES = [(5e-5, 1e-4), (1e-4, 2e-4), (1e-4, 4e-4)]
 
 Changes = dict[str, object]  # field of a config -> its value
 
@@ -53,28 +53,19 @@ class Step:
     weight: float = 1.0
 
 
-def steps(data: Path, output: Path, features: str = FEATURES) -> Iterator[Step]:
-    """All steps, each after its forerunners.
+def steps(data: Path, output: Path, *, gpus: int = 1, features: str = FEATURES) -> Iterator[Step]:
+    """All steps, each after its forerunners; the longest come first.
 
     Args:
       data: EDM's zip of the training images.
       output: the study's folder; both are absolute.
+      gpus: how many there are, for the step that takes all.
       features: what distances are measured by.
     """
     statistics = "reference/statistics.npz"
-    yield Step(
-        "reference",
-        (
-            "-m",
-            "diffjax.stats",
-            f"--data={data}",
-            f"--features={features}",
-            f"--output={output / statistics}",
-        ),
-        statistics,
-        weight=0.3,
-    )
-    measured: Changes = {
+    flags = (f"--data={data}", f"--features={features}", f"--output={output / statistics}")
+    yield Step("reference", ("-m", "diffjax.stats", *flags), statistics, weight=0.3)
+    distance: Changes = {
         "evaluate.features": features,
         "evaluate.reference": output / statistics,
         "evaluate.metrics": "('fd',)",
@@ -82,53 +73,36 @@ def steps(data: Path, output: Path, features: str = FEATURES) -> Iterator[Step]:
         "evaluate.batch_size": 500,
         "evaluate.count": 50_000,
     }
-    compared: Changes = {
-        **measured,
+    diversity: Changes = {
+        **distance,
         "evaluate.reference": data,
         "evaluate.metrics": "('precision', 'recall')",
         "evaluate.count": 10_000,
-        "mesh.data": 1,
     }
-    student: Changes = {
-        "dtype": "bfloat16",
-        "batch_size": 256,
+    yield from _teacher(output, "small", data, gpus, distance, diversity)
+    yield from _students(output, distance, diversity)
+    yield from _sweeps(output, distance)
+    yield from _teacher(output, "tiny", data, 1, distance, diversity)
+
+
+def _teacher(
+    output: Path, size: str, data: Path, gpus: int, distance: Changes, diversity: Changes
+) -> Iterator[Step]:
+    name = f"teacher_{size}"
+    changes: Changes = {
+        "dataset": data,
+        "duration_kimg": TEACHER_KIMG[size],
+        "mesh.data": gpus,
         "updates_per_call": 50,
-        "ema_halflife_kimg": 50,
-        "log_kimg": 12.8,
-        **_rates(*RATES),
-        **measured,
     }
+    run = _run(output, name, f"teacher_cifar_{size}", changes, gpus=gpus, weight=0.7)
+    yield run
+    yield _evaluation(run, f"{name}_distance", distance, "student", ("reference",))
+    yield _evaluation(run, f"{name}_diversity", diversity, output / name / "network")
 
-    for size, gpus in (("tiny", 1), ("small", 2)):
-        name, config = f"teacher_{size}", f"teacher_cifar_{size}"
-        training: Changes = {
-            "dataset": data,
-            "duration_kimg": TEACHER_KIMG[size],
-            "mesh.data": gpus,
-            "updates_per_call": 50,
-        }
-        teacher = _run(output, name, config, training, gpus=gpus, weight=0.7)
-        yield teacher
-        once = {**measured, "mesh.data": 1}
-        yield _evaluation(teacher, f"{name}_distance", once, "student", ("reference",))
-        yield _evaluation(teacher, f"{name}_diversity", compared, output / name / "network")
 
-    tiny: Changes = {**student, "teacher": output / "teacher_tiny" / "network"}
-    after = ("teacher_tiny", "reference")
-    for generator, fake_score in PROBED_RATES:
-        changes: Changes = {
-            **tiny,
-            **_rates(generator, fake_score),
-            **_measured_every(64, PROBE_KIMG),
-        }
-        changes |= {"evaluate.count": 10_000}
-        name = f"rates_{generator:.0e}_{fake_score:.0e}"
-        yield _run(output, name, "sid_cifar_tiny", changes, after, weight=0.3)
-    for alpha, t_max in SWEEP:
-        changes = {**tiny, "alpha": alpha, "t_max": t_max, **_measured_every(128, SWEEP_KIMG)}
-        name = f"sweep_alpha{alpha}_tmax{t_max}"
-        yield _run(output, name, "sid_cifar_tiny", changes, after, weight=0.3)
-
+def _students(output: Path, distance: Changes, diversity: Changes) -> Iterator[Step]:
+    """SiD, twice, and Diff-Instruct from the small teacher, as many images each."""
     methods: list[tuple[str, str, Changes]] = [
         ("sid_alpha1.2", "sid_cifar", {"alpha": 1.2}),
         ("sid_alpha1.0", "sid_cifar", {"alpha": 1.0}),
@@ -136,20 +110,51 @@ def steps(data: Path, output: Path, features: str = FEATURES) -> Iterator[Step]:
     ]
     for name, config, special in methods:
         changes = {
-            **student,
+            **_STUDENT,
+            **distance,
             "teacher": output / "teacher_small" / "network",
             "dropout": 0.1,
             **_measured_every(128, STUDENT_KIMG),
             **special,
         }
-        after = ("teacher_small", "reference")
-        run = _run(output, name, config, changes, after, weight=0.7)
+        run = _run(output, name, config, changes, ("teacher_small", "reference"), weight=0.7)
         yield run
-        yield _evaluation(run, f"{name}_diversity", compared, output / name / "network")
+        yield _evaluation(run, f"{name}_diversity", diversity, output / name / "network")
+
+
+def _sweeps(output: Path, distance: Changes) -> Iterator[Step]:
+    """Sweeps of alpha and t_max, and of learning rates, on the shipped tiny teacher."""
+    runs: dict[str, Changes] = {
+        f"sweep_alpha{alpha}_tmax{t_max}": {
+            "alpha": alpha,
+            "t_max": t_max,
+            **_measured_every(128, SWEEP_KIMG),
+        }
+        for alpha, t_max in SWEEP
+    }
+    for generator, fake_score in PROBED_RATES:
+        runs[f"rates_{generator:.0e}_{fake_score:.0e}"] = {
+            **_rates(generator, fake_score),
+            **_measured_every(64, PROBE_KIMG),
+            "evaluate.count": 10_000,
+        }
+    for name, special in runs.items():
+        changes = {**_STUDENT, **distance, **special}
+        yield _run(output, name, "sid_cifar_tiny", changes, ("reference",), weight=0.33)
 
 
 def _rates(generator: float, fake_score: float) -> Changes:
     return {"generator.learning_rate": generator, "fake_score.learning_rate": fake_score}
+
+
+_STUDENT: Changes = {
+    "dtype": "bfloat16",
+    "batch_size": 256,
+    "updates_per_call": 50,
+    "ema_halflife_kimg": 50,
+    "log_kimg": 12.8,
+    **_rates(*RATES),
+}
 
 
 def _measured_every(kimg: float, duration: float) -> Changes:
@@ -176,7 +181,7 @@ def _evaluation(
     run: Step, name: str, changes: Changes, source: object, after: tuple[str, ...] = ()
 ) -> Step:
     """A measurement of what a run made."""
-    flags = _flags({**changes, "evaluate.source": source})
+    flags = _flags({**changes, "mesh.data": 1, "evaluate.source": source})
     result = f"{run.name}/evaluation_{Path(str(source)).stem}.json"
     arguments = (*run.arguments, "--mode=evaluate", *flags)
     return Step(name, arguments, result, (run.name, *after), weight=0.3)
@@ -291,11 +296,11 @@ def main() -> None:
     parser.add_argument("--only", default="", help="names of steps, or their beginnings")
     parser.add_argument("--minutes", type=float, default=math.inf, help="to stop after")
     arguments = parser.parse_args()
-    output = arguments.output.resolve()
-    every = list(steps(arguments.data.resolve(), output))
+    output, gpus = arguments.output.resolve(), arguments.gpus.split(",")
+    every = list(steps(arguments.data.resolve(), output, gpus=len(gpus)))
     todo = [step for step in every if step.name.startswith(tuple(arguments.only.split(",")))]
     results = {step.name: output / step.result for step in every}
-    study = Study(todo, results, arguments.gpus.split(","))
+    study = Study(todo, results, gpus)
     study.run(output, 60 * arguments.minutes)
     if study.failed:
         raise SystemExit(f"error: failed: {', '.join(study.failed)}")

@@ -128,9 +128,9 @@ def report(output: Path, skip_kimg: float) -> str:
             kimg = first_below(curves[title], best)
             when = f"is there at {kimg:,.0f} thousand" if kimg is not None else "never was there"
             text.append(f"{title} {when}.")
-    sweep = sorted(output.glob("sweep_*"))
+    sweep = [folder for start in ("sweep", "rates") for folder in sorted(output.glob(f"{start}_*"))]
     if sweep:
-        text += ["", "| sweep | images | distance |", "|-|-|-|"]
+        text += ["", "| tiny student | images | distance |", "|-|-|-|"]
     for folder in sweep:
         for kimg, value in curve_of(folder)[-1:]:
             text.append(f"| {folder.name} | {kimg * 1000:,.0f} | {value:.2f} |")
