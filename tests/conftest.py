@@ -1,5 +1,10 @@
 import os
 import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests import compiling
 
 # Before JAX starts: eight virtual devices, for the tests of sharding, and one cache of compiled
 # code for the whole session, since many tests run the same update.
@@ -10,4 +15,66 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     ).strip()
 _CACHE = tempfile.TemporaryDirectory(prefix="diffjax-test-cache-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+# Files of half a minute and more, so that no process is left with one of them at the end.
+LONGEST = (
+    "test_processes.py",
+    "test_train.py",
+    "distill/test_against_pytorch.py",
+    "faults/test_signals.py",
+    "networks/test_against_pytorch.py",
+    "test_notebook.py",
+    "test_failures.py",
+    "faults/test_disk.py",
+    "distill/test_update.py",
+    "test_sharding.py",
+    "test_datasets.py",
+    "distill/test_mixture.py",
+    "test_configs.py",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    flags = os.environ["XLA_FLAGS"]
+    if config.getoption("markexpr") == "not slow" and compiling.QUICK not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {compiling.QUICK}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    rank = {tests / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(LONGEST)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests stay in one process, where they share what its fixtures made."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False  # the order above
+    return LoadFileScheduling(config, log)
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory):
+    """A folder with a network that is compiled in little time, of digits' shape and classes."""
+    from diffjax import checkpointing, denoiser
+    from tests import golden_cases
+
+    kwargs = {
+        "class_name": "EDMPrecond",
+        "model_type": "SongUNet",
+        "img_resolution": 8,
+        "img_channels": 1,
+        "label_dim": 10,
+        "model_channels": 8,
+        "channel_mult": (1,),
+        "num_blocks": 1,
+        "attn_resolutions": (),
+        "dropout": 0.0,
+    }
+    folder = tmp_path_factory.mktemp("teacher") / "tiny"
+    weights = golden_cases.weights(denoiser.from_edm_kwargs(kwargs))
+    checkpointing.save_denoiser(folder, kwargs, weights)
+    return folder

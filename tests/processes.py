@@ -8,7 +8,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests import compiling
+
 ROOT = Path(__file__).parents[1]
+PATIENCE = 1200.0  # seconds: a hang is to end, a slow machine is no fault
 
 
 def free_port():
@@ -43,8 +46,7 @@ class Processes:
                     env={
                         **os.environ,
                         "JAX_PLATFORMS": "cpu",
-                        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                        "XLA_FLAGS": compiling.flags(devices),
                         **(hosts if not environment else {}),
                         **{k: v.format(index=index) for k, v in environment.items()},
                     },
@@ -64,12 +66,12 @@ class Processes:
     def said(self, index):
         return self._logs[index].read_text(errors="replace")
 
-    def wait(self, seconds=240):
+    def wait(self, seconds=PATIENCE):
         """Exit codes, once all have ended."""
         deadline = time.monotonic() + seconds
         return [process.wait(max(0.0, deadline - time.monotonic())) for process in self.each]
 
-    def wait_for_lines(self, path, count, seconds=240):
+    def wait_for_lines(self, path, count, seconds=PATIENCE):
         """Waits until a file has so many lines."""
         deadline = time.monotonic() + seconds
         while not path.exists() or path.read_text().count("\n") < count:

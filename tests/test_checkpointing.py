@@ -259,7 +259,7 @@ class TestCheckpointer:
             start = time.monotonic()
             checkpointer.save(1, state, {})
             checkpointer.wait()
-            assert time.monotonic() - start < 5  # measured: 0.3 s on two cores
+            assert time.monotonic() - start < 60  # measured: 0.3 s on two idle cores
 
     def test_old_or_equal_step_is_refused(self, tmp_path: Path) -> None:
         with checkpointing.Checkpointer(tmp_path) as checkpointer:

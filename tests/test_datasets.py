@@ -31,6 +31,7 @@ def miniature(dataset, **changes):
     config.grid_kimg = config.evaluate.every_kimg = 0
     config.evaluate.reference = ""
     config.network.model_channels = 8
+    config.network.channel_mult = (1,)
     config.network.attn_resolutions = ()
     config.heun.steps = 2
     config.update(changes)

@@ -40,15 +40,6 @@ NETWORK = {
 ALL_METRICS = "delta, fake_grad_norm, fake_loss, generator_grad_norm, generator_loss"
 
 
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("teacher") / "tiny"
-    kwargs = {**NETWORK, "img_resolution": 8, "img_channels": 1, "label_dim": 10}
-    params = golden_cases.weights(denoiser.from_edm_kwargs(kwargs))
-    checkpointing.save_denoiser(folder, kwargs, params)
-    return folder
-
-
 def distillation(teacher, updates=UPDATES, **changes):
     return miniature("sid_digits", updates=updates, teacher=str(teacher), **changes)
 

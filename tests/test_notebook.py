@@ -8,6 +8,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.processes import PATIENCE
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "colab" / "digits.ipynb"
 
@@ -39,7 +41,7 @@ def test_runs(notebook, tmp_path, monkeypatch):
 
     client = NotebookClient(
         notebook,
-        timeout=300,
+        timeout=PATIENCE,
         kernel_name="python3",
         resources={"metadata": {"path": str(NOTEBOOK.parent)}},
     )

@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from diffjax.peers import Peers
+from tests.processes import PATIENCE
 
 SILENT = 0.5
 
@@ -73,9 +74,10 @@ def test_a_process_that_dies_is_named_by_the_others_within_the_bound(start):
     assert not alive.ended.is_set()
     dead.peers._stop.set()
     stopped = time.monotonic()
-    assert alive.ended.wait(5)
-    assert also_alive.ended.wait(5)
-    assert SILENT / 2 < time.monotonic() - stopped < 3 * SILENT
+    assert alive.ended.wait(PATIENCE)
+    assert also_alive.ended.wait(PATIENCE)
+    # A little more than SILENT; on a busy machine some seconds.
+    assert SILENT / 2 < time.monotonic() - stopped < 20 * SILENT
     for process in (alive, also_alive):
         assert process.reason.startswith("process 1 of 3 (")
         assert "pid" in process.reason
@@ -85,7 +87,7 @@ def test_a_process_that_dies_is_named_by_the_others_within_the_bound(start):
 def test_a_process_that_never_reports_is_named(start):
     alive = Process(Store(), 0, 2)
     with alive.peers:
-        assert alive.ended.wait(5)
+        assert alive.ended.wait(PATIENCE)
     assert alive.reason.startswith("process 1 of 2 (which never reported)")
 
 
@@ -94,7 +96,7 @@ def test_when_the_store_stops_answering_it_is_process_0_that_is_named(start):
     _, other = start(store, 2)
     time.sleep(SILENT)
     store.answers.clear()
-    assert other.ended.wait(5)
+    assert other.ended.wait(PATIENCE)
     store.answers.set()
     assert other.reason.startswith("process 0 of 2 (")
 
@@ -103,7 +105,7 @@ def test_a_process_that_fails_says_why_to_the_others(start, never_leave):
     alive, failing = start(Store(), 2)
     error = ValueError("no such\n file")
     failing.peers.__exit__(ValueError, error, None)
-    assert alive.ended.wait(5)
+    assert alive.ended.wait(PATIENCE)
     assert "process 1 of 2" in alive.reason
     assert "failed: ValueError: no such file." in alive.reason
     assert not failing.ended.is_set()

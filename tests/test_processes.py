@@ -15,7 +15,8 @@ from tests.test_train import BATCH, assert_trees_equal, miniature, state_of
 
 KIMG = BATCH / 1000
 UPDATES = 24
-PEER_SECONDS = 4.0
+PEER_SECONDS = 10.0
+NOTICED_WITHIN = 75.0  # seconds, on a slow machine; JAX by itself takes 100
 
 CONFIG = """
 from tests.test_processes import config
@@ -109,7 +110,7 @@ class Run:
             started.wait_for_lines(self.metrics, self.lines() + lines)
             began = time.monotonic()
             started.each[index].send_signal(number)
-            code = started.each[1 - index].wait(60)
+            code = started.each[1 - index].wait(processes.PATIENCE)
             assert code not in (0, None)
             return started.said(1 - index), time.monotonic() - began
 
@@ -135,7 +136,7 @@ def test_two_processes_stopped_killed_and_started_again_are_one(alone, teacher, 
     said, seconds = run.strike(index=1, number=signal.SIGKILL, lines=7)
     assert said.splitlines()[-1].startswith("error: process 1 of 2 (")
     assert "hasn't been heard of for" in said
-    assert seconds < 4 * PEER_SECONDS
+    assert seconds < NOTICED_WITHIN
     # After going on from the fifth update, numbers of updates and of questions to stop differ.
     run.tell_to_stop(index=0, lines=2)
     with run.start(everything(teacher, run.workdir)) as started:
@@ -177,7 +178,7 @@ def test_an_error_of_one_process_ends_the_other_with_its_words(teacher, tmp_path
     file.parent.mkdir()
     file.write_text("a file")
     with run.start(["-c", code, teacher, str(run.workdir)]) as started:
-        assert started.wait(120) == [1, 1]
+        assert started.wait() == [1, 1]
         assert "can't be written to" in started.said(1)
         # Not always the last line: the loop of process 0 goes on while it is said.
         said = [line for line in started.said(0).splitlines() if line.startswith("error: ")]
@@ -222,7 +223,7 @@ def test_whichever_process_dies_or_hangs_the_other_ends(teacher, tmp_path, index
     said, seconds = run.strike(index, number, lines=3)
     assert words in said
     assert f"process {1 - index} of 2 is" in said
-    assert seconds < 4 * PEER_SECONDS
+    assert seconds < NOTICED_WITHIN
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 import io
 import pickle
 import re
+import types
 import zipfile
 
 import jax
@@ -199,8 +200,10 @@ def test_nothing_is_overwritten(tmp_path, capsys):
     assert output.read_bytes() == b"precious"
 
 
-def test_gray_images_do_not_fit_inception(tmp_path, capsys):
+def test_gray_images_do_not_fit_inception(tmp_path, capsys, monkeypatch):
     output = tmp_path / "ref.npz"
+    unused = types.SimpleNamespace(variables={}, logit_bias=0.0)
+    monkeypatch.setattr(features.inception, "random", lambda seed: unused)
     assert run(data="digits", output=output, features_weights="random") == 1
     assert "--data=digits has 1 channels" in capsys.readouterr().err
 

@@ -60,9 +60,9 @@ def assert_trees_equal(a, b):
 
 
 @pytest.fixture(scope="module")
-def sid_run(tmp_path_factory):
+def sid_run(tmp_path_factory, teacher):
     workdir = tmp_path_factory.mktemp("sid")
-    config = miniature("sid_digits")
+    config = miniature("sid_digits", teacher=str(teacher))
     config.evaluate.every_kimg = 2 * BATCH / 1000
     train(config, str(workdir))
     return workdir, config
@@ -274,8 +274,8 @@ def test_sampling_without_a_checkpoint(tmp_path):
         modes.sample(miniature("sid_digits"), str(tmp_path / "nothing"))
 
 
-def test_diff_instruct_with_accumulation(tmp_path):
-    config = miniature("di_digits", updates=2, accumulation=2)
+def test_diff_instruct_with_accumulation(teacher, tmp_path):
+    config = miniature("di_digits", updates=2, accumulation=2, teacher=str(teacher))
     train(config, str(tmp_path))
     assert [row["step"] for row in lines(tmp_path)] == [1, 2]
 
@@ -283,6 +283,8 @@ def test_diff_instruct_with_accumulation(tmp_path):
 def test_teacher_training_and_distilling_from_it(tmp_path):
     config = miniature("teacher_digits", updates=2)
     config.network.model_channels = 8
+    config.network.channel_mult = (1,)
+    config.network.attn_resolutions = ()
     train(config, str(tmp_path / "teacher"))
     rows = lines(tmp_path / "teacher")
     assert [row["step"] for row in rows] == [1, 2]

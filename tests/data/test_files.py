@@ -280,10 +280,10 @@ def test_a_progressive_jpeg_of_endless_scans_is_refused_unread(tmp_path):
     for content, refused in ((genuine, False), (bomb, True)):
         path = making.write_zip(tmp_path / "a.zip", {"00000/a.jpg": content})
         if refused:
-            start = time.monotonic()
+            start = time.process_time()
             with pytest.raises(ValueError, match=r"a\.jpg': 10.. scans of 2048x2048 pixels"):
                 data.open_source(str(path))
-            assert time.monotonic() - start < 2
+            assert time.process_time() - start < 2
         else:
             data.open_source(str(path))
 

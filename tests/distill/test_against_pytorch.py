@@ -122,7 +122,7 @@ def replayed_draws(case, method, iteration):
 @pytest.mark.parametrize(
     ("name", "unroll"),
     [
-        ("traj_sid_shared", False),
+        pytest.param("traj_sid_shared", False, marks=pytest.mark.slow),
         ("traj_di_shared", False),
         ("traj_sid_distinct_rounds2", False),
         pytest.param("traj_di_distinct_rounds2", True, marks=pytest.mark.slow),

@@ -16,6 +16,7 @@ from diffjax import noise, optimizer
 from diffjax.distill import draws, methods, state, update
 from diffjax.generator import DenoiserGenerator
 from diffjax.preconditioning import EDM
+from tests import compiling
 
 MODES = 8
 RADIUS = 0.7
@@ -93,7 +94,7 @@ def setup_for(method, generator_sigma):
     return setup, sampler
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=compiling.AS_USERS)
 def train(setup, sampler, start, key):
     def one_update(current, _):
         draw = sampler(jax.random.fold_in(key, current.step))

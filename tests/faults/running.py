@@ -8,6 +8,7 @@ from pathlib import Path
 
 from diffjax.train import train
 from tests.faults import config
+from tests.processes import PATIENCE
 from tests.test_train import ROOT, assert_trees_equal, state_of
 
 
@@ -40,14 +41,14 @@ class Process:
         """Waits for a line with `text` in it."""
         with self._news:
             assert self._news.wait_for(
-                lambda: self._ended or any(text in line for line in self.lines), timeout=300
+                lambda: self._ended or any(text in line for line in self.lines), timeout=PATIENCE
             )
         assert any(text in line for line in self.lines), self.lines
 
     def wait_for_updates(self, count: int) -> None:
         """Waits until so many updates are done; none is when the first is being compiled."""
         self.wait_for("compiling")
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + PATIENCE
         while self._updates_told() < count:
             assert not self._ended, self.lines
             assert time.monotonic() < deadline
@@ -62,8 +63,8 @@ class Process:
 
     def end(self) -> int:
         """The exit code; `lines` are complete then."""
-        code = self._process.wait(timeout=300)
-        self._reader.join(timeout=300)
+        code = self._process.wait(timeout=PATIENCE)
+        self._reader.join(timeout=PATIENCE)
         return code
 
     def _read(self) -> None:

@@ -12,6 +12,7 @@ import pytest
 from diffjax import checkpointing, files
 from tests.faults import config
 from tests.faults.running import Process, assert_same_runs, run_here
+from tests.processes import PATIENCE
 from tests.test_train import ROOT
 
 
@@ -172,7 +173,7 @@ def test_tensorboard_files_on_a_disk_without_space_end_in_an_error_and_not_in_a_
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=PATIENCE,
     )
     (file,) = tmp_path.iterdir()
     assert result.stderr.splitlines()[-1] == (

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import golden_cases
+from tests import compiling, golden_cases
 
 SMALL = [
     "net_edm_ddpmpp_uncond_aug9",
@@ -50,7 +50,11 @@ def tolerance(name):
 @pytest.mark.parametrize("name", SMALL)
 def test_output(name):
     case, model, params = case_and_weights(name)
-    apply = jax.jit(functools.partial(denoise, case, model), static_argnames=("labels", "augment"))
+    apply = jax.jit(
+        functools.partial(denoise, case, model),
+        static_argnames=("labels", "augment"),
+        compiler_options=compiling.AS_USERS,
+    )
     x = case["x"]
     assert golden_cases.relative_l2(apply(params, x), case["D"]) <= tolerance(name)
     if "D_noaug" in case:
