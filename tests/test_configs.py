@@ -114,7 +114,7 @@ def load_with_data(name: str, real_images: Path) -> ConfigDict:
 
 
 def test_the_tables_here_know_every_config():
-    assert set(NAMES) == {*FID, *DIGITS, *ON_FILES}
+    assert set(NAMES) == {*FID, *DIGITS, *ON_FILES, "sid_cifar_tiny"}
     assert len(DIGITS) == len(ON_FILES) == 3
 
 
