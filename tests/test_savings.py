@@ -36,6 +36,7 @@ def saving(teacher, **changes):
     return config
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_goes_on_to_the_bit(teacher, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     config = saving(teacher, updates=4)

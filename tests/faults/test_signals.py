@@ -12,7 +12,7 @@ import pytest
 from tests.faults import config
 from tests.faults.running import Process, assert_same_runs, names, run_here
 
-KILLS, KILLS_IN_ALL = 3, 20
+KILLS, KILLS_IN_ALL = 2, 20
 STOPS, STOPS_IN_ALL = 2, 10
 LONGER = "--config.duration_kimg=100"  # never at its end when it is disturbed
 
