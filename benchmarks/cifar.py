@@ -299,6 +299,12 @@ def main() -> None:
     output, gpus = arguments.output.resolve(), arguments.gpus.split(",")
     every = list(steps(arguments.data.resolve(), output, gpus=len(gpus)))
     todo = [step for step in every if step.name.startswith(tuple(arguments.only.split(",")))]
+    if not arguments.data.is_file():
+        parser.error(f"--data={arguments.data}: no such file; EDM's dataset_tool.py makes it")
+    if not todo:
+        parser.error(
+            f"--only={arguments.only}: no step begins so; {', '.join(s.name for s in every)}"
+        )
     results = {step.name: output / step.result for step in every}
     study = Study(todo, results, gpus)
     study.run(output, 60 * arguments.minutes)

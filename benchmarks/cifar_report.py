@@ -182,6 +182,8 @@ def main() -> None:
     parser.add_argument("--skip", type=float, default=0.0, help="thousand images before the fit")
     parser.add_argument("--plot", type=Path, help="a PNG to draw; needs matplotlib")
     arguments = parser.parse_args()
+    if not arguments.output.is_dir():
+        parser.error(f"--output={arguments.output}: no such folder; benchmarks.cifar makes it")
     print(report(arguments.output, arguments.skip))
     if arguments.plot:
         plot(arguments.output, arguments.plot, arguments.skip)

@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(path: str) -> ConfigDict:
-    """The config of a file."""
+    """The config of a file; ends the program in one line if there is none."""
+    if not Path(path).is_file():
+        raise SystemExit(f"error: --config={path}: there is no such file")
     config: ConfigDict = runpy.run_path(path)["get_config"]()
     return config
 

@@ -79,7 +79,10 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=4, help="updates in the profiled call")
     parser.add_argument("--top", type=int, default=0, help="so many single kernels too")
     arguments = parser.parse_args()
-    seconds = kernel_seconds(arguments.folder)
+    try:
+        seconds = kernel_seconds(arguments.folder)
+    except FileNotFoundError as error:
+        parser.error(str(error))
     tables = [("kind", by_kind(seconds).most_common())]
     if arguments.top:
         tables.append(("kernel", seconds.most_common(arguments.top)))

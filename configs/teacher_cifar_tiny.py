@@ -6,7 +6,9 @@ Its data set, cifar10-32x32.zip, is what EDM's dataset_tool.py makes; --config.d
 does as well.
 Most of its parameters are at 8x8 and 4x4, where they cost a CPU little. It is too small to overfit,
 so there is no dropout and no augmentation but mirroring.
-Hardware: one GPU.
+Hardware: one GPU. The network that is shipped as cifar_tiny was trained so, on an H100.
+Time: under 7 minutes.
+Result: fd_efficientnet_lite0_50k 21.82 in 35 evaluations; see its model card.
 """
 
 from ml_collections import ConfigDict
@@ -39,7 +41,7 @@ def get_config() -> ConfigDict:
             "kernels": "xla",  # or "triton", on NVIDIA GPUs
             "rematerialize": False,  # blocks computed twice, for memory
             "batch_size": 512,
-            "duration_kimg": 20_000.0,
+            "duration_kimg": 12_800.0,
             "optimizer": {
                 "learning_rate": 1e-3,
                 "b1": 0.9,
@@ -49,7 +51,7 @@ def get_config() -> ConfigDict:
             },
             "ema_halflife_kimg": 500.0,
             "ema_rampup": 0.05,
-            "updates_per_call": 16,
+            "updates_per_call": 50,
             "max_skipped_in_a_row": 10,  # updates that are not finite, before the run stops
             "mesh": {"data": -1, "fsdp": 1},
             "watchdog": {

@@ -37,7 +37,7 @@ from diffjax.pretrain import state as pretrain_state
 from diffjax.pretrain import update as pretrain_update
 from diffjax.types import Array, Params, PRNGKey
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+DTYPES = {name: getattr(jnp, name) for name in config_checks.DTYPES}
 
 Metrics = dict[str, Array]
 # A caption, and the sampler and parameters of its images.

@@ -14,7 +14,7 @@ from diffjax import config_checks
 from tests.test_train import load_config
 
 
-def python(name, code, tmp_path, **kwargs):
+def python(name, code, **kwargs):
     return cifar.Step(name, ("-c", code), f"{name}/result", **kwargs)
 
 
@@ -25,7 +25,7 @@ def study(steps, tmp_path, gpus=("0", "1")):
 def writing(path, first="pass"):
     """Code that does something first, and then writes which GPUs it was given."""
     gpus = "os.environ['CUDA_VISIBLE_DEVICES']"
-    return f"import os, pathlib, time; {first}; pathlib.Path({str(path)!r}).write_text({gpus})"
+    return f"import os, pathlib; {first}; pathlib.Path({str(path)!r}).write_text({gpus})"
 
 
 def _meeting(path, other):
@@ -48,10 +48,9 @@ class TestStudy:
             python(
                 "second",
                 writing(second, f"assert os.path.exists({str(first)!r})"),
-                tmp_path,
                 after=("first",),
             ),
-            python("first", writing(first), tmp_path, gpus=2),
+            python("first", writing(first), gpus=2),
         ]
         runs = study(steps, tmp_path)
         runs.run(tmp_path)
@@ -64,8 +63,8 @@ class TestStudy:
 
     def test_a_failure_is_named_and_what_needs_it_is_not_run(self, tmp_path, capsys):
         steps = [
-            python("bad", "raise SystemExit('the reason')", tmp_path),
-            python("next", "pass", tmp_path, after=("bad",)),
+            python("bad", "raise SystemExit('the reason')"),
+            python("next", "pass", after=("bad",)),
         ]
         runs = study(steps, tmp_path)
         runs.run(tmp_path)
@@ -76,11 +75,12 @@ class TestStudy:
 
     def test_light_steps_share_a_gpu_and_heavy_ones_wait(self, tmp_path):
         a, b, c = (tmp_path / name / "result" for name in "abc")
+        both = [str(a), str(b)]
 
         steps = [
-            python("a", _meeting(a, b), tmp_path, weight=0.5),
-            python("b", _meeting(b, a), tmp_path, weight=0.5),
-            python("c", writing(c, f"assert os.path.exists({str(a)!r})"), tmp_path, weight=0.7),
+            python("a", _meeting(a, b), weight=0.5),
+            python("b", _meeting(b, a), weight=0.5),
+            python("c", writing(c, f"assert all(map(os.path.exists, {both}))"), weight=0.7),
         ]
         runs = study(steps, tmp_path, gpus=["0"])
         runs.run(tmp_path)
@@ -89,9 +89,9 @@ class TestStudy:
 
     def test_at_the_end_of_time_steps_are_told_to_stop(self, tmp_path, capsys):
         code = (
-            "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(0)); time.sleep(100)"
+            "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(0)); time.sleep(10**6)"
         )
-        study([python("long", code, tmp_path)], tmp_path).run(tmp_path, seconds=2.0)
+        study([python("long", code)], tmp_path).run(tmp_path, seconds=2.0)
         assert "long: stopped; the same command goes on" in capsys.readouterr().out
 
 

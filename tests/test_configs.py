@@ -495,3 +495,12 @@ def test_training_refuses_before_it_writes_anything(tmp_path):
         with pytest.raises(ValueError, match=message):
             train(changed("sid_digits", **changes), str(tmp_path / "run"))
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("teacher", "nearest"),
+    [("cifar_tini", "cifar_tiny"), ("digit", "digits"), ("edm-cifar10", "edm-cifar10-32x32-")],
+)
+def test_a_teacher_that_is_not_known(teacher, nearest, no_download):
+    with pytest.raises(ValueError, match=f"^teacher='{teacher}' is .*the nearest is '{nearest}"):
+        experiment.build(changed("sid_digits", teacher=teacher))

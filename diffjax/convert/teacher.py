@@ -1,6 +1,7 @@
 """A teacher from wherever a config says it is."""
 
 import dataclasses
+import difflib
 import importlib.resources
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,8 @@ def _raise_unknown(source: str) -> None:
             f"teacher={source}: there is no such file or folder. Name a folder that "
             "`python -m diffjax.convert` wrote, an EDM pickle, its URL, or a released name."
         )
+    if shipped := difflib.get_close_matches(source, SHIPPED, n=1):
+        raise ValueError(f"teacher={source!r} is unknown; the nearest is {shipped[0]!r}, shipped.")
     try:
         teachers.lookup(source)
     except ValueError as error:

@@ -17,7 +17,8 @@ from jax.experimental.pallas import triton as plgpu
 from diffjax.networks.dropout import is_kept
 from diffjax.types import Array
 
-# Channels of a program, where groups are smaller; elements of a tile; warps. Fastest on an H100.
+# Channels of a program, where groups are smaller; elements of a tile; warps. Of 18 that were timed
+# on an H100, at [256, 1024, 256] with dropout, the fastest, or 2 % from it.
 _FORWARD = {"lanes": 32, "elements": 4096, "warps": 8}
 _BACKWARD = {"lanes": 64, "elements": 4096, "warps": 16}
 

@@ -283,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--updates_per_call",
         type=int,
         default=1,
-        help="of the compiled call, not of the config, to which the figures are almost equal",
+        help="of the compiled call, whatever the config says; the figures are of one update",
     )
     parser.add_argument(
         "--layout_only",

@@ -1,6 +1,6 @@
 """XLA's compiler for TPUs, stopped where memory is laid out and before it writes the program.
 
-Writing the program takes most of the compiling: some 20 ms of a core for each of thousands of
+Writing the program takes most of the compiling: some 10 ms of a core for each of thousands of
 fusions. By then the collectives and all memory but the program's are settled, and XLA's dump has
 them. JAX offers no way to stop there, so that the compiler runs in a process that is ended.
 """
