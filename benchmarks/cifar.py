@@ -22,9 +22,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FEATURES = "benchmarks.efficientnet:efficientnet_lite0"
-TEACHER_KIMG = {"small": 6144, "tiny": 12_800}
+TEACHER_KIMG = {"small": 6656, "tiny": 12_800}
 SWEEP = [(alpha, t_max) for t_max in (800, 400) for alpha in (0.5, 1.0, 1.2)]
-STUDENT_KIMG, SWEEP_KIMG, PROBE_KIMG = 1536, 512, 256
+STUDENT_KIMG, SWEEP_KIMG, PROBE_KIMG = 1280, 256, 256
 # Of generator and fake score. The published 1e-5 are for hundreds of millions of images.
 RATES = (5e-5, 1e-4)
 PROBED_RATES = [(5e-5, 1e-4), (1e-4, 2e-4), (1e-4, 4e-4)]
@@ -53,7 +53,14 @@ class Step:
     weight: float = 1.0
 
 
-def steps(data: Path, output: Path, *, gpus: int = 1, features: str = FEATURES) -> Iterator[Step]:
+def steps(
+    data: Path,
+    output: Path,
+    *,
+    gpus: int = 1,
+    features: str = FEATURES,
+    rates: tuple[float, float] = RATES,
+) -> Iterator[Step]:
     """All steps, each after its forerunners; the longest come first.
 
     Args:
@@ -61,6 +68,7 @@ def steps(data: Path, output: Path, *, gpus: int = 1, features: str = FEATURES) 
       output: the study's folder; both are absolute.
       gpus: how many there are, for the step that takes all.
       features: what distances are measured by.
+      rates: learning rates of the students' generator and fake score.
     """
     statistics = "reference/statistics.npz"
     flags = (f"--data={data}", f"--features={features}", f"--output={output / statistics}")
@@ -80,7 +88,7 @@ def steps(data: Path, output: Path, *, gpus: int = 1, features: str = FEATURES) 
         "evaluate.count": 10_000,
     }
     yield from _teacher(output, "small", data, gpus, distance, diversity)
-    yield from _students(output, distance, diversity)
+    yield from _students(output, distance, diversity, rates)
     yield from _sweeps(output, distance)
     yield from _teacher(output, "tiny", data, 1, distance, diversity)
 
@@ -101,7 +109,9 @@ def _teacher(
     yield _evaluation(run, f"{name}_diversity", diversity, output / name / "network")
 
 
-def _students(output: Path, distance: Changes, diversity: Changes) -> Iterator[Step]:
+def _students(
+    output: Path, distance: Changes, diversity: Changes, rates: tuple[float, float]
+) -> Iterator[Step]:
     """SiD, twice, and Diff-Instruct from the small teacher, as many images each."""
     methods: list[tuple[str, str, Changes]] = [
         ("sid_alpha1.2", "sid_cifar", {"alpha": 1.2}),
@@ -112,6 +122,7 @@ def _students(output: Path, distance: Changes, diversity: Changes) -> Iterator[S
         changes = {
             **_STUDENT,
             **distance,
+            **_rates(*rates),
             "teacher": output / "teacher_small" / "network",
             "dropout": 0.1,
             **_measured_every(128, STUDENT_KIMG),
@@ -285,6 +296,13 @@ def _launch(step: Step, gpus: list[str], folder: Path) -> subprocess.Popen[bytes
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
 
+def chosen(every: list[Step], names: list[str]) -> list[Step]:
+    """The steps of a list: a whole name is that step alone, any other the steps that begin so."""
+    whole = {step.name for step in every}.intersection(names)
+    beginnings = tuple(name for name in names if name not in whole)
+    return [step for step in every if step.name in whole or step.name.startswith(beginnings)]
+
+
 def main() -> None:
     """Runs what isn't done."""
     parser = argparse.ArgumentParser(
@@ -293,12 +311,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="cifar10-32x32.zip")
     parser.add_argument("--output", type=Path, required=True, help="folder of the study")
     parser.add_argument("--gpus", default="0", help="their numbers, such as 0,1,2,3")
-    parser.add_argument("--only", default="", help="names of steps, or their beginnings")
+    parser.add_argument("--only", default="", help="names of steps, or beginnings of names")
+    parser.add_argument(
+        "--rates", default=",".join(map(str, RATES)), help="of the students' networks"
+    )
     parser.add_argument("--minutes", type=float, default=math.inf, help="to stop after")
     arguments = parser.parse_args()
     output, gpus = arguments.output.resolve(), arguments.gpus.split(",")
-    every = list(steps(arguments.data.resolve(), output, gpus=len(gpus)))
-    todo = [step for step in every if step.name.startswith(tuple(arguments.only.split(",")))]
+    generator, fake_score = map(float, arguments.rates.split(","))
+    data = arguments.data.resolve()
+    every = list(steps(data, output, gpus=len(gpus), rates=(generator, fake_score)))
+    todo = chosen(every, arguments.only.split(","))
     if not arguments.data.is_file():
         parser.error(f"--data={arguments.data}: no such file; EDM's dataset_tool.py makes it")
     if not todo:

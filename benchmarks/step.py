@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from benchmarks import measuring
 from diffjax import experiment, sharding
 from diffjax.compilation import compile_updates
+from diffjax.tools.aot import abstract_arguments
 
 # Of the generator's update; the fake score's takes one of the generator and three of its own.
 FORWARDS = {"sid": 7, "diff_instruct": 5}
@@ -39,18 +40,19 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     mesh = sharding.make_mesh(**config.mesh)
     sharding.check_batch(config.batch_size, config.accumulation, mesh)
     exp = experiment.build(config)
-    teacher = measuring.random_params(exp.denoiser, mesh)
-    shardings = sharding.state(exp.abstract_state(), mesh)
-    state = jax.jit(exp.init_state, out_shardings=shardings)(teacher)
-    teacher = exp.narrowed(teacher)
+    assert isinstance(exp, experiment.DistillExperiment), "the config isn't of a distillation"
     key, count = jax.random.key(1), config.updates_per_call
 
     start = time.perf_counter()
-    lowered = compile_updates(exp, mesh, count).lower(state, teacher, key, count)
+    lowered = compile_updates(exp, mesh, count).lower(*abstract_arguments(exp, mesh))
     traced = time.perf_counter() - start
     compiled = lowered.compile()
     compile_seconds = time.perf_counter() - start
 
+    teacher = measuring.random_params(exp.denoiser, mesh)
+    shardings = sharding.state(exp.abstract_state(), mesh)
+    state = jax.jit(exp.init_state, out_shardings=shardings)(teacher)
+    teacher = exp.narrowed(teacher)
     state, totals = compiled(state, teacher, key, count)
     jax.block_until_ready(totals)
     seconds = []

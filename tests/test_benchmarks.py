@@ -95,6 +95,12 @@ class TestStudy:
         assert "long: stopped; the same command goes on" in capsys.readouterr().out
 
 
+def test_a_whole_name_is_one_step_and_the_beginning_of_one_all_that_begin_so():
+    every = [python(name, "") for name in ("run", "run_distance", "sweep_a", "sweep_b", "other")]
+    names = [step.name for step in cifar.chosen(every, ["run", "sweep"])]
+    assert names == ["run", "sweep_a", "sweep_b"]
+
+
 def test_the_study_changes_fields_that_are_there_to_allowed_values():
     for step in cifar.steps(Path("/data.zip"), Path("/output")):
         configs = [a for a in step.arguments if a.startswith("--config=")]
