@@ -9,7 +9,9 @@ the config saves some.
 """
 
 import argparse
+import gzip
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -64,6 +66,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.profile:
         with jax.profiler.trace(arguments.profile):
             jax.block_until_ready(compiled(state, teacher, key, count)[1])
+        text = gzip.compress(compiled.as_text().encode())
+        (Path(arguments.profile) / "module.txt.gz").write_bytes(text)
 
     update = float(np.median(seconds))
     peak = measuring.matrix_peak(experiment.DTYPES[config.dtype]) * mesh.size
@@ -92,7 +96,7 @@ def main() -> None:
     parser.add_argument("--rematerialize", action="store_true", help="blocks computed twice")
     parser.add_argument("--updates_per_call", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5, help="timed calls; the median counts")
-    parser.add_argument("--profile", help="folder for a jax.profiler trace of one call")
+    parser.add_argument("--profile", help="folder for a trace of one call, and XLA's text")
     arguments = parser.parse_args()
     measuring.report(measure(arguments), arguments.json)
 

@@ -8,7 +8,7 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "al
 
 _COMPUTATION = re.compile(r"(?!HloModule)(ENTRY )?%?([\w.\-]+) .*\{$")
 _COLLECTIVE = re.compile(rf" = (.+?) ({'|'.join(KINDS)})(-start|-done)?\(")
-_CALLED = re.compile(r"(calls|body|condition|to_apply)=%?([\w.\-]+)")
+_CALLED = re.compile(r"(calls|body|condition|to_apply|(?:true|false)_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"?known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)"?')
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
@@ -49,7 +49,7 @@ def collectives(text: str) -> dict[str, Traffic]:
     Raises:
       ValueError: if the text isn't that of an HLO module.
     """
-    entry, computations = _split(text)
+    entry, computations = split(text)
     known: dict[str, dict[str, Traffic]] = {}
 
     def visit(name: str) -> dict[str, Traffic]:
@@ -57,7 +57,8 @@ def collectives(text: str) -> dict[str, Traffic]:
             total: dict[str, Traffic] = {}
             for line in computations.get(name, ()):
                 _add(total, _own(line))
-                for callee, times in _callees(line, _trips(line, computations)):
+                counted = trips(line, computations)
+                for callee, times in callees(line, 1 if counted is None else counted):
                     _add(total, visit(callee), times)
             known[name] = total
         return known[name]
@@ -77,7 +78,7 @@ def array_bytes(shape: str) -> int:
     return total
 
 
-def _split(text: str) -> tuple[str, dict[str, list[str]]]:
+def split(text: str) -> tuple[str, dict[str, list[str]]]:
     """The entry's name, and every computation's instructions."""
     entry, lines = "", list[str]()
     computations: dict[str, list[str]] = {}
@@ -93,34 +94,34 @@ def _split(text: str) -> tuple[str, dict[str, list[str]]]:
     return entry, computations
 
 
-def _own(line: str) -> dict[str, Traffic]:
-    match = _COLLECTIVE.search(line)
-    if match is None or match[3] == "-start":
-        return {}
-    return {match[2]: Traffic(1, array_bytes(match[1]))}
-
-
-def _trips(line: str, computations: dict[str, list[str]]) -> int:
-    """How often an instruction runs its body, if it has one."""
+def trips(line: str, computations: dict[str, list[str]]) -> int | None:
+    """How often an instruction runs its body; None if it has none, or if that isn't known."""
     if known := _TRIPS.search(line):
         return int(known[1])
     if condition := _CONDITION.search(line):
         lines = computations.get(condition[1], [])
         if limit := _LESS.search("\n".join(lines)):
             constant = re.compile(rf"%?{re.escape(limit[1])} = s32\[\]\S* constant\((\d+)\)")
-            return next((int(found[1]) for found in map(constant.search, lines) if found), 1)
-    return 1
+            return next((int(found[1]) for found in map(constant.search, lines) if found), None)
+    return None
 
 
-def _callees(line: str, trips: int) -> list[tuple[str, int]]:
-    """The computations that an instruction runs, and how often."""
+def callees(line: str, times: int) -> list[tuple[str, int]]:
+    """The computations that an instruction runs, and how often: its body so many times."""
     if " async-done(" in line or " async-update(" in line:  # counted where it starts
         return []
-    called = [(name, trips if role == "body" else 1) for role, name in _CALLED.findall(line)]
+    called = [(name, times if role == "body" else 1) for role, name in _CALLED.findall(line)]
     branches = _BRANCHES.search(line)
     if branches:
         called += [(name.strip().lstrip("%"), 1) for name in branches[1].split(",")]
     return called
+
+
+def _own(line: str) -> dict[str, Traffic]:
+    match = _COLLECTIVE.search(line)
+    if match is None or match[3] == "-start":
+        return {}
+    return {match[2]: Traffic(1, array_bytes(match[1]))}
 
 
 def _add(total: dict[str, Traffic], more: dict[str, Traffic], times: int = 1) -> None:
