@@ -2,7 +2,8 @@
 
 Bytes are those of every kernel's operands and results, each array once, as if nothing stayed in a
 cache from one kernel to the next. Of an operand that is only sliced, the slices count; of a result
-that is an update in place, the update. FLOPs are those of convolutions and matrix products.
+that is an update in place, the update. FLOPs are those of convolutions and matrix products; cuDNN's fused
+attention has none here.
 """
 
 import dataclasses
@@ -158,8 +159,8 @@ def _kernel_name(each: _Instruction, body: _Body) -> str:
 
 def _direction(convolution: _Instruction) -> str:
     """Of a convolution that no library's name tells: by its mark, or as JAX writes gradients."""
-    if marked := re.search(r"\b(fprop|dgrad|wgrad)\b", convolution.line):
-        return marked[1]
+    if marked := re.search(r"\b(fprop|dgrad|wgrad)\b", convolution.line, re.IGNORECASE):
+        return marked[1].lower()
     if "rhs_reversal=" in convolution.line:
         return "dgrad"
     return "wgrad" if re.search(r"dim_labels=f\d+b_", convolution.line) else "fprop"
@@ -260,12 +261,10 @@ def _convolution_flops(each: _Instruction, scope: _Body) -> float:
     labels = _LABELS.search(each.line)
     if len(arrays) < 2 or labels is None:
         return 0
-    result, (first, second) = _dims(each.shape), arrays
-    name = _kernel_name(each, {})
-    told = each.opcode == "custom-call" or re.search(rf"\b{name}\b", each.line)
-    output, kernel = {"dgrad": (first, second), "wgrad": (second, result)}.get(
-        name if told else "", (result, second)
-    )
+    output, kernel = _dims(each.shape), arrays[1]
+    if each.opcode == "custom-call":  # its labels are those of the forward pass
+        name = _kernel_name(each, {})
+        output, kernel = {"dgrad": arrays, "wgrad": (arrays[1], output)}.get(name, (output, kernel))
     per_output = math.prod(kernel) / kernel[labels[1].index("o")]
     dilated = re.search(r"lhs_dilate=([\dx]+)", each.line)
     holes = math.prod(map(int, dilated[1].split("x"))) if dilated else 1
