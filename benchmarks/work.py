@@ -2,8 +2,8 @@
 
 Bytes are those of every kernel's operands and results, each array once, as if nothing stayed in a
 cache from one kernel to the next. Of an operand that is only sliced, the slices count; of a result
-that is an update in place, the update. FLOPs are those of convolutions and matrix products; cuDNN's fused
-attention has none here.
+that is an update in place, the update. FLOPs are those of convolutions and matrix products; cuDNN's
+fused attention has none here.
 """
 
 import dataclasses
