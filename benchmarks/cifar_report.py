@@ -3,7 +3,8 @@
     python -m benchmarks.cifar_report --output=runs/cifar --plot=docs/cifar_curves.png
 
 Reads what `benchmarks.cifar` left, also of a study that is under way. A fit is of log(distance) by
-log(images), by least squares over the measurements after the first `--skip` thousand images.
+log(images), by least squares over the measurements after the first `--skip` thousand images, and up
+to a breakdown if there is one.
 """
 
 import argparse
@@ -22,6 +23,9 @@ STUDENTS = {
 
 # Thousands of images -> Fréchet distance.
 Curve = list[tuple[float, float]]
+
+# A distance so many times the best before it is no trend.
+BREAKDOWN = 1.5
 
 
 class Fit(NamedTuple):
@@ -58,9 +62,20 @@ def curve_of(folder: Path) -> Curve:
     ]
 
 
+def fitted(curve: Curve, skip_kimg: float = 0.0) -> Curve:
+    """The points that a line is put through: those after `skip_kimg`, up to a breakdown."""
+    points: Curve = []
+    for kimg, distance in curve:
+        if points and distance > BREAKDOWN * min(value for _, value in points):
+            break
+        if kimg > skip_kimg:
+            points.append((kimg, distance))
+    return points
+
+
 def fit(curve: Curve, skip_kimg: float = 0.0) -> Fit | None:
-    """The line through a curve's points after `skip_kimg`; None of fewer than three."""
-    points = np.array([point for point in curve if point[0] > skip_kimg])
+    """The line through a curve's `fitted` points; None of fewer than three."""
+    points = np.array(fitted(curve, skip_kimg))
     if len(points) < 3:
         return None
     x, y = np.log(points[:, 0] * 1000), np.log(points[:, 1])
@@ -96,8 +111,11 @@ def report(output: Path, skip_kimg: float) -> str:
     text = []
     teacher = evaluation(output / "teacher_small", "student")
     target = next((v for k, v in teacher.items() if k.startswith("fd_")), None)
-    text.append("| network | evaluations | images | distance | precision | recall | images/s |")
-    text.append("|-|-|-|-|-|-|-|")
+    text.append(
+        "| network | evaluations | images | distance | its best, and at | precision | recall | "
+        "images/s |"
+    )
+    text.append("|-|-|-|-|-|-|-|-|")
     for name in ("teacher_tiny", "teacher_small", *STUDENTS):
         folder = output / name
         rows, curve = evaluation(folder, "network"), curve_of(folder)
@@ -106,20 +124,25 @@ def report(output: Path, skip_kimg: float) -> str:
         precision, recall = (_starting(rows, key) for key in ("precision", "recall"))
         text.append(
             f"| {STUDENTS.get(name, name)} | {35 if name.startswith('teacher') else 1} | "
-            f"{last[0] * 1000:,.0f} | {last[1]:.2f} | {precision:.3f} | {recall:.3f} | "
+            f"{last[0] * 1000:,.0f} | {last[1]:.2f} | {_best(curve)} | "
+            f"{precision:.3f} | {recall:.3f} | "
             f"{rate_of(folder):,.0f} |"
         )
     curves = {title: curve_of(output / name) for name, title in STUDENTS.items()}
     text += [
         "",
-        "| method | slope | R² | images at the teacher's distance, by the fit |",
-        "|-|-|-|-|",
+        "| method | fitted to images | slope | R² | images at the teacher's distance, by the fit |",
+        "|-|-|-|-|-|",
     ]
     for title, curve in curves.items():
         line = fit(curve, skip_kimg)
         if line:
             crossing = line.images_at(target) if target else math.nan
-            text.append(f"| {title} | {line.slope:.3f} | {line.r2:.3f} | {crossing:,.0f} |")
+            span = fitted(curve, skip_kimg)
+            text.append(
+                f"| {title} | {span[0][0] * 1000:,.0f} to {span[-1][0] * 1000:,.0f} | "
+                f"{line.slope:.3f} | {line.r2:.3f} | {crossing:,.0f} |"
+            )
     other = curves[STUDENTS["diff_instruct"]]
     if other:
         best_kimg, best = min(other, key=lambda point: point[1])
@@ -149,7 +172,7 @@ def plot(output: Path, path: Path, skip_kimg: float) -> None:
         axes.loglog(points[:, 0] * 1000, points[:, 1], "o", color=f"C{index}", label=title)
         line = fit(curve_of(output / name), skip_kimg)
         if line:
-            x = points[points[:, 0] > skip_kimg, 0] * 1000
+            x = np.array(fitted(curve_of(output / name), skip_kimg))[:, 0] * 1000
             axes.loglog(x, np.exp(line.intercept) * x**line.slope, color=f"C{index}")
     target = next(iter(_fd(evaluation(output / "teacher_small", "student"))), None)
     if target:
@@ -158,6 +181,13 @@ def plot(output: Path, path: Path, skip_kimg: float) -> None:
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
+
+
+def _best(curve: Curve) -> str:
+    if not curve:
+        return "-"
+    kimg, distance = min(curve, key=lambda point: point[1])
+    return f"{distance:.2f}, {kimg * 1000:,.0f}"
 
 
 def _fd(values: dict[str, float]) -> list[float]:

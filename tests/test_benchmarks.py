@@ -143,12 +143,19 @@ class TestReport:
 
     def test_r2_of_scatter(self):
         rng = np.random.default_rng(0)
-        curve = [(float(k), float(np.exp(rng.standard_normal()))) for k in range(1, 200)]
+        curve = [(float(k), float(np.exp(0.05 * rng.standard_normal()))) for k in range(1, 200)]
+        assert len(cifar_report.fitted(curve)) == 199
         assert abs(cifar_report.fit(curve).r2) < 0.1
+
+    def test_a_fit_ends_where_training_broke_down(self):
+        curve = [(100.0, 40.0), (200.0, 20.0), (400.0, 10.0), (800.0, 90.0), (1600.0, 5.0)]
+        assert cifar_report.fitted(curve, skip_kimg=100.0) == curve[1:3]
+        assert cifar_report.fit(curve).slope == pytest.approx(-1)
 
     def test_tables(self, output):
         text = cifar_report.report(output, 0.0)
-        assert "| SiD, alpha 1.2 | -0.500 | 1.000 | 4,000,000 |" in text
+        row = "| SiD, alpha 1.2 | 250,000 to 2,000,000 | -0.500 | 1.000 | 4,000,000 |"
+        assert row in text
         # Diff-Instruct ends at 40 * 8 ** -0.25 = 23.8; SiD's 28.3 at 500 and 20 at 1000 thousand.
         assert "Diff-Instruct's best is 23.78, at 2,000 thousand images." in text
         assert "SiD, alpha 1.2 is there at 1,000 thousand." in text
