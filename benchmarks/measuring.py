@@ -87,12 +87,6 @@ def describe(arguments: argparse.Namespace, config: ConfigDict, mesh: Mesh) -> d
     }
 
 
-def peak_memory_gib() -> float:
-    """The most that this process has had on its first device; 0 where that isn't known."""
-    stats = jax.devices()[0].memory_stats() or {}
-    return float(stats.get("peak_bytes_in_use", 0) / 2**30)
-
-
 def report(result: dict[str, Any], json_file: str | None) -> None:
     """Prints a table, and adds a line of JSON to a file if one is named."""
     for name, value in result.items():

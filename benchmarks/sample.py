@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import measuring
-from diffjax import experiment, sampling, sharding
+from diffjax import experiment, runtime, sampling, sharding
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         }
     return result | {
         "matrix_peak_tflops_per_second": peak / 1e12,
-        "peak_memory_gib": measuring.peak_memory_gib(),
+        "peak_memory_gib": runtime.peak_memory_gib() or 0.0,
     }
 
 

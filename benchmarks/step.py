@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks import measuring
-from diffjax import experiment, sharding
+from diffjax import experiment, runtime, sharding
 from diffjax.compilation import compile_updates
 from diffjax.tools.aot import abstract_arguments
 
@@ -81,7 +81,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "model_tflops_per_second": flops / update / 1e12,
         "matrix_peak_tflops_per_second": peak / 1e12,
         "share_of_peak": flops / update / peak,
-        "peak_memory_gib": measuring.peak_memory_gib(),
+        "peak_memory_gib": runtime.peak_memory_gib() or 0.0,
         "trace_seconds": traced,
         "compile_seconds": compile_seconds,
         "skipped": int(totals.skipped),

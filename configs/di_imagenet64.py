@@ -56,6 +56,7 @@ def get_config() -> ConfigDict:
                 "b1": 0.0,
                 "b2": 0.999,
                 "eps": 1e-6,
+                "max_grad_norm": 0.0,  # 0: gradients are not clipped
                 "loss_scale": 1.0,
             },
             "fake_score": {
@@ -63,6 +64,7 @@ def get_config() -> ConfigDict:
                 "b1": 0.0,
                 "b2": 0.999,
                 "eps": 1e-6,
+                "max_grad_norm": 0.0,  # 0: gradients are not clipped
                 "loss_scale": 1.0,
                 "updates": 1,
                 "every": 1,  # or updated in every n-th update alone

@@ -43,6 +43,7 @@ def get_config() -> ConfigDict:
                 "b1": 0.9,
                 "b2": 0.999,
                 "eps": 1e-8,
+                "max_grad_norm": 0.0,  # 0: gradients are not clipped
                 "rampup_kimg": 500.0,
             },
             "ema_halflife_kimg": 500.0,

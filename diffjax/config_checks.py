@@ -139,7 +139,13 @@ _COMMON = {
     "sample.batch_size": COUNT,
     "sample.seed": SEED,
 }
-_ADAM = {"learning_rate": POSITIVE, "b1": DECAY, "b2": DECAY, "eps": POSITIVE}
+_ADAM = {
+    "learning_rate": POSITIVE,
+    "b1": DECAY,
+    "b2": DECAY,
+    "eps": POSITIVE,
+    "max_grad_norm": NOT_NEGATIVE,
+}
 _DISTILL = {
     "teacher": NAME,
     "image_shape": IMAGE_SHAPE,

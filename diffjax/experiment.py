@@ -492,6 +492,7 @@ def _adam(
         b1=settings.b1,
         b2=settings.b2,
         eps=settings.eps,
+        max_grad_norm=settings.max_grad_norm,
         bfloat16_state=config.get("optimizer_state_dtype") == "bfloat16",
     )
 

@@ -16,6 +16,7 @@ def adam(
     b1: float = 0.0,
     b2: float = 0.999,
     eps: float = 1e-8,
+    max_grad_norm: float = 0.0,
     bfloat16_state: bool = False,
 ) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015) that keeps no first moment where b1 is 0.
@@ -29,6 +30,9 @@ def adam(
       b2: decay of the second moment.
       eps: added to the root of the second moment; the published runs use 1e-8 in float32 and
         1e-6 in half precision.
+      max_grad_norm: a gradient whose global norm is greater is scaled down to it; 0 for none, as
+        published. Where b2 is 0.999, one gradient many times the usual otherwise makes a step of up
+        to 31 learning rates in every parameter.
       bfloat16_state: whether moments are kept in bfloat16 instead of float32, rounded at random so
         that they stay right on average; with b2 = 0.999 a second moment is off by some 10 %, a
         step by 5 %. An update still computes in float32.
@@ -40,7 +44,11 @@ def adam(
             optax.scale_by_rms(decay=b2, eps=eps, eps_in_sqrt=False, bias_correction=True),
             optax.scale_by_learning_rate(learning_rate),
         )
-    return in_bfloat16(transformation) if bfloat16_state else transformation
+    if bfloat16_state:
+        transformation = in_bfloat16(transformation)
+    if max_grad_norm:
+        transformation = optax.chain(optax.clip_by_global_norm(max_grad_norm), transformation)
+    return transformation
 
 
 class Bfloat16State(NamedTuple):

@@ -80,6 +80,12 @@ def _end_alone(seconds: int, hosts: dict[str, Any]) -> None:
     os._exit(1)
 
 
+def peak_memory_gib() -> float | None:
+    """The most memory that this process has had on its first device, GiB; None if nobody counts."""
+    stats = jax.local_devices()[0].memory_stats()
+    return stats["peak_bytes_in_use"] / 2**30 if stats else None
+
+
 def agree(what: str, value: object) -> None:
     """Checks that all processes have the same value; all of them call it together.
 

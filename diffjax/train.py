@@ -24,6 +24,7 @@ from diffjax import (
     preemption,
     reporting,
     run_config,
+    runtime,
     sharding,
     watchdog,
 )
@@ -224,6 +225,8 @@ class _Loop:
             self._show()
         if self.schedule.due(self.schedule.log, self.step):
             timing = self._stopwatch.lap(self.step, self._exp.batch_size)
+            memory = runtime.peak_memory_gib()
+            timing |= {} if memory is None else {"peak_memory_gib": memory}
             means = self._pending.take()
             self._logger.write_scalars(self.step, self._kimg(self.step), means, timing)
             if "delta" in means:

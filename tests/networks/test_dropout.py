@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffjax.networks import dropout as networks_dropout
 from diffjax.networks.dropout import drop, dropout, seed_of
 from diffjax.networks.group_norm import group_norm
 
@@ -49,6 +50,23 @@ def test_a_part_of_the_batch_has_its_part_of_the_mask():
     whole = drop(jnp.ones(SHAPE), 0.3, seed)
     part = drop(jnp.ones((4, *SHAPE[1:])), 0.3, seed.at[2].set(8))
     np.testing.assert_array_equal(whole[8:12], part)
+
+
+def test_batches_of_more_elements_than_32_bits_count_have_no_part_twice(monkeypatch):
+    per_example = SHAPE[1] * SHAPE[2] * SHAPE[3]
+    monkeypatch.setattr(networks_dropout, "_PLACES", 3 * per_example + 5)
+    whole = dropped(0, rate=0.5)
+    masks = whole.reshape(SHAPE[0], -1).astype(np.float64) - 0.5
+    correlations = masks @ masks.T / per_example / 0.25 - np.eye(SHAPE[0])
+    assert np.abs(correlations).max() < 5 / np.sqrt(per_example)
+    part = drop(jnp.ones((4, *SHAPE[1:])), 0.5, seed_of(jax.random.key(0)).at[2].set(8))
+    np.testing.assert_array_equal(whole[8:12], np.asarray(part) == 0)
+
+
+def test_an_example_too_large():
+    shape = jax.ShapeDtypeStruct((1, 2**17, 2**16), jnp.float32)
+    with pytest.raises(ValueError, match="dropout of examples of 8589934592 elements: 4294967296"):
+        jax.eval_shape(lambda x: dropout(x, 0.1, jax.random.key(0)), shape)
 
 
 def test_after_group_norm_it_is_the_same():
