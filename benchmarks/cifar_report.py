@@ -169,15 +169,19 @@ def plot(output: Path, path: Path, skip_kimg: float) -> None:
         points = np.array(curve_of(output / name))
         if not len(points):
             continue
-        axes.loglog(points[:, 0] * 1000, points[:, 1], "o", color=f"C{index}", label=title)
+        axes.loglog(points[:, 0], points[:, 1], "o", color=f"C{index}", label=title)
         line = fit(curve_of(output / name), skip_kimg)
         if line:
-            x = np.array(fitted(curve_of(output / name), skip_kimg))[:, 0] * 1000
-            axes.loglog(x, np.exp(line.intercept) * x**line.slope, color=f"C{index}")
+            kimg = np.array(fitted(curve_of(output / name), skip_kimg))[:, 0]
+            distance = np.exp(line.intercept) * (1000 * kimg) ** line.slope
+            axes.loglog(kimg, distance, color=f"C{index}")
     target = next(iter(_fd(evaluation(output / "teacher_small", "student"))), None)
     if target:
         axes.axhline(target, color="0.5", linestyle="--", label="teacher, 35 evaluations")
-    axes.set(xlabel="generated images seen", ylabel="fd_efficientnet_lite0_50k")
+    axes.set(xlabel="generated images, thousands", ylabel="fd_efficientnet_lite0_50k")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("{x:g}")
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
