@@ -24,9 +24,11 @@ from pathlib import Path
 FEATURES = "benchmarks.efficientnet:efficientnet_lite0"
 TEACHER_KIMG = {"small": 6656, "tiny": 12_800}
 SWEEP = [(alpha, t_max) for t_max in (800, 400) for alpha in (0.5, 1.0, 1.2)]
-STUDENT_KIMG, SWEEP_KIMG, PROBE_KIMG = 1280, 256, 256
+STUDENT_KIMG, SWEEP_KIMG, PROBE_KIMG = 3072, 256, 256
 # Of generator and fake score. The published 1e-5 are for hundreds of millions of images.
 RATES = (5e-5, 1e-4)
+# About twice the usual norms of these students' gradients: at these rates SiD's broke down without.
+SID_NORMS, DI_NORMS = (20_000.0, 1000.0), (100.0, 1000.0)
 PROBED_RATES = [(5e-5, 1e-4), (1e-4, 2e-4), (1e-4, 4e-4)]
 
 Changes = dict[str, object]  # field of a config -> its value
@@ -60,6 +62,7 @@ def steps(
     gpus: int = 1,
     features: str = FEATURES,
     rates: tuple[float, float] = RATES,
+    teacher: Path | None = None,
 ) -> Iterator[Step]:
     """All steps, each after its forerunners; the longest come first.
 
@@ -69,6 +72,7 @@ def steps(
       gpus: how many there are, for the step that takes all.
       features: what distances are measured by.
       rates: learning rates of the students' generator and fake score.
+      teacher: a network that the students have instead of the small teacher of the study.
     """
     statistics = "reference/statistics.npz"
     flags = (f"--data={data}", f"--features={features}", f"--output={output / statistics}")
@@ -88,7 +92,7 @@ def steps(
         "evaluate.count": 10_000,
     }
     yield from _teacher(output, "small", data, gpus, distance, diversity)
-    yield from _students(output, distance, diversity, rates)
+    yield from _students(output, distance, diversity, rates, teacher)
     yield from _sweeps(output, distance)
     yield from _teacher(output, "tiny", data, 1, distance, diversity)
 
@@ -110,25 +114,30 @@ def _teacher(
 
 
 def _students(
-    output: Path, distance: Changes, diversity: Changes, rates: tuple[float, float]
+    output: Path,
+    distance: Changes,
+    diversity: Changes,
+    rates: tuple[float, float],
+    teacher: Path | None,
 ) -> Iterator[Step]:
     """SiD, twice, and Diff-Instruct from the small teacher, as many images each."""
     methods: list[tuple[str, str, Changes]] = [
-        ("sid_alpha1.2", "sid_cifar", {"alpha": 1.2}),
-        ("sid_alpha1.0", "sid_cifar", {"alpha": 1.0}),
-        ("diff_instruct", "di_cifar", {}),
+        ("sid_alpha1.2", "sid_cifar", {"alpha": 1.2, **_norms(*SID_NORMS)}),
+        ("sid_alpha1.0", "sid_cifar", {"alpha": 1.0, **_norms(*SID_NORMS)}),
+        ("diff_instruct", "di_cifar", _norms(*DI_NORMS)),
     ]
+    after = ("reference",) if teacher else ("teacher_small", "reference")
     for name, config, special in methods:
         changes = {
             **_STUDENT,
             **distance,
             **_rates(*rates),
-            "teacher": output / "teacher_small" / "network",
+            "teacher": teacher or output / "teacher_small" / "network",
             "dropout": 0.1,
-            **_measured_every(128, STUDENT_KIMG),
+            **_measured_every(256, STUDENT_KIMG),
             **special,
         }
-        run = _run(output, name, config, changes, ("teacher_small", "reference"), weight=0.7)
+        run = _run(output, name, config, changes, after, weight=0.7)
         yield run
         yield _evaluation(run, f"{name}_diversity", diversity, output / name / "network")
 
@@ -156,6 +165,10 @@ def _sweeps(output: Path, distance: Changes) -> Iterator[Step]:
 
 def _rates(generator: float, fake_score: float) -> Changes:
     return {"generator.learning_rate": generator, "fake_score.learning_rate": fake_score}
+
+
+def _norms(generator: float, fake_score: float) -> Changes:
+    return {"generator.max_grad_norm": generator, "fake_score.max_grad_norm": fake_score}
 
 
 _STUDENT: Changes = {
@@ -315,12 +328,15 @@ def main() -> None:
     parser.add_argument(
         "--rates", default=",".join(map(str, RATES)), help="of the students' networks"
     )
+    parser.add_argument("--teacher", type=Path, help="a network that the students have instead")
     parser.add_argument("--minutes", type=float, default=math.inf, help="to stop after")
     arguments = parser.parse_args()
     output, gpus = arguments.output.resolve(), arguments.gpus.split(",")
     generator, fake_score = map(float, arguments.rates.split(","))
-    data = arguments.data.resolve()
-    every = list(steps(data, output, gpus=len(gpus), rates=(generator, fake_score)))
+    data, teacher = arguments.data.resolve(), arguments.teacher and arguments.teacher.resolve()
+    every = list(
+        steps(data, output, gpus=len(gpus), rates=(generator, fake_score), teacher=teacher)
+    )
     todo = chosen(every, arguments.only.split(","))
     if not arguments.data.is_file():
         parser.error(f"--data={arguments.data}: no such file; EDM's dataset_tool.py makes it")
