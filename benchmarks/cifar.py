@@ -24,7 +24,7 @@ from pathlib import Path
 FEATURES = "benchmarks.efficientnet:efficientnet_lite0"
 TEACHER_KIMG = {"small": 6656, "tiny": 12_800}
 SWEEP = [(alpha, t_max) for t_max in (800, 400) for alpha in (0.5, 1.0, 1.2)]
-STUDENT_KIMG, SWEEP_KIMG, PROBE_KIMG = 3072, 256, 256
+STUDENT_KIMG, SWEEP_KIMG, PROBE_KIMG = 2048, 256, 256
 # Of generator and fake score. The published 1e-5 are for hundreds of millions of images.
 RATES = (5e-5, 1e-4)
 # About twice the usual norms of these students' gradients: at these rates SiD's broke down without.

@@ -98,12 +98,12 @@ def evaluation(folder: Path, source: str) -> dict[str, float]:
     return {k: v for k, v in values.items() if isinstance(v, float)}
 
 
-def rate_of(folder: Path) -> float:
-    """Images a second, the median of what the run wrote."""
+def timing_of(folder: Path, name: str) -> float:
+    """The median of a number that a run wrote to `timing.jsonl`."""
     path = folder / "timing.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rates = [json.loads(line).get("images_per_second", math.nan) for line in lines]
-    return float(np.nanmedian(rates)) if rates else math.nan
+    values = [row[name] for row in map(json.loads, lines) if name in row]
+    return float(np.median(values)) if values else math.nan
 
 
 def report(output: Path, skip_kimg: float) -> str:
@@ -113,9 +113,9 @@ def report(output: Path, skip_kimg: float) -> str:
     target = next((v for k, v in teacher.items() if k.startswith("fd_")), None)
     text.append(
         "| network | evaluations | images | distance | its best, and at | precision | recall | "
-        "images/s |"
+        "images/s | peak memory, GiB |"
     )
-    text.append("|-|-|-|-|-|-|-|-|")
+    text.append("|-|-|-|-|-|-|-|-|-|")
     for name in ("teacher_tiny", "teacher_small", *STUDENTS):
         folder = output / name
         rows, curve = evaluation(folder, "network"), curve_of(folder)
@@ -126,7 +126,8 @@ def report(output: Path, skip_kimg: float) -> str:
             f"| {STUDENTS.get(name, name)} | {35 if name.startswith('teacher') else 1} | "
             f"{last[0] * 1000:,.0f} | {last[1]:.2f} | {_best(curve)} | "
             f"{precision:.3f} | {recall:.3f} | "
-            f"{rate_of(folder):,.0f} |"
+            f"{timing_of(folder, 'images_per_second'):,.0f} | "
+            f"{timing_of(folder, 'peak_memory_gib'):.1f} |"
         )
     curves = {title: curve_of(output / name) for name, title in STUDENTS.items()}
     text += [

@@ -160,6 +160,16 @@ class TestReport:
         assert "Diff-Instruct's best is 23.78, at 2,000 thousand images." in text
         assert "SiD, alpha 1.2 is there at 1,000 thousand." in text
 
+    def test_timing_is_the_median_of_what_was_written(self, output):
+        rows = [
+            {"step": 1, "first_call_seconds": 9.0},
+            *({"images_per_second": r} for r in (1, 5, 6)),
+        ]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (output / "diff_instruct" / "timing.jsonl").write_text(lines)
+        assert cifar_report.timing_of(output / "diff_instruct", "images_per_second") == 5
+        assert math.isnan(cifar_report.timing_of(output / "sid_alpha1.2", "peak_memory_gib"))
+
 
 def test_differences_are_relative_to_what_a_curve_is_like():
     theirs = np.array([1.0, -1.0, 1.0, -1.0])
