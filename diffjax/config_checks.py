@@ -91,7 +91,7 @@ _COMMON = {
     "distributed": FLAG,
     "compilation_cache": TEXT,
     "dtype": _named(*DTYPES),
-    "kernels": _named("xla", "triton"),
+    "kernels": _named("xla", "triton", "triton_sums"),
     "rematerialize": FLAG,
     "batch_size": COUNT,
     "duration_kimg": POSITIVE,

@@ -474,7 +474,7 @@ def _denoiser(config: ConfigDict, init_kwargs: dict[str, Any], dtype: str) -> Ne
 
 def _kernels(config: ConfigDict) -> str:
     name: str = config.kernels
-    if name == "triton" and jax.default_backend() != "gpu":
+    if name != "xla" and jax.default_backend() != "gpu":
         devices = f"{jax.device_count()} x {jax.default_backend()}"
         raise ValueError(
             f"config.kernels={name!r} runs on NVIDIA GPUs, and here there is {devices}; "

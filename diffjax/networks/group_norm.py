@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 from diffjax.networks.dropout import drop, seed_of
 from diffjax.types import Array, PRNGKey
 
-KERNELS = ("xla", "triton")
+KERNELS = ("xla", "triton", "triton_sums")
 
 
 def group_norm(
@@ -123,8 +123,8 @@ def _forward_xla(
     # Sums are of differences from one pixel: E[x²] − E[x]² by itself cancels where the mean is
     # large, and two passes would cost another reading.
     reference = x[:, 0].astype(jnp.float32)
-    difference = x.astype(jnp.float32) - reference[:, None]
-    mean, square = difference.sum(axis=1) / count, jnp.square(difference).sum(axis=1) / count
+    sums, squares = _sums(settings)[0](x, reference)
+    mean, square = sums / count, squares / count
     variance = jnp.maximum(square - jnp.square(mean), 0.0)
     means = reference + mean + shift
     group_mean = _group_mean(means, settings.groups)
@@ -151,17 +151,62 @@ def _backward_xla(
 ) -> tuple[Array, Array, Array]:
     """The gradients of x and, an example at a time, of scale and bias."""
     count = x.shape[1]
-    normalised = _normalise(x, centre, inverse_std)
-    d_affine = drop(d_out.astype(jnp.float32), settings.rate, seed)
-    if settings.silu:
-        d_affine = d_affine * _silu_slope(_affine(normalised, scale, bias))
-    d_bias, d_scale = d_affine.sum(axis=1), (d_affine * normalised).sum(axis=1)
+    normalised, d_affine = _affine_gradient(
+        x, d_out, scale, bias, centre, inverse_std, seed, settings
+    )
+    d_bias, d_scale = _sums(settings)[1](x, d_out, scale, bias, centre, inverse_std, seed)
     # What the gradient loses along the group's mean and along its standard deviation.
     along_mean = _group_mean(scale * d_bias, settings.groups) / count
     along_std = _group_mean(scale * d_scale, settings.groups) / count
     d_normalised = d_affine * scale[:, None] - along_mean[:, None]
     dx = (d_normalised - normalised * along_std[:, None]) * inverse_std[:, None]
     return dx.astype(x.dtype), d_scale, d_bias
+
+
+def _affine_gradient(
+    x: Array,
+    d_out: Array,
+    scale: Array,
+    bias: Array,
+    centre: Array,
+    inverse_std: Array,
+    seed: Array,
+    settings: _Settings,
+) -> tuple[Array, Array]:
+    """What is normalised, and the gradient of what scale and bias make of it, [B, N, C]."""
+    normalised = _normalise(x, centre, inverse_std)
+    d_affine = drop(d_out.astype(jnp.float32), settings.rate, seed)
+    if settings.silu:
+        d_affine = d_affine * _silu_slope(_affine(normalised, scale, bias))
+    return normalised, d_affine
+
+
+def _sums(settings: _Settings) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The sums over pixels of both passes, see `group_norm_sums`, as kernels or by XLA."""
+    if settings.kernels == "triton_sums":
+        from diffjax.networks import group_norm_sums
+
+        backward_kernel = functools.partial(
+            group_norm_sums.backward, silu=settings.silu, rate=settings.rate
+        )
+        return (
+            lambda *arrays: _on_each_device(
+                lambda *args: group_norm_sums.forward(*args[:-1]),
+                *arrays,
+                seed=jnp.zeros(3, jnp.uint32),
+            ),
+            lambda *arrays: _on_each_device(backward_kernel, *arrays[:-1], seed=arrays[-1]),
+        )
+
+    def forward(x: Array, reference: Array) -> tuple[Array, Array]:
+        difference = x.astype(jnp.float32) - reference[:, None]
+        return difference.sum(axis=1), jnp.square(difference).sum(axis=1)
+
+    def backward(*arguments: Array) -> tuple[Array, Array]:
+        normalised, d_affine = _affine_gradient(*arguments, settings)
+        return d_affine.sum(axis=1), (d_affine * normalised).sum(axis=1)
+
+    return forward, backward
 
 
 def _forward_triton(
