@@ -8,6 +8,8 @@ one writing backward, which is the least that can be.
 """
 
 import argparse
+import functools
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffjax.networks import group_norm_triton
+from diffjax.networks import group_norm_sums, group_norm_triton
 from diffjax.networks.dropout import seed_of
-from diffjax.networks.group_norm import group_norm
+from diffjax.networks.group_norm import KERNELS, group_norm
 from diffjax.types import Array
 
 GROUPS, EPS = 32, 1e-5
@@ -58,9 +60,14 @@ def compare(arguments: argparse.Namespace) -> None:
     scale, bias, shift = (jax.random.normal(key, (shape[0], shape[2])) for key in keys[2:5])
     rate, key = arguments.dropout, jax.random.key(1)
 
-    def ours(x: Array, scale: Array, bias: Array) -> Array:
-        return group_norm(
-            x, scale, bias, groups=GROUPS, silu=True, dropout_rate=rate, dropout_key=key
+    def ours(kernels: str) -> Callable[..., Array]:
+        return functools.partial(
+            group_norm,
+            groups=GROUPS,
+            silu=True,
+            dropout_rate=rate,
+            dropout_key=key,
+            kernels=kernels,
         )
 
     def with_gradient(function: Callable[..., Array]) -> Callable[..., Any]:
@@ -70,7 +77,7 @@ def compare(arguments: argparse.Namespace) -> None:
 
         return jax.jit(both)
 
-    methods = {"own gradient, XLA": ours}
+    methods = {f"own gradient, {kernels}": ours(kernels) for kernels in KERNELS}
     if not rate:
         methods["automatic differentiation"] = definition
     for name, function in methods.items():
@@ -78,29 +85,27 @@ def compare(arguments: argparse.Namespace) -> None:
         show(f"{name}, both", seconds(with_gradient(function), x, scale, bias, d_out), 5 * x.nbytes)
 
     seed = seed_of(key)
-    for lanes in (16, 32, 64):
-        for elements in (4096, 8192, lanes * arguments.pixels):  # the last in one tile
-            for warps in (4, 8, 16):
-                tile = {"lanes": lanes, "elements": elements, "warps": warps}
-                settings: dict[str, Any] = {"groups": GROUPS, "silu": True, "rate": rate, **tile}
-                out, *kept = group_norm_triton.forward(
-                    x, scale, bias, shift, seed, eps=EPS, **settings
-                )
-                forward = seconds(
-                    lambda x, settings=settings: group_norm_triton.forward(
-                        x, scale, bias, shift, seed, eps=EPS, **settings
-                    ),
-                    x,
-                )
-                backward = seconds(
-                    lambda d_out, settings=settings, kept=kept: group_norm_triton.backward(
-                        x, d_out, scale, bias, kept[0], kept[1], seed, **settings
-                    ),
-                    d_out,
-                )
-                del out
-                show(f"Triton {tile}, forward", forward, 2 * x.nbytes)
-                show(f"Triton {tile}, backward", backward, 3 * x.nbytes)
+    for lanes, elements, warps in itertools.product((32, 64), (4096, 8192), (8, 16)):
+        tile = {"lanes": lanes, "elements": elements, "warps": warps}
+        settings: dict[str, Any] = {"groups": GROUPS, "silu": True, "rate": rate, **tile}
+        forward = functools.partial(group_norm_triton.forward, eps=EPS, **settings)
+        _, *kept = forward(x, scale, bias, shift, seed)
+        show(
+            f"one kernel {tile}, forward",
+            seconds(forward, x, scale, bias, shift, seed),
+            2 * x.nbytes,
+        )
+        backward = functools.partial(group_norm_triton.backward, **settings)
+        arguments_ = (x, d_out, scale, bias, kept[0], kept[1], seed)
+        show(f"one kernel {tile}, backward", seconds(backward, *arguments_), 3 * x.nbytes)
+    for lanes, rows, steps, warps in itertools.product((128, 256), (16, 32, 64), (1, 2, 4), (4, 8)):
+        tile = {"lanes": lanes, "rows": rows, "steps": steps, "warps": warps}
+        if lanes * rows > 1024 * warps:
+            continue
+        sums = functools.partial(group_norm_sums.forward, **tile)
+        show(f"sums {tile}, forward", seconds(sums, x, shift), x.nbytes)
+        sums = functools.partial(group_norm_sums.backward, silu=True, rate=rate, **tile)
+        show(f"sums {tile}, backward", seconds(sums, *arguments_), 2 * x.nbytes)
 
 
 def main() -> None:
