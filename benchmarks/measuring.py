@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that name what is measured."""
     parser.add_argument("--config", required=True, help="a distillation config")
     parser.add_argument("--dtype", help="instead of the config's")
-    parser.add_argument("--kernels", help="instead of the config's: xla or triton")
+    parser.add_argument("--kernels", help="instead of the config's: xla, triton, triton_sums")
     parser.add_argument("--batch_size", type=int, help="instead of the config's")
     parser.add_argument(
         "--set",

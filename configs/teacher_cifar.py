@@ -35,7 +35,8 @@ def get_config() -> ConfigDict:
             },
             "augment_probability": 0.12,
             "dtype": "bfloat16",
-            "kernels": "xla",  # or "triton", on NVIDIA GPUs
+            "kernels": "xla",  # or "triton", "triton_sums", on NVIDIA GPUs
+            "attention": "xla",  # or "cudnn", on NVIDIA GPUs, in bfloat16 or float16
             "rematerialize": False,  # blocks computed twice, for memory
             "batch_size": 512,
             "duration_kimg": 200_000.0,

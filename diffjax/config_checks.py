@@ -91,6 +91,7 @@ _COMMON = {
     "distributed": FLAG,
     "compilation_cache": TEXT,
     "dtype": _named(*DTYPES),
+    "attention": _named("xla", "cudnn"),
     "kernels": _named("xla", "triton", "triton_sums"),
     "rematerialize": FLAG,
     "batch_size": COUNT,

@@ -125,6 +125,7 @@ def from_edm_kwargs(
     dtype: Any = jnp.float32,
     dropout: float | None = None,
     kernels: str = "xla",
+    attention: str = "xla",
     rematerialize: bool = False,
 ) -> NetworkDenoiser:
     """Builds a denoiser from the constructor arguments of one of EDM's preconditioned networks.
@@ -136,6 +137,7 @@ def from_edm_kwargs(
       dtype: of the network's computation. EDM's `use_fp16` is a way to train and is not followed.
       dropout: replaces the network's own rate.
       kernels: "xla", or "triton" for kernels of our own on NVIDIA GPUs.
+      attention: "xla" or "cudnn"; see `layers.self_attention`.
       rematerialize: whether residual blocks are computed again in the backward pass, for memory.
 
     Raises:
@@ -166,6 +168,7 @@ def from_edm_kwargs(
     known_arguments = _arguments(network_class) - {
         "dtype",
         "kernels",
+        "attention",
         "parent",
         "name",
         "out_channels",
@@ -181,6 +184,7 @@ def from_edm_kwargs(
         label_dim=label_dim,
         dtype=dtype,
         kernels=kernels,
+        attention=attention,
         rematerialize=rematerialize,
         **{k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()},
     )

@@ -29,6 +29,7 @@ class DhariwalUNet(nn.Module):
       label_dropout: rate at which a row of labels is zeroed while training.
       dtype: of the computation; parameters and the embedding are float32.
       kernels: of the group norms; see `group_norm.group_norm`.
+      attention: "xla" or "cudnn"; see `layers.self_attention`.
       rematerialize: whether blocks are computed again in the backward pass.
     """
 
@@ -45,6 +46,7 @@ class DhariwalUNet(nn.Module):
     label_dropout: float = 0.0
     dtype: Any = jnp.float32
     kernels: str = "xla"
+    attention: str = "xla"
     rematerialize: bool = False
 
     @nn.compact
@@ -106,6 +108,7 @@ class DhariwalUNet(nn.Module):
             bias_init=layers.uniform_bias,
             dtype=self.dtype,
             kernels=self.kernels,
+            attention=self.attention,
             rematerialize=self.rematerialize,
         )
 

@@ -183,28 +183,41 @@ def _affine_gradient(
 
 def _sums(settings: _Settings) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The sums over pixels of both passes, see `group_norm_sums`, as kernels or by XLA."""
-    if settings.kernels == "triton_sums":
-        from diffjax.networks import group_norm_sums
-
-        backward_kernel = functools.partial(
-            group_norm_sums.backward, silu=settings.silu, rate=settings.rate
-        )
-        return (
-            lambda *arrays: _on_each_device(
-                lambda *args: group_norm_sums.forward(*args[:-1]),
-                *arrays,
-                seed=jnp.zeros(3, jnp.uint32),
-            ),
-            lambda *arrays: _on_each_device(backward_kernel, *arrays[:-1], seed=arrays[-1]),
-        )
 
     def forward(x: Array, reference: Array) -> tuple[Array, Array]:
         difference = x.astype(jnp.float32) - reference[:, None]
         return difference.sum(axis=1), jnp.square(difference).sum(axis=1)
 
-    def backward(*arguments: Array) -> tuple[Array, Array]:
-        normalised, d_affine = _affine_gradient(*arguments, settings)
+    def backward(
+        x: Array,
+        d_out: Array,
+        scale: Array,
+        bias: Array,
+        centre: Array,
+        inverse_std: Array,
+        seed: Array,
+    ) -> tuple[Array, Array]:
+        normalised, d_affine = _affine_gradient(
+            x, d_out, scale, bias, centre, inverse_std, seed, settings
+        )
         return d_affine.sum(axis=1), (d_affine * normalised).sum(axis=1)
+
+    return (forward, backward) if settings.kernels == "xla" else _sums_triton(settings)
+
+
+def _sums_triton(settings: _Settings) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    from diffjax.networks import group_norm_sums
+
+    def forward(x: Array, reference: Array) -> Any:
+        def kernel(x: Array, reference: Array, _: Array) -> Any:
+            return group_norm_sums.forward(x, reference)
+
+        return _on_each_device(kernel, x, reference, seed=jnp.zeros(3, jnp.uint32))
+
+    def backward(*arrays: Array) -> Any:
+        kernel = functools.partial(group_norm_sums.backward, silu=settings.silu, rate=settings.rate)
+        *split, seed = arrays
+        return _on_each_device(kernel, *split, seed=seed)
 
     return forward, backward
 

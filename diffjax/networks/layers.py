@@ -229,12 +229,14 @@ def _pad(x: Array, axis: int, before: int, after: int) -> Array:
     return jnp.pad(x, widths)
 
 
-def self_attention(qkv: Array, num_heads: int) -> Array:
+def self_attention(qkv: Array, num_heads: int, attention: str = "xla") -> Array:
     """Attention of every pixel to every pixel.
 
     Args:
       qkv: [B, H, W, 3·C], the channels ordered (head, channel of head, q/k/v) as in EDM.
       num_heads: number of heads.
+      attention: "xla", or "cudnn" for NVIDIA's fused kernels, which never write the weights of
+        pairs of pixels to memory; for bfloat16 and float16, on GPUs from Ampere on.
 
     Returns:
       [B, H, W, C]; the softmax is taken in float32.
@@ -242,6 +244,9 @@ def self_attention(qkv: Array, num_heads: int) -> Array:
     batch, height, width, channels = qkv.shape
     qkv = qkv.reshape(batch, height * width, num_heads, channels // (3 * num_heads), 3)
     q, k, v = qkv[..., 0], qkv[..., 1], qkv[..., 2]
+    if attention == "cudnn":
+        out = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+        return out.reshape(batch, height, width, channels // 3)
     # Scaling one factor before the product keeps half-precision products in range.
     logits = jnp.einsum(
         "bqhc,bkhc->bhqk", q, k / math.sqrt(q.shape[-1]), preferred_element_type=jnp.float32
@@ -269,6 +274,7 @@ class BlockStyle:
       bias_init: fan_in -> the initializer of biases.
       dtype: of the computation; parameters are float32.
       kernels: of the group norms; see `group_norm.group_norm`.
+      attention: see `self_attention`.
       rematerialize: whether blocks are computed again in the backward pass, which keeps their
         inputs alone.
     """
@@ -285,6 +291,7 @@ class BlockStyle:
     bias_init: Callable[[int], Initializer]
     dtype: Any
     kernels: str = "xla"
+    attention: str = "xla"
     rematerialize: bool = False
 
     def conv(
@@ -364,7 +371,7 @@ class UNetBlock(nn.Module):
         if self.num_heads:
             h = style.norm(name="norm2")(x)
             qkv = style.conv(3 * channels, channels, kernel=1, init=style.init_attn, name="qkv")(h)
-            h = self_attention(qkv, self.num_heads)
+            h = self_attention(qkv, self.num_heads, style.attention)
             h = style.conv(channels, channels, kernel=1, zero=True, name="proj")(h)
             x = (h + x) * style.skip_scale
         return x

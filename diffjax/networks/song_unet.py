@@ -41,6 +41,7 @@ class SongUNet(nn.Module):
       resample_filter: taps of the resampling filter.
       dtype: of the computation; parameters and the embedding are float32.
       kernels: of the group norms; see `group_norm.group_norm`.
+      attention: "xla" or "cudnn"; see `layers.self_attention`.
       rematerialize: whether blocks are computed again in the backward pass.
     """
 
@@ -62,6 +63,7 @@ class SongUNet(nn.Module):
     resample_filter: tuple[float, ...] = (1, 1)
     dtype: Any = jnp.float32
     kernels: str = "xla"
+    attention: str = "xla"
     rematerialize: bool = False
 
     def __post_init__(self) -> None:
@@ -111,6 +113,7 @@ class SongUNet(nn.Module):
             bias_init=lambda fan_in: nn.initializers.zeros,
             dtype=self.dtype,
             kernels=self.kernels,
+            attention=self.attention,
             rematerialize=self.rematerialize,
         )
 

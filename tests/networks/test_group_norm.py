@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffjax import sharding
-from diffjax.networks import dropout, group_norm_triton
+from diffjax.networks import dropout, group_norm_sums, group_norm_triton
 from diffjax.networks.dropout import drop
 from diffjax.networks.group_norm import group_norm
 
@@ -116,12 +116,36 @@ def test_kernels_agree(pixels, channels, groups, silu, rate, elements):
     assert relative_error(d_bias, d_bias_wanted) < 1e-6
 
 
+# All pixels in one tile; in many; a last tile that is not full; channels that no large power of two
+# divides.
+@pytest.mark.parametrize("shape", [(2, 16, 128), (2, 300, 64), (3, 35, 24)])
+@pytest.mark.parametrize("silu", [False, True])
+def test_sums_over_pixels(shape, silu):
+    x, _, _, _ = arguments(shape, per_example=True, mean=3.0)
+    d_out = jax.random.normal(jax.random.key(1), shape)
+    terms = jax.random.normal(jax.random.key(2), (4, shape[0], shape[2]))
+    seed = jnp.asarray([1, 2, 3], jnp.uint32)
+    tiles = {"interpret": True, "rows": 16, "steps": 2}
+    sums, squares = group_norm_sums.forward(x, terms[0], **tiles)
+    difference = np.asarray(x, np.float64) - np.asarray(terms[0], np.float64)[:, None]
+    assert relative_error(sums, difference.sum(1)) < 1e-6
+    assert relative_error(squares, np.square(difference).sum(1)) < 1e-6
+    d_bias, d_scale = group_norm_sums.backward(x, d_out, *terms, seed, silu=silu, rate=0.3, **tiles)
+    scale, bias, centre, inverse_std = (term[:, None] for term in terms)
+    normalised = (x - centre) * inverse_std
+    slope = jax.vmap(jax.grad(jax.nn.silu))((normalised * scale + bias).ravel())
+    d_affine = drop(d_out, 0.3, seed) * (slope.reshape(shape) if silu else 1.0)
+    assert relative_error(d_bias, d_affine.sum(1)) < 1e-6
+    assert relative_error(d_scale, (d_affine * normalised).sum(1)) < 1e-6
+
+
 @pytest.fixture
 def interpreted(monkeypatch):
     """The kernels by name, as JAX operations."""
-    for name in ("forward", "backward"):
-        kernel = getattr(group_norm_triton, name)
-        monkeypatch.setattr(group_norm_triton, name, functools.partial(kernel, interpret=True))
+    for module in (group_norm_triton, group_norm_sums):
+        for name in ("forward", "backward"):
+            kernel = functools.partial(getattr(module, name), interpret=True)
+            monkeypatch.setattr(module, name, kernel)
 
 
 def gradients(kernels, batch):
@@ -148,14 +172,16 @@ def gradients(kernels, batch):
     return [value, *found]
 
 
-def test_kernels_by_name_have_the_same_gradients(interpreted):
-    for got, wanted in zip(gradients("triton", 2), gradients("xla", 2), strict=True):
+@pytest.mark.parametrize("kernels", ["triton", "triton_sums"])
+def test_kernels_by_name_have_the_same_gradients(interpreted, kernels):
+    for got, wanted in zip(gradients(kernels, 2), gradients("xla", 2), strict=True):
         assert relative_error(got, wanted) < 1e-5
 
 
-def test_kernels_drop_the_same_where_places_come_round(interpreted, monkeypatch):
+@pytest.mark.parametrize("kernels", ["triton", "triton_sums"])
+def test_kernels_drop_the_same_where_places_come_round(interpreted, monkeypatch, kernels):
     monkeypatch.setattr(dropout, "_PLACES", 3 * 4 * 4 * 32 + 5)
-    for got, wanted in zip(gradients("triton", 7), gradients("xla", 7), strict=True):
+    for got, wanted in zip(gradients(kernels, 7), gradients("xla", 7), strict=True):
         assert relative_error(got, wanted) < 1e-5
 
 

@@ -1,0 +1,50 @@
+"""Attention by the definition, and that fused kernels are given the same."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax.networks.layers import self_attention
+
+
+def arguments(heads=2, channels=16):
+    return jax.random.normal(jax.random.key(0), (3, 4, 5, 3 * channels))
+
+
+def test_definition():
+    qkv = np.asarray(arguments(), np.float64)
+    out = np.asarray(self_attention(jnp.asarray(qkv, jnp.float32), 2))
+    q, k, v = np.moveaxis(qkv.reshape(3, 20, 2, 8, 3), -1, 0)
+    for head in range(2):
+        logits = q[:, :, head] @ k[:, :, head].transpose(0, 2, 1) / np.sqrt(8)
+        weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        wanted = (weights @ v[:, :, head]).reshape(3, 4, 5, 8)
+        np.testing.assert_allclose(out[..., 8 * head : 8 * head + 8], wanted, atol=1e-6)
+
+
+def test_cudnn_is_asked_for_the_same(monkeypatch):
+    """What it is asked for, done by JAX here: cuDNN itself needs a GPU."""
+    asked = []
+    by_jax = jax.nn.dot_product_attention
+
+    def watched(*args, implementation, **kwargs):
+        asked.append(implementation)
+        return by_jax(*args, **kwargs)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", watched)
+    qkv = arguments()
+    cotangent = jax.random.normal(jax.random.key(1), (3, 4, 5, 16))
+
+    def total(qkv, attention):
+        return (self_attention(qkv, 2, attention) * cotangent).sum()
+
+    got, wanted = (
+        jax.value_and_grad(functools.partial(total, attention=name))(qkv)
+        for name in ("cudnn", "xla")
+    )
+    assert asked == ["cudnn"]
+    assert got[0] == pytest.approx(float(wanted[0]), rel=1e-5)
+    np.testing.assert_allclose(got[1], wanted[1], atol=1e-5)
