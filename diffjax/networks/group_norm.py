@@ -49,8 +49,8 @@ def group_norm(
       silu: whether to apply SiLU to the result.
       dropout_rate: of `dropout.dropout`, applied last.
       dropout_key: its key, needed where the rate isn't 0.
-      kernels: "xla", or "triton" for kernels of our own on NVIDIA GPUs. XLA can't split these:
-        over several devices they need the mesh in context (`diffjax.sharding.context`), over all
+      kernels: "xla", or on NVIDIA GPUs kernels of our own, "triton" for all of it and "triton_sums"
+        for its sums over pixels. XLA can't split these: over several devices they need the mesh in context (`diffjax.sharding.context`), over all
         axes of which the batch is split then.
 
     Returns:
@@ -123,7 +123,7 @@ def _forward_xla(
     # Sums are of differences from one pixel: E[x²] − E[x]² by itself cancels where the mean is
     # large, and two passes would cost another reading.
     reference = x[:, 0].astype(jnp.float32)
-    sums, squares = _sums(settings)[0](x, reference)
+    sums, squares = _sums(x, reference, settings)
     mean, square = sums / count, squares / count
     variance = jnp.maximum(square - jnp.square(mean), 0.0)
     means = reference + mean + shift
@@ -151,10 +151,19 @@ def _backward_xla(
 ) -> tuple[Array, Array, Array]:
     """The gradients of x and, an example at a time, of scale and bias."""
     count = x.shape[1]
-    normalised, d_affine = _affine_gradient(
-        x, d_out, scale, bias, centre, inverse_std, seed, settings
-    )
-    d_bias, d_scale = _sums(settings)[1](x, d_out, scale, bias, centre, inverse_std, seed)
+    normalised = _normalise(x, centre, inverse_std)
+    d_affine = drop(d_out.astype(jnp.float32), settings.rate, seed)
+    if settings.silu:
+        d_affine = d_affine * _silu_slope(_affine(normalised, scale, bias))
+    if settings.kernels == "triton_sums":
+        from diffjax.networks import group_norm_sums
+
+        kernel = functools.partial(group_norm_sums.backward, silu=settings.silu, rate=settings.rate)
+        d_bias, d_scale = _on_each_device(
+            kernel, x, d_out, scale, bias, centre, inverse_std, seed=seed
+        )
+    else:
+        d_bias, d_scale = d_affine.sum(axis=1), (d_affine * normalised).sum(axis=1)
     # What the gradient loses along the group's mean and along its standard deviation.
     along_mean = _group_mean(scale * d_bias, settings.groups) / count
     along_std = _group_mean(scale * d_scale, settings.groups) / count
@@ -163,63 +172,17 @@ def _backward_xla(
     return dx.astype(x.dtype), d_scale, d_bias
 
 
-def _affine_gradient(
-    x: Array,
-    d_out: Array,
-    scale: Array,
-    bias: Array,
-    centre: Array,
-    inverse_std: Array,
-    seed: Array,
-    settings: _Settings,
-) -> tuple[Array, Array]:
-    """What is normalised, and the gradient of what scale and bias make of it, [B, N, C]."""
-    normalised = _normalise(x, centre, inverse_std)
-    d_affine = drop(d_out.astype(jnp.float32), settings.rate, seed)
-    if settings.silu:
-        d_affine = d_affine * _silu_slope(_affine(normalised, scale, bias))
-    return normalised, d_affine
+def _sums(x: Array, reference: Array, settings: _Settings) -> Any:
+    """Sums over pixels, [B, C], of x − reference and of its square."""
+    if settings.kernels == "triton_sums":
+        from diffjax.networks import group_norm_sums
 
-
-def _sums(settings: _Settings) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The sums over pixels of both passes, see `group_norm_sums`, as kernels or by XLA."""
-
-    def forward(x: Array, reference: Array) -> tuple[Array, Array]:
-        difference = x.astype(jnp.float32) - reference[:, None]
-        return difference.sum(axis=1), jnp.square(difference).sum(axis=1)
-
-    def backward(
-        x: Array,
-        d_out: Array,
-        scale: Array,
-        bias: Array,
-        centre: Array,
-        inverse_std: Array,
-        seed: Array,
-    ) -> tuple[Array, Array]:
-        normalised, d_affine = _affine_gradient(
-            x, d_out, scale, bias, centre, inverse_std, seed, settings
-        )
-        return d_affine.sum(axis=1), (d_affine * normalised).sum(axis=1)
-
-    return (forward, backward) if settings.kernels == "xla" else _sums_triton(settings)
-
-
-def _sums_triton(settings: _Settings) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    from diffjax.networks import group_norm_sums
-
-    def forward(x: Array, reference: Array) -> Any:
         def kernel(x: Array, reference: Array, _: Array) -> Any:
             return group_norm_sums.forward(x, reference)
 
         return _on_each_device(kernel, x, reference, seed=jnp.zeros(3, jnp.uint32))
-
-    def backward(*arrays: Array) -> Any:
-        kernel = functools.partial(group_norm_sums.backward, silu=settings.silu, rate=settings.rate)
-        *split, seed = arrays
-        return _on_each_device(kernel, *split, seed=seed)
-
-    return forward, backward
+    difference = x.astype(jnp.float32) - reference[:, None]
+    return difference.sum(axis=1), jnp.square(difference).sum(axis=1)
 
 
 def _forward_triton(
