@@ -50,8 +50,8 @@ def group_norm(
       dropout_rate: of `dropout.dropout`, applied last.
       dropout_key: its key, needed where the rate isn't 0.
       kernels: "xla", or on NVIDIA GPUs kernels of our own, "triton" for all of it and "triton_sums"
-        for its sums over pixels. XLA can't split these: over several devices they need the mesh in context (`diffjax.sharding.context`), over all
-        axes of which the batch is split then.
+        for its sums over pixels. XLA can't split these: over several devices they need the mesh in
+        context (`diffjax.sharding.context`), over all axes of which the batch is split then.
 
     Returns:
       [B, ..., C] of x's type. Everything in between is float32.
