@@ -357,9 +357,10 @@ def total_steps(config: ConfigDict) -> int:
 
 def suspects(config: ConfigDict) -> dict[str, Any]:
     """The settings that are mostly to blame where numbers go wrong, field -> value."""
-    fields = ["optimizer.learning_rate"]
+    fields = ["optimizer.learning_rate", "optimizer.max_grad_norm"]
     if config.task == "distill":
-        fields = ["generator.learning_rate", "fake_score.learning_rate", "init_sigma"]
+        rates = ["generator.learning_rate", "fake_score.learning_rate"]
+        fields = [*rates, "init_sigma", "generator.max_grad_norm"]
         fields = [*(["alpha"] if config.method == "sid" else []), *fields]
     return {field: config_checks.get(config, field) for field in fields}
 
