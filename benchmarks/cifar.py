@@ -309,6 +309,14 @@ def _launch(step: Step, gpus: list[str], folder: Path) -> subprocess.Popen[bytes
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
 
+def _two_rates(text: str) -> tuple[float, float]:
+    try:
+        generator, fake_score = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not two numbers, as 5e-5,1e-4 is") from None
+    return generator, fake_score
+
+
 def chosen(every: list[Step], names: list[str]) -> list[Step]:
     """The steps of a list: a whole name is that step alone, any other the steps that begin so."""
     whole = {step.name for step in every}.intersection(names)
@@ -326,20 +334,22 @@ def main() -> None:
     parser.add_argument("--gpus", default="0", help="their numbers, such as 0,1,2,3")
     parser.add_argument("--only", default="", help="names of steps, or beginnings of names")
     parser.add_argument(
-        "--rates", default=",".join(map(str, RATES)), help="of the students' networks"
+        "--rates",
+        type=_two_rates,
+        default=RATES,
+        help="of the students' networks, such as 5e-5,1e-4",
     )
     parser.add_argument("--teacher", type=Path, help="a network that the students have instead")
     parser.add_argument("--minutes", type=float, default=math.inf, help="to stop after")
     arguments = parser.parse_args()
     output, gpus = arguments.output.resolve(), arguments.gpus.split(",")
-    generator, fake_score = map(float, arguments.rates.split(","))
     data, teacher = arguments.data.resolve(), arguments.teacher and arguments.teacher.resolve()
-    every = list(
-        steps(data, output, gpus=len(gpus), rates=(generator, fake_score), teacher=teacher)
-    )
+    every = list(steps(data, output, gpus=len(gpus), rates=arguments.rates, teacher=teacher))
     todo = chosen(every, arguments.only.split(","))
     if not arguments.data.is_file():
         parser.error(f"--data={arguments.data}: no such file; EDM's dataset_tool.py makes it")
+    if teacher and not teacher.is_dir():
+        parser.error(f"--teacher={arguments.teacher}: no such folder; a run leaves it as `network`")
     if not todo:
         parser.error(
             f"--only={arguments.only}: no step begins so; {', '.join(s.name for s in every)}"

@@ -505,3 +505,30 @@ def test_training_refuses_before_it_writes_anything(tmp_path):
 def test_a_teacher_that_is_not_known(teacher, nearest, no_download):
     with pytest.raises(ValueError, match=f"^teacher='{teacher}' is .*the nearest is '{nearest}"):
         experiment.build(changed("sid_digits", teacher=teacher))
+
+
+def test_the_greatest_norms_reach_the_optimizers_they_are_of():
+    config = load("sid_digits")
+    config.generator.max_grad_norm, config.fake_score.max_grad_norm = 2.0, 3.0
+    setup = experiment.build(config).setup
+    for optimizer, norm in ((setup.generator_optimizer, 2.0), (setup.fake_score_optimizer, 3.0)):
+        params = {"x": jnp.zeros(4)}
+        # Adam's second moment, after one gradient, is a thousandth of its square.
+        _, state = optimizer.update({"x": jnp.full(4, 50.0)}, optimizer.init(params), params)
+        moments = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (4,)]
+        np.testing.assert_allclose(moments, [np.full(4, 0.001 * (norm / 2) ** 2)], rtol=1e-5)
+
+
+def test_cudnn_reaches_all_networks_and_not_float32_ones(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    config = load("sid_cifar")
+    config.attention = "cudnn"
+    with pytest.raises(ValueError, match=r"config\.attention='cudnn' computes in bfloat16"):
+        experiment.build(config)
+    config.dtype = "bfloat16"
+    setup = experiment.build(config).setup
+    for denoiser in (setup.teacher, setup.fake_score, setup.generator.denoiser):
+        assert denoiser.network.attention == "cudnn"
+    config.teacher_dtype = "float32"
+    with pytest.raises(ValueError, match=r"config\.attention='cudnn' computes in bfloat16"):
+        experiment.build(config)

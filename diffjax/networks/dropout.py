@@ -4,6 +4,7 @@ The mask is a hash of the element's place and the key; see `diffjax.hashing`.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +76,35 @@ def start(example: Array, size: int, word1: Array) -> tuple[Array, Array]:
     """
     lap, number = jnp.divmod(example, jnp.uint32(examples_a_lap(size)))
     return number * jnp.uint32(size), word1 + lap
+
+
+def drop_tile(
+    x: Array,
+    rate: float,
+    seed: Any,
+    example: Array,
+    pixel: Array,
+    channel: Array,
+    size: tuple[int, int],
+) -> Array:
+    """`drop` of a part of an example, for kernels that go through it by parts.
+
+    Args:
+      x: [P, C'].
+      rate: in [0, 1).
+      seed: of `seed_of`, or a reference to it.
+      example: its number, int32 scalar.
+      pixel: [P] numbers of its pixels.
+      channel: [C'] numbers of its channels.
+      size: pixels and channels of an example.
+    """
+    if not rate:
+        return x
+    number = example.astype(jnp.uint32) + seed[2]
+    first, word1 = start(number, math.prod(size), seed[1])
+    row = first + pixel.astype(jnp.uint32) * jnp.uint32(size[1])
+    place = row[:, None] + channel.astype(jnp.uint32)[None, :]
+    return jnp.where(is_kept(place, seed[0], word1, rate), x / (1 - rate), 0.0)
 
 
 def is_kept(place: Array, word0: Array, word1: Array, rate: float) -> Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from diffjax.networks.dropout import is_kept, start
+from diffjax.networks.dropout import drop_tile
 from diffjax.types import Array
 
 # The most channels side by side; pixels of a tile; tiles of a program; warps.
@@ -187,14 +187,8 @@ class _Program:
 
     def dropped(self, x: Array, step: Array, seed_ref: Any, rate: float) -> Array:
         """Dropout of a tile, the same elements as `dropout.dropout` drops."""
-        if not rate:
-            return x
-        example = self.example.astype(jnp.uint32) + seed_ref[2]
-        size = self.tiles.pixels * self.tiles.channels
-        first, word1 = start(example, size, seed_ref[1])
-        row = first + self.pixel(step).astype(jnp.uint32) * jnp.uint32(self.tiles.channels)
-        place = row[:, None] + self.channel.astype(jnp.uint32)[None, :]
-        return jnp.where(is_kept(place, seed_ref[0], word1, rate), x / (1 - rate), 0.0)
+        size = self.tiles.pixels, self.tiles.channels
+        return drop_tile(x, rate, seed_ref, self.example, self.pixel(step), self.channel, size)
 
     def sum(self, terms: _Terms, out_refs: tuple[Any, ...]) -> None:
         """Writes the sums over this program's pixels of two terms."""

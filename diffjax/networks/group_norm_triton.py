@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from diffjax.networks.dropout import is_kept, start
+from diffjax.networks.dropout import drop_tile
 from diffjax.types import Array
 
 # Channels of a program, where groups are smaller; elements of a tile; warps. Of 18 that were timed
@@ -116,14 +116,8 @@ class _Program:
 
     def dropped(self, x: Array, step: Array, seed_ref: Any, rate: float) -> Array:
         """Dropout of a tile, the same elements as `dropout.dropout` drops."""
-        if not rate:
-            return x
-        channels = self.tiles.programs * self.tiles.used
-        example = self.example.astype(jnp.uint32) + seed_ref[2]
-        first, word1 = start(example, self.tiles.pixels * channels, seed_ref[1])
-        row = first + self.rows(step).astype(jnp.uint32) * jnp.uint32(channels)
-        place = row[:, None] + self.channel.astype(jnp.uint32)[None, :]
-        return jnp.where(is_kept(place, seed_ref[0], word1, rate), x / (1 - rate), 0.0)
+        size = self.tiles.pixels, self.tiles.programs * self.tiles.used
+        return drop_tile(x, rate, seed_ref, self.example, self.rows(step), self.channel, size)
 
 
 def _forward_kernel(

@@ -240,12 +240,21 @@ def self_attention(qkv: Array, num_heads: int, attention: str = "xla") -> Array:
 
     Returns:
       [B, H, W, C]; the softmax is taken in float32.
+
+    Raises:
+      ValueError: cuDNN hasn't this attention on this GPU.
     """
     batch, height, width, channels = qkv.shape
     qkv = qkv.reshape(batch, height * width, num_heads, channels // (3 * num_heads), 3)
     q, k, v = qkv[..., 0], qkv[..., 1], qkv[..., 2]
     if attention == "cudnn":
-        out = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+        try:
+            out = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+        except NotImplementedError as error:
+            raise ValueError(
+                f"config.attention='cudnn' can't be had for {num_heads} heads of {q.shape[-1]} "
+                f"channels here ({error}); set it to 'xla'."
+            ) from error
         return out.reshape(batch, height, width, channels // 3)
     # Scaling one factor before the product keeps half-precision products in range.
     logits = jnp.einsum(

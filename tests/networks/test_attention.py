@@ -48,3 +48,12 @@ def test_cudnn_is_asked_for_the_same(monkeypatch):
     assert asked == ["cudnn"]
     assert got[0] == pytest.approx(float(wanted[0]), rel=1e-5)
     np.testing.assert_allclose(got[1], wanted[1], atol=1e-5)
+
+
+def test_what_cudnn_lacks_is_one_clear_error(monkeypatch):
+    def refuses(*_, **__):
+        raise NotImplementedError("The head dim must be <= 128")
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", refuses)
+    with pytest.raises(ValueError, match=r"config\.attention='cudnn' .* 2 heads of 8 .* <= 128"):
+        self_attention(arguments(), 2, "cudnn")
