@@ -27,8 +27,9 @@ SWEEP = [(alpha, t_max) for t_max in (800, 400) for alpha in (0.5, 1.0, 1.2)]
 STUDENT_KIMG, SWEEP_KIMG, PROBE_KIMG = 2048, 256, 256
 # Of generator and fake score. The published 1e-5 are for hundreds of millions of images.
 RATES = (5e-5, 1e-4)
-# About twice the usual norms of these students' gradients: at these rates SiD's broke down without.
-SID_NORMS, DI_NORMS = (20_000.0, 1000.0), (100.0, 1000.0)
+# About the usual norm of SiD's generator's gradients and thrice that of its fake score's; without a
+# greatest norm SiD breaks down at these rates. Diff-Instruct's norms are smaller.
+SID_NORMS, DI_NORMS = (10_000.0, 1000.0), (100.0, 1000.0)
 PROBED_RATES = [(5e-5, 1e-4), (1e-4, 2e-4), (1e-4, 4e-4)]
 
 Changes = dict[str, object]  # field of a config -> its value
@@ -175,7 +176,7 @@ _STUDENT: Changes = {
     "dtype": "bfloat16",
     "batch_size": 256,
     "updates_per_call": 50,
-    "ema_halflife_kimg": 50,
+    "ema_halflife_kimg": 500,
     "log_kimg": 12.8,
     **_rates(*RATES),
 }

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,15 @@ class Reporter:
         if self._evaluation_sampler is None:
             self._evaluation_sampler = self._exp.sampler(seed=self._evaluator.seed, mesh=self._mesh)
         params = self._exp.ema_params(state)
+        start = time.monotonic()
         self.measured = self._evaluator(
             self._evaluation_sampler, params, label_dim=self._exp.denoiser.label_dim
         )
-        self._logger.write_scalars(step, self._kimg(step), self.measured)
+        seconds = time.monotonic() - start
+        timing = {"evaluation_seconds": seconds}
+        self._logger.write_scalars(step, self._kimg(step), self.measured, timing)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in self.measured.items())
-        self._logger.note(f"{self._kimg(step):.1f} kimg: {shown}")
+        self._logger.note(f"{self._kimg(step):.1f} kimg: {shown}  ({seconds:.1f} s)")
         if self._config.evaluate.best:
             self._offer_best(step, params)
 

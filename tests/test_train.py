@@ -82,7 +82,12 @@ def test_files_of_a_run(sid_run):
     assert [row["step"] for row in evaluations] == [2, 4]
     timing = lines(workdir, "timing.jsonl")
     assert timing[0]["first_call_seconds"] > 0
-    assert all(row["images_per_second"] > 0 for row in timing[1:])
+    measuring = [row for row in timing if "evaluation_seconds" in row]
+    assert [row["step"] for row in measuring] == [2, 4]
+    assert all(row["evaluation_seconds"] > 0 for row in measuring)
+    updating = [row for row in timing[1:] if row not in measuring]
+    assert [row["step"] for row in updating] == [2, 3, 4]
+    assert all(row["images_per_second"] > 0 for row in updating)
     names = {path.name for path in (workdir / "samples").iterdir()}
     assert {"samples_000000.png", "comparison_000000.png"} <= names
     assert list((workdir / "tensorboard").iterdir())
