@@ -26,6 +26,8 @@ Curve = list[tuple[float, float]]
 
 # A distance so many times the best before it is no trend.
 BREAKDOWN = 1.5
+# How far beyond the last measurement, in images, a line's way to the teacher's distance is drawn.
+_SHOWN_BEYOND = 4
 
 
 class Fit(NamedTuple):
@@ -162,10 +164,11 @@ def report(output: Path, skip_kimg: float) -> str:
 
 
 def plot(output: Path, path: Path, skip_kimg: float) -> None:
-    """Distance by images, both logarithmic, with the fits and the teacher's distance."""
-    from matplotlib import pyplot
+    """Distance by images, both logarithmic, and the fits, dotted on their way to the teacher's."""
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(figsize=(6, 4), constrained_layout=True)
+    target = next(iter(_fd(evaluation(output / "teacher_small", "student"))), None)
     for index, (name, title) in enumerate(STUDENTS.items()):
         points = np.array(curve_of(output / name))
         if not len(points):
@@ -174,16 +177,22 @@ def plot(output: Path, path: Path, skip_kimg: float) -> None:
         line = fit(curve_of(output / name), skip_kimg)
         if line:
             kimg = np.array(fitted(curve_of(output / name), skip_kimg))[:, 0]
-            distance = np.exp(line.intercept) * (1000 * kimg) ** line.slope
-            axes.loglog(kimg, distance, color=f"C{index}")
-    target = next(iter(_fd(evaluation(output / "teacher_small", "student"))), None)
+            spans = [(kimg, "-")]
+            crossing = line.images_at(target) / 1000 if target else math.inf
+            if kimg[-1] < crossing < _SHOWN_BEYOND * kimg[-1]:
+                spans.append((np.array([kimg[-1], crossing]), ":"))
+            for span, style in spans:
+                distance = np.exp(line.intercept) * (1000 * span) ** line.slope
+                axes.loglog(span, distance, style, color=f"C{index}")
     if target:
         axes.axhline(target, color="0.5", linestyle="--", label="teacher, 35 evaluations")
     axes.set(xlabel="generated images, thousands", ylabel="fd_efficientnet_lite0_50k")
+    axes.xaxis.set_major_locator(ticker.LogLocator(base=2))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter("{x:g}")
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
