@@ -24,12 +24,15 @@ from pathlib import Path
 FEATURES = "benchmarks.efficientnet:efficientnet_lite0"
 TEACHER_KIMG = {"small": 6656, "tiny": 12_800}
 SWEEP = [(alpha, t_max) for t_max in (800, 400) for alpha in (0.5, 1.0, 1.2)]
-STUDENT_KIMG, SWEEP_KIMG, PROBE_KIMG = 2048, 256, 256
+STUDENT_KIMG, FURTHER_KIMG, SWEEP_KIMG, PROBE_KIMG = 2048, 2048, 256, 256
+# At the start of a run from a student, for a fake score that starts as the teacher.
+FROZEN_KIMG = 51.2
 # Of generator and fake score. The published 1e-5 are for hundreds of millions of images.
 RATES = (5e-5, 1e-4)
 # About the usual norm of SiD's generator's gradients and thrice that of its fake score's; without a
 # greatest norm SiD breaks down at these rates. Diff-Instruct's norms are smaller.
 SID_NORMS, DI_NORMS = (10_000.0, 1000.0), (100.0, 1000.0)
+FURTHER = "sid_alpha1.2"  # goes on after its images, on all GPUs
 PROBED_RATES = [(5e-5, 1e-4), (1e-4, 2e-4), (1e-4, 4e-4)]
 
 Changes = dict[str, object]  # field of a config -> its value
@@ -93,7 +96,7 @@ def steps(
         "evaluate.count": 10_000,
     }
     yield from _teacher(output, "small", data, gpus, distance, diversity)
-    yield from _students(output, distance, diversity, rates, teacher)
+    yield from _students(output, distance, diversity, rates, teacher, gpus)
     yield from _sweeps(output, distance)
     yield from _teacher(output, "tiny", data, 1, distance, diversity)
 
@@ -120,27 +123,44 @@ def _students(
     diversity: Changes,
     rates: tuple[float, float],
     teacher: Path | None,
+    gpus: int,
 ) -> Iterator[Step]:
-    """SiD, twice, and Diff-Instruct from the small teacher, as many images each."""
+    """SiD, twice, and Diff-Instruct from the small teacher, as many images each; then SiD further.
+
+    The run that goes further has the student's average alone, and begins its optimisers and its
+    fake score anew.
+    """
+    sid: Changes = _norms(*SID_NORMS)
     methods: list[tuple[str, str, Changes]] = [
-        ("sid_alpha1.2", "sid_cifar", {"alpha": 1.2, **_norms(*SID_NORMS)}),
-        ("sid_alpha1.0", "sid_cifar", {"alpha": 1.0, **_norms(*SID_NORMS)}),
+        ("sid_alpha1.2", "sid_cifar", {"alpha": 1.2, **sid}),
+        ("sid_alpha1.0", "sid_cifar", {"alpha": 1.0, **sid}),
         ("diff_instruct", "di_cifar", _norms(*DI_NORMS)),
     ]
+    common = {
+        **_STUDENT,
+        **distance,
+        **_rates(*rates),
+        "teacher": teacher or output / "teacher_small" / "network",
+        "dropout": 0.1,
+        **_measured_every(256, STUDENT_KIMG),
+    }
     after = ("reference",) if teacher else ("teacher_small", "reference")
     for name, config, special in methods:
-        changes = {
-            **_STUDENT,
-            **distance,
-            **_rates(*rates),
-            "teacher": teacher or output / "teacher_small" / "network",
-            "dropout": 0.1,
-            **_measured_every(256, STUDENT_KIMG),
-            **special,
-        }
-        run = _run(output, name, config, changes, after, weight=0.7)
+        run = _run(output, name, config, {**common, **special}, after, weight=0.7)
         yield run
         yield _evaluation(run, f"{name}_diversity", diversity, output / name / "network")
+    name = f"{FURTHER}_further"
+    changes = {
+        **common,
+        **_measured_every(256, FURTHER_KIMG),
+        "alpha": 1.2,
+        **sid,
+        "generator.initial": output / FURTHER / "network",
+        "generator.frozen_kimg": FROZEN_KIMG,
+    }
+    run = _run(output, name, "sid_cifar", changes, (*after, FURTHER), gpus=gpus, weight=0.7)
+    yield run
+    yield _evaluation(run, f"{name}_diversity", diversity, output / name / "network")
 
 
 def _sweeps(output: Path, distance: Changes) -> Iterator[Step]:

@@ -64,6 +64,13 @@ def curve_of(folder: Path) -> Curve:
     ]
 
 
+def further_curve(output: Path, name: str) -> Curve:
+    """The measurements of the run that goes further with a student, after the images it had."""
+    curve = curve_of(output / name)
+    done = curve[-1][0] if curve else 0.0
+    return [(done + kimg, distance) for kimg, distance in curve_of(output / f"{name}_further")]
+
+
 def fitted(curve: Curve, skip_kimg: float = 0.0) -> Curve:
     """The points that a line is put through: those after `skip_kimg`, up to a breakdown."""
     points: Curve = []
@@ -146,6 +153,14 @@ def report(output: Path, skip_kimg: float) -> str:
                 f"| {title} | {span[0][0] * 1000:,.0f} to {span[-1][0] * 1000:,.0f} | "
                 f"{line.slope:.3f} | {line.r2:.3f} | {crossing:,.0f} |"
             )
+    for name, title in STUDENTS.items():
+        further = further_curve(output, name)
+        if further:
+            shown = ", ".join(f"{value:.2f} at {kimg * 1000:,.0f}" for kimg, value in further)
+            text += ["", f"{title}, optimisers and fake score begun anew: {shown}."]
+            kimg = first_below(further, target) if target else None
+            if kimg is not None:
+                text.append(f"It is at the teacher's distance at {kimg * 1000:,.0f} images.")
     other = curves[STUDENTS["diff_instruct"]]
     if other:
         best_kimg, best = min(other, key=lambda point: point[1])
@@ -174,6 +189,10 @@ def plot(output: Path, path: Path, skip_kimg: float) -> None:
         if not len(points):
             continue
         axes.loglog(points[:, 0], points[:, 1], "o", color=f"C{index}", label=title)
+        further = np.array(further_curve(output, name))
+        if len(further):
+            label = f"{title}, optimisers begun anew"
+            axes.loglog(*further.T, "o", color=f"C{index}", label=label, fillstyle="none")
         line = fit(curve_of(output / name), skip_kimg)
         if line:
             kimg = np.array(fitted(curve_of(output / name), skip_kimg))[:, 0]

@@ -56,6 +56,8 @@ def get_config() -> ConfigDict:
                 "eps": 1e-8,
                 "max_grad_norm": 0.0,  # 0: gradients are not clipped
                 "loss_scale": 1.0,
+                "initial": "",  # a network to start from, such as a student; "" is the teacher
+                "frozen_kimg": 0.0,  # at the start, in which the fake score alone learns
             },
             "fake_score": {
                 "learning_rate": 1e-5,

@@ -161,6 +161,8 @@ _DISTILL = {
     "fake_score.updates": COUNT,
     "fake_score.every": COUNT,
     "generator.loss_scale": POSITIVE,
+    "generator.initial": TEXT,
+    "generator.frozen_kimg": NOT_NEGATIVE,
     **{f"{group}.{k}": v for group in ("fake_score", "generator") for k, v in _ADAM.items()},
 }
 _SID = {"alpha": FINITE, "t_max": T_MAX}

@@ -39,6 +39,8 @@ from diffjax.types import Array, Params, PRNGKey
 
 DTYPES = {name: getattr(jnp, name) for name in config_checks.DTYPES}
 
+_INITIAL = "config.generator.initial"
+
 Metrics = dict[str, Array]
 # A caption, and the sampler and parameters of its images.
 Comparison = tuple[str, sampling.SampleBatch, Params]
@@ -56,6 +58,7 @@ class DistillExperiment:
       draw: its randomness.
       heun: how the teacher is sampled, to compare with.
       init_sigma: σ at which the generator asks its denoiser.
+      initial: where the parameters are that the generator starts from; "" for the teacher's.
       teacher_storage: type that the teacher's parameters are kept in; None is float32.
       max_skipped_in_a_row: updates whose numbers are not finite, after which a run stops.
       caption: of its samples.
@@ -69,6 +72,7 @@ class DistillExperiment:
     draw: distill_draws.Sampler
     heun: sampling.HeunSettings
     init_sigma: float
+    initial: str = ""
     teacher_storage: Any = None
     max_skipped_in_a_row: int = 10
     caption: str = "student, 1 evaluation"
@@ -88,6 +92,10 @@ class DistillExperiment:
     def load_frozen(self) -> Params:
         """What updates read and never change: the teacher's parameters, float32."""
         return teachers.load(self.teacher).params
+
+    def load_initial(self) -> Params | None:
+        """What the generator starts as, float32, or None for the teacher."""
+        return teachers.load(self.initial, field=_INITIAL).params if self.initial else None
 
     def narrowed(self, frozen: Params) -> Params:
         """The same in the type that updates read them in; buffers stay as they are.
@@ -117,10 +125,12 @@ class DistillExperiment:
         """Nothing: distillation needs no data."""
         del start, mesh
 
-    def init_state(self, frozen: Params) -> distill_state.DistillState:
-        """Generator and fake score both start as the teacher."""
+    def init_state(
+        self, frozen: Params, initial: Params | None = None
+    ) -> distill_state.DistillState:
+        """The fake score starts as the teacher, and so does the generator without `initial`."""
         return distill_state.create(
-            frozen,
+            frozen if initial is None else initial,
             frozen,
             generator_optimizer=self.setup.generator_optimizer,
             fake_score_optimizer=self.setup.fake_score_optimizer,
@@ -213,6 +223,9 @@ class PretrainExperiment:
             data.verify(self.source)
             return None
         return datasets.load(self.source)
+
+    def load_initial(self) -> None:
+        """Nothing: a teacher starts from random parameters."""
 
     def narrowed(self, frozen: pretrain_update.Dataset | None) -> pretrain_update.Dataset | None:
         """The same: images are uint8 already."""
@@ -369,6 +382,7 @@ def _distill(config: ConfigDict) -> DistillExperiment:
     init_kwargs = {**teachers.describe(config.teacher), "dropout": config.dropout}
     denoiser = _denoiser(config, init_kwargs, config.dtype)
     _check_teacher(config, denoiser)
+    _check_initial(config, denoiser)
     in_range = {"sigma_min": denoiser.sigma_min, "sigma_max": denoiser.sigma_max}
     lognormal = noise.LogNormal(**in_range)
     generator_sigma: noise.SigmaDistribution
@@ -384,7 +398,7 @@ def _distill(config: ConfigDict) -> DistillExperiment:
         generator=DenoiserGenerator(denoiser, config.init_sigma),
         method=method,
         fake_score_optimizer=_adam(config, "fake_score"),
-        generator_optimizer=_adam(config, "generator"),
+        generator_optimizer=_adam(config, "generator", _generator_rate(config)),
         batch_size=config.batch_size,
         ema_halflife=config.ema_halflife_kimg * 1000,
         ema_rampup=config.ema_rampup,
@@ -413,6 +427,7 @@ def _distill(config: ConfigDict) -> DistillExperiment:
         draw=draw,
         heun=heun_settings(config),
         init_sigma=config.init_sigma,
+        initial=config.generator.initial,
         teacher_storage=DTYPES[config.teacher_dtype] if config.teacher_dtype else None,
         max_skipped_in_a_row=config.max_skipped_in_a_row,
     )
@@ -510,6 +525,14 @@ def _adam(
     )
 
 
+def _generator_rate(config: ConfigDict) -> optax.ScalarOrSchedule:
+    rate: float = config.generator.learning_rate
+    frozen = math.ceil(config.generator.frozen_kimg * 1000 / config.batch_size)
+    if not frozen:
+        return rate
+    return optax.join_schedules([optax.constant_schedule(v) for v in (0.0, rate)], [frozen])
+
+
 def _check_teacher(config: ConfigDict, denoiser: NetworkDenoiser) -> None:
     if tuple(config.image_shape) != denoiser.image_shape:
         raise ValueError(
@@ -522,6 +545,28 @@ def _check_teacher(config: ConfigDict, denoiser: NetworkDenoiser) -> None:
             f"{denoiser.label_dim} classes; set label_dim to that, or name another teacher."
         )
     _check_augmentation(config, denoiser)
+
+
+def _check_initial(config: ConfigDict, denoiser: NetworkDenoiser) -> None:
+    name = config.generator.initial
+    if not name:
+        return
+    other = from_edm_kwargs(teachers.describe(name, field=_INITIAL))
+    shapes, others = (
+        {
+            jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+            for path, leaf in jax.tree_util.tree_leaves_with_path(network.abstract_params())
+        }
+        for network in (denoiser, other)
+    )
+    differing = sorted(k for k in shapes.keys() | others.keys() if shapes.get(k) != others.get(k))
+    if differing:
+        leaf = differing[0]
+        raise ValueError(
+            f"{_INITIAL}={name} is another network than the teacher {config.teacher}: "
+            f"{len(differing)} of its arrays differ, such as {leaf}, {others.get(leaf)} and not "
+            f"{shapes.get(leaf)}; name a student of this teacher, or '' for the teacher itself."
+        )
 
 
 def _check_augmentation(config: ConfigDict, denoiser: NetworkDenoiser) -> None:

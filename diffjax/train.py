@@ -133,7 +133,11 @@ def _start(
     shardings = sharding.state(abstract, mesh)
     if checkpointer.latest_step() is not None:
         return checkpointer.restore(sharding.with_shardings(abstract, shardings))
-    return jax.jit(exp.init_state, out_shardings=shardings)(frozen), {}
+    initial = exp.load_initial()
+    networks = [frozen]
+    if initial is not None:
+        networks.append(sharding.put(initial, sharding.state(initial, mesh)))
+    return jax.jit(exp.init_state, out_shardings=shardings)(*networks), {}
 
 
 class _Loop:

@@ -101,6 +101,13 @@ def test_a_whole_name_is_one_step_and_the_beginning_of_one_all_that_begin_so():
     assert names == ["run", "sweep_a", "sweep_b"]
 
 
+def test_a_student_that_goes_further_starts_from_itself():
+    (step,) = (s for s in cifar.steps(Path("/d"), Path("/o"), gpus=3) if s.name.endswith("further"))
+    assert (step.gpus, step.after[-1]) == (3, "sid_alpha1.2")
+    assert "--config.generator.initial=/o/sid_alpha1.2/network" in step.arguments
+    assert "--config.teacher=/o/teacher_small/network" in step.arguments
+
+
 def test_the_study_changes_fields_that_are_there_to_allowed_values():
     for step in cifar.steps(Path("/data.zip"), Path("/output")):
         configs = [a for a in step.arguments if a.startswith("--config=")]
@@ -159,6 +166,17 @@ class TestReport:
         # Diff-Instruct ends at 40 * 8 ** -0.25 = 23.8; SiD's 28.3 at 500 and 20 at 1000 thousand.
         assert "Diff-Instruct's best is 23.78, at 2,000 thousand images." in text
         assert "SiD, alpha 1.2 is there at 1,000 thousand." in text
+
+    def test_a_run_that_goes_further_counts_on(self, output):
+        assert cifar_report.further_curve(output, "sid_alpha1.2") == []
+        folder = output / "sid_alpha1.2_further"
+        folder.mkdir()
+        rows = [{"kimg": 250.0, "fd_x_50k": 11.0}, {"kimg": 500.0, "fd_x_50k": 9.0}]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert cifar_report.further_curve(output, "sid_alpha1.2") == [(2250, 11.0), (2500, 9.0)]
+        text = cifar_report.report(output, 0.0)
+        assert "begun anew: 11.00 at 2,250,000, 9.00 at 2,500,000." in text
+        assert "It is at the teacher's distance at 2,500,000 images." in text
 
     def test_timing_is_the_median_of_what_was_written(self, output):
         rows = [

@@ -507,6 +507,24 @@ def test_a_teacher_that_is_not_known(teacher, nearest, no_download):
         experiment.build(changed("sid_digits", teacher=teacher))
 
 
+@pytest.mark.parametrize(
+    ("initial", "message"),
+    [
+        (
+            "cifar_tiny",
+            r"^config\.generator\.initial=cifar_tiny is another network than the teacher",
+        ),
+        ("digit", r"^config\.generator\.initial='digit' is unknown; the nearest is 'digits'"),
+        ("no/such", r"^config\.generator\.initial=no/such: there is no such file"),
+    ],
+)
+def test_a_generator_that_cannot_start_so(initial, message, no_download):
+    config = load("sid_digits")
+    config.generator.initial = initial
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        experiment.build(config)
+
+
 def test_the_greatest_norms_reach_the_optimizers_they_are_of():
     config = load("sid_digits")
     config.generator.max_grad_norm, config.fake_score.max_grad_norm = 2.0, 3.0

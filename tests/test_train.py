@@ -95,6 +95,35 @@ def test_files_of_a_run(sid_run):
     assert picture.shape[1] > picture.shape[0]
 
 
+def test_a_run_from_a_student_first_teaches_the_fake_score(sid_run, tmp_path):
+    student = sid_run[0] / "network"
+    config = miniature("sid_digits", updates=3, teacher=sid_run[1].teacher)
+    config.checkpoint_kimg = BATCH / 1000
+    config.generator.initial, config.generator.frozen_kimg = str(student), 1.5 * BATCH / 1000
+    train(config, str(tmp_path))
+    exp = experiment.build(config)
+    initial = checkpointing.load_params(student, exp.denoiser.abstract_params())
+    abstract = sharding.with_shardings(
+        exp.abstract_state(), sharding.state(exp.abstract_state(), sharding.make_mesh(data=1))
+    )
+    for step, is_frozen in ((1, True), (2, True), (3, False)):
+        with checkpointing.Checkpointer(tmp_path / "checkpoints", keep=3) as checkpointer:
+            state, _ = checkpointer.restore(abstract, step)
+        assert int(state.step) == step
+        for network in (state.generator, state.generator_ema):
+            pairs = zip(
+                jax.tree.leaves(network["params"]), jax.tree.leaves(initial["params"]), strict=True
+            )
+            assert all(np.array_equal(a, b) == is_frozen for a, b in pairs)
+        pairs = zip(
+            jax.tree.leaves(state.fake_score["params"]),
+            jax.tree.leaves(exp.load_frozen()["params"]),
+            strict=True,
+        )
+        moves = [np.abs(a - b).max() for a, b in pairs]
+        assert 0 < max(moves) < 10 * step * config.fake_score.learning_rate
+
+
 def test_trained_network_is_the_average_of_the_checkpoint(sid_run):
     workdir, config = sid_run
     state = state_of(workdir, config)

@@ -28,8 +28,12 @@ class Teacher:
     params: Params
 
 
-def describe(source: str) -> dict[str, Any]:
+def describe(source: str, *, field: str = "teacher") -> dict[str, Any]:
     """The constructor arguments of a teacher, without a download where the name is a released one.
+
+    Args:
+      source: as `load` takes it.
+      field: of the config that names it, for errors.
 
     Raises:
       FileNotFoundError, ConnectionError, ValueError: as `load`.
@@ -39,16 +43,17 @@ def describe(source: str) -> dict[str, Any]:
     directory = _directory(source)
     if directory is not None:
         return checkpointing.load_denoiser_kwargs(directory)
-    return load(source).init_kwargs
+    return load(source, field=field).init_kwargs
 
 
-def load(source: str) -> Teacher:
+def load(source: str, *, field: str = "teacher") -> Teacher:
     """Reads a teacher.
 
     Args:
       source: "digits" or "cifar_tiny", which are shipped; a name in `teachers.RELEASED`; a folder
         that `python -m diffjax.convert` or a teacher's training wrote; or an EDM pickle's path or
         https URL, downloaded once.
+      field: of the config that names it, for errors.
 
     Raises:
       FileNotFoundError: if there is nothing there.
@@ -63,7 +68,7 @@ def load(source: str) -> Teacher:
     if source in teachers.RELEASED:
         source = teachers.RELEASED[source].url
     elif "://" not in source and not Path(source).exists():
-        _raise_unknown(source)
+        _raise_unknown(source, field)
     init_kwargs, state_dict = edm.read_pickle(download.fetch(source))
     _, params = edm.to_denoiser(init_kwargs, state_dict)
     return Teacher(init_kwargs, params)
@@ -76,15 +81,15 @@ def _directory(source: str) -> Path | None:
     return path if path.is_dir() else None
 
 
-def _raise_unknown(source: str) -> None:
+def _raise_unknown(source: str, field: str) -> None:
     if "/" in source or Path(source).suffix:
         raise FileNotFoundError(
-            f"teacher={source}: there is no such file or folder. Name a folder that "
+            f"{field}={source}: there is no such file or folder. Name a folder that "
             "`python -m diffjax.convert` wrote, an EDM pickle, its URL, or a released name."
         )
     if shipped := difflib.get_close_matches(source, SHIPPED, n=1):
-        raise ValueError(f"teacher={source!r} is unknown; the nearest is {shipped[0]!r}, shipped.")
+        raise ValueError(f"{field}={source!r} is unknown; the nearest is {shipped[0]!r}, shipped.")
     try:
         teachers.lookup(source)
     except ValueError as error:
-        raise ValueError(f"teacher={error}") from None
+        raise ValueError(f"{field}={error}") from None
