@@ -37,6 +37,19 @@ def test_a_host_list_that_is_wrong_is_told_before_anything_starts(monkeypatch, c
         runtime.prepare(deterministic=False, distributed=True)
 
 
+def test_peak_memory_is_in_gib_and_none_where_nobody_counts(monkeypatch):
+    class Device:
+        def __init__(self, stats):
+            self.memory_stats = lambda: stats
+
+    monkeypatch.setattr(
+        runtime.jax, "local_devices", lambda: [Device({"peak_bytes_in_use": 3 << 29})]
+    )
+    assert runtime.peak_memory_gib() == 1.5
+    monkeypatch.setattr(runtime.jax, "local_devices", lambda: [Device(None)])
+    assert runtime.peak_memory_gib() is None
+
+
 def test_by_itself_a_process_agrees_with_itself():
     runtime.agree("anything", object())
 

@@ -1,6 +1,10 @@
 """Attention by the definition, and that fused kernels are given the same."""
 
 import functools
+import os
+import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -57,3 +61,32 @@ def test_what_cudnn_lacks_is_one_clear_error(monkeypatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", refuses)
     with pytest.raises(ValueError, match=r"config\.attention='cudnn' .* 2 heads of 8 .* <= 128"):
         self_attention(arguments(), 2, "cudnn")
+
+
+ON_A_GPU = """
+import jax, jax.numpy as jnp, numpy as np
+from diffjax.networks.layers import self_attention
+
+qkv = jax.random.normal(jax.random.key(0), (2, 16, 16, 3 * 128))
+cotangent = jax.random.normal(jax.random.key(1), (2, 16, 16, 128))
+
+@jax.jit
+def fused(qkv):
+    return self_attention(qkv.astype(jnp.bfloat16), 2, "cudnn").astype(jnp.float32)
+
+wanted = jax.vjp(lambda qkv: self_attention(qkv, 2), qkv)
+got = jax.vjp(fused, qkv)
+for ours, theirs in ((got[0], wanted[0]), (got[1](cotangent)[0], wanted[1](cotangent)[0])):
+    error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+    print("relative difference", error)
+    assert 0 < error < 0.02, error
+assert "cudnn" in fused.lower(qkv).as_text()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvidia-smi") is None, reason="there is no NVIDIA GPU here")
+def test_cudnn_agrees_with_the_definition_on_a_gpu():
+    environment = {k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", "XLA_FLAGS")}
+    environment["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # of the definition
+    subprocess.run([sys.executable, "-c", ON_A_GPU], env=environment, check=True)
