@@ -157,6 +157,9 @@ def _students(
         **sid,
         "generator.initial": output / FURTHER / "network",
         "generator.frozen_kimg": FROZEN_KIMG,
+        # The average goes on with the half-life that it had come to, instead of none.
+        "ema_rampup": 0.0,
+        "ema_halflife_kimg": 0.05 * STUDENT_KIMG,
     }
     run = _run(output, name, "sid_cifar", changes, (*after, FURTHER), gpus=gpus, weight=0.7)
     yield run

@@ -70,7 +70,7 @@ def get_config() -> ConfigDict:
                 "every": 1,  # or updated in every n-th update alone
             },
             "ema_halflife_kimg": 500.0,
-            "ema_rampup": 0.05,
+            "ema_rampup": 0.05,  # 0 for none
             "updates_per_call": 16,
             "max_skipped_in_a_row": 10,  # updates that are not finite, before the run stops
             "mesh": {"data": -1, "fsdp": 1},

@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
                 "rampup_kimg": 100.0,
             },
             "ema_halflife_kimg": 500.0,
-            "ema_rampup": 0.05,
+            "ema_rampup": 0.05,  # 0 for none
             "updates_per_call": 50,
             "max_skipped_in_a_row": 10,  # updates that are not finite, before the run stops
             "mesh": {"data": -1, "fsdp": 1},

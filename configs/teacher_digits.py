@@ -59,7 +59,7 @@ def get_config() -> ConfigDict:
                 "rampup_kimg": 10.0,
             },
             "ema_halflife_kimg": 50.0,
-            "ema_rampup": 0.05,
+            "ema_rampup": 0.05,  # 0 for none
             "updates_per_call": 1,
             "max_skipped_in_a_row": 10,  # updates that are not finite, before the run stops
             "mesh": {"data": -1, "fsdp": 1},

@@ -41,9 +41,6 @@ NOT_NEGATIVE = _Rule(
 NON_NEGATIVE_OR_INFINITE = _Rule(
     lambda v: _is_number(v) and v >= 0, "a number of at least 0, or inf, is needed"
 )
-POSITIVE_OR_NONE = _Rule(
-    lambda v: v is None or POSITIVE.holds(v), f"{POSITIVE.wanted}, or None for none"
-)
 FINITE = _Rule(lambda v: _is_number(v) and math.isfinite(v), "a finite number is needed")
 COUNT = _Rule(lambda v: _is_whole(v) and v >= 1, "a whole number of at least 1 is needed")
 WHOLE = _Rule(lambda v: _is_whole(v) and v >= 0, "a whole number of at least 0 is needed")
@@ -97,7 +94,7 @@ _COMMON = {
     "batch_size": COUNT,
     "duration_kimg": POSITIVE,
     "ema_halflife_kimg": POSITIVE,
-    "ema_rampup": POSITIVE_OR_NONE,
+    "ema_rampup": NOT_NEGATIVE,
     "updates_per_call": COUNT,
     "max_skipped_in_a_row": COUNT,
     "augment_probability": SHARE,

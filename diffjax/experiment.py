@@ -401,7 +401,7 @@ def _distill(config: ConfigDict) -> DistillExperiment:
         generator_optimizer=_adam(config, "generator", _generator_rate(config)),
         batch_size=config.batch_size,
         ema_halflife=config.ema_halflife_kimg * 1000,
-        ema_rampup=config.ema_rampup,
+        ema_rampup=config.ema_rampup or None,
         fake_score_loss_scale=config.fake_score.loss_scale,
         generator_loss_scale=config.generator.loss_scale,
         unroll=jax.default_backend() == "cpu",
@@ -463,7 +463,7 @@ def _pretrain(config: ConfigDict) -> PretrainExperiment:
             optimizer=_adam(config, "optimizer", rate),
             batch_size=config.batch_size,
             ema_halflife=config.ema_halflife_kimg * 1000,
-            ema_rampup=config.ema_rampup,
+            ema_rampup=config.ema_rampup or None,
         ),
         draw=pretrain_update.Sampler(
             batch_size=config.batch_size,

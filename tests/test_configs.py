@@ -297,7 +297,7 @@ MISTAKES = [
     ("sid_cifar", {"accumulation": 0}, f"config.accumulation=0: {WHOLE}"),
     ("sid_cifar", {"seed": -1}, "config.seed=-1: a whole number of at least 0"),
     ("sid_cifar", {"dropout": 1.5}, r"config.dropout=1.5: it lies in \[0, 1\)"),
-    ("sid_cifar", {"ema_rampup": -1.0}, "config.ema_rampup=-1.0: .*None for none"),
+    ("sid_cifar", {"ema_rampup": -1.0}, "config.ema_rampup=-1.0: .*at least 0"),
     ("sid_cifar", {"log_kimg": -1.0}, f"config.log_kimg=-1.0: {NUMBER}"),
     ("sid_cifar", {"keep_checkpoints": 0}, f"config.keep_checkpoints=0: {WHOLE}"),
     ("sid_cifar", {"grid__rows": 0}, f"config.grid.rows=0: {WHOLE}"),
@@ -368,7 +368,6 @@ WRONG = {
     tuple: [None, "text", 3, (1.5,), ("a", 3), (0,), (-1, 2)],
 }
 ALLOWED = {
-    ("ema_rampup", None),
     ("alpha", -1e9),
     ("heun.s_max", float("inf")),
 }
