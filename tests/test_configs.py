@@ -524,6 +524,12 @@ def test_a_generator_that_cannot_start_so(initial, message, no_download):
         experiment.build(config)
 
 
+@pytest.mark.parametrize("name", ["sid_digits", "teacher_digits"])
+def test_no_rampup_is_a_constant_half_life(name):
+    assert experiment.build(load(name)).setup.ema_rampup == 0.05
+    assert experiment.build(changed(name, ema_rampup=0.0)).setup.ema_rampup is None
+
+
 def test_the_greatest_norms_reach_the_optimizers_they_are_of():
     config = load("sid_digits")
     config.generator.max_grad_norm, config.fake_score.max_grad_norm = 2.0, 3.0
