@@ -25,7 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that name what is measured."""
     parser.add_argument("--config", required=True, help="a distillation config")
     parser.add_argument("--dtype", help="instead of the config's")
-    parser.add_argument("--kernels", help="instead of the config's: xla, triton, triton_sums")
     parser.add_argument("--batch_size", type=int, help="instead of the config's")
     parser.add_argument(
         "--set",
@@ -49,7 +48,7 @@ def load_config(path: str) -> ConfigDict:
 def config_of(arguments: argparse.Namespace) -> ConfigDict:
     """The config that the arguments name, changed as they say."""
     config = load_config(arguments.config)
-    for name in ("dtype", "kernels", "batch_size"):
+    for name in ("dtype", "batch_size"):
         if getattr(arguments, name):
             config[name] = getattr(arguments, name)
     for field, _, value in (each.partition("=") for each in arguments.set):
@@ -82,7 +81,6 @@ def describe(arguments: argparse.Namespace, config: ConfigDict, mesh: Mesh) -> d
         "device": f"{mesh.size} x {jax.devices()[0].device_kind}",
         "jax": jax.__version__,
         "dtype": config.dtype,
-        "kernels": config.kernels,
         "batch_size": config.batch_size,
     }
 

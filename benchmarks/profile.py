@@ -19,7 +19,6 @@ KINDS = {
     "convolutions, gradient of the input": r"dgrad",
     "convolutions, gradient of the weights": r"wgrad",
     "matrix products and attention": r"gemm|nvjet|cutlass|flash|fmha|cudnn_generated",
-    "group norm, our kernels": r"group_norm",
     "fusions that end in reductions": r"reduce",
     "concatenations, transposes, copies, fills": r"concat|transpose|copy|memcpy|memset|nchw|nhwc",
     "other elementwise fusions": r"fusion|wrapped",

@@ -142,8 +142,7 @@ def _kernel_name(each: _Instruction, body: _Body) -> str:
         for pattern, name in LIBRARIES.items():
             if re.match(pattern, target[1]):
                 return name
-        own = re.findall(r'\bname = "([^"]+)"', each.line)
-        return own[-1] if own else target[1]
+        return target[1]
     if each.opcode == "fusion":
         if "kind=kCustom" in each.line:
             inner = {one.opcode: one for one in body.values()}

@@ -42,7 +42,6 @@ def get_config() -> ConfigDict:
             "dropout": 0.1,
             "augment_probability": 0.0,
             "dtype": "bfloat16",
-            "kernels": "xla",  # or "triton", "triton_sums", on NVIDIA GPUs
             "attention": "xla",  # or "cudnn", on NVIDIA GPUs, in bfloat16 or float16
             "rematerialize": False,  # blocks computed twice, for memory
             "alpha": 1.2,

@@ -38,7 +38,6 @@ def get_config() -> ConfigDict:
             },
             "augment_probability": 0.0,
             "dtype": "bfloat16",
-            "kernels": "xla",  # or "triton", "triton_sums", on NVIDIA GPUs
             "attention": "xla",  # or "cudnn", on NVIDIA GPUs, in bfloat16 or float16
             "rematerialize": False,  # blocks computed twice, for memory
             "batch_size": 512,

@@ -89,7 +89,6 @@ _COMMON = {
     "compilation_cache": TEXT,
     "dtype": _named(*DTYPES),
     "attention": _named("xla", "cudnn"),
-    "kernels": _named("xla", "triton", "triton_sums"),
     "rematerialize": FLAG,
     "batch_size": COUNT,
     "duration_kimg": POSITIVE,

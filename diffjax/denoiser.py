@@ -124,7 +124,6 @@ def from_edm_kwargs(
     *,
     dtype: Any = jnp.float32,
     dropout: float | None = None,
-    kernels: str = "xla",
     attention: str = "xla",
     rematerialize: bool = False,
 ) -> NetworkDenoiser:
@@ -136,7 +135,6 @@ def from_edm_kwargs(
         arguments of that preconditioning and that network, by EDM's names.
       dtype: of the network's computation. EDM's `use_fp16` is a way to train and is not followed.
       dropout: replaces the network's own rate.
-      kernels: of the group norms; see `group_norm.group_norm`.
       attention: "xla" or "cudnn"; see `layers.self_attention`.
       rematerialize: whether residual blocks are computed again in the backward pass, for memory.
 
@@ -167,7 +165,6 @@ def from_edm_kwargs(
     network_class = _NETWORKS[model_type]
     known_arguments = _arguments(network_class) - {
         "dtype",
-        "kernels",
         "attention",
         "parent",
         "name",
@@ -183,7 +180,6 @@ def from_edm_kwargs(
         out_channels=channels * (2 if is_iddpm else 1),
         label_dim=label_dim,
         dtype=dtype,
-        kernels=kernels,
         attention=attention,
         rematerialize=rematerialize,
         **{k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()},

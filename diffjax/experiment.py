@@ -483,30 +483,23 @@ def _denoiser(config: ConfigDict, init_kwargs: dict[str, Any], dtype: str) -> Ne
     return from_edm_kwargs(
         init_kwargs,
         dtype=DTYPES[dtype],
-        kernels=_on_gpus(config, "kernels"),
         attention=_attention(config, dtype),
         rematerialize=config.rematerialize,
     )
 
 
 def _attention(config: ConfigDict, dtype: str) -> str:
-    name = _on_gpus(config, "attention")
+    name: str = config.attention
+    if name == "cudnn" and jax.default_backend() != "gpu":
+        devices = f"{jax.device_count()} x {jax.default_backend()}"
+        raise ValueError(
+            f"config.attention='cudnn' runs on NVIDIA GPUs, and here there is {devices}; "
+            "set it to 'xla'."
+        )
     if name == "cudnn" and dtype == "float32":
         raise ValueError(
             "config.attention='cudnn' computes in bfloat16 or float16, and here a network is "
             "float32; set config.dtype, or config.attention='xla'."
-        )
-    return name
-
-
-def _on_gpus(config: ConfigDict, field: str) -> str:
-    """A field whose values but "xla" are for GPUs."""
-    name: str = config[field]
-    if name != "xla" and jax.default_backend() != "gpu":
-        devices = f"{jax.device_count()} x {jax.default_backend()}"
-        raise ValueError(
-            f"config.{field}={name!r} runs on NVIDIA GPUs, and here there is {devices}; "
-            "set it to 'xla'."
         )
     return name
 

@@ -266,10 +266,9 @@ MISTAKES = [
     ("sid_cifar", {"method": "sdi"}, "config.method='sdi' .* sid, diff_instruct"),
     (
         "sid_cifar",
-        {"kernels": "triton"},
-        "config.kernels='triton' runs on NVIDIA GPUs, and here there is 8 x cpu",
+        {"attention": "cudnn"},
+        "config.attention='cudnn' runs on NVIDIA GPUs, and here there is 8 x cpu",
     ),
-    ("sid_cifar", {"attention": "cudnn"}, "config.attention='cudnn' runs on NVIDIA GPUs"),
     ("sid_cifar", {"dtype": "float8"}, "config.dtype='float8' .* float32, bfloat16, float16"),
     (
         "sid_cifar",

@@ -28,7 +28,6 @@ class DhariwalUNet(nn.Module):
       dropout: rate inside the residual blocks.
       label_dropout: rate at which a row of labels is zeroed while training.
       dtype: of the computation; parameters and the embedding are float32.
-      kernels: of the group norms; see `group_norm.group_norm`.
       attention: "xla" or "cudnn"; see `layers.self_attention`.
       rematerialize: whether blocks are computed again in the backward pass.
     """
@@ -45,7 +44,6 @@ class DhariwalUNet(nn.Module):
     dropout: float = 0.10
     label_dropout: float = 0.0
     dtype: Any = jnp.float32
-    kernels: str = "xla"
     attention: str = "xla"
     rematerialize: bool = False
 
@@ -107,7 +105,6 @@ class DhariwalUNet(nn.Module):
             init_attn=init,
             bias_init=layers.uniform_bias,
             dtype=self.dtype,
-            kernels=self.kernels,
             attention=self.attention,
             rematerialize=self.rematerialize,
         )

@@ -108,12 +108,10 @@ class GroupNorm(nn.Module):
     Attributes:
       eps: added to the variance.
       dtype: of the output.
-      kernels: see `group_norm.group_norm`.
     """
 
     eps: float = 1e-5
     dtype: Any = jnp.float32
-    kernels: str = "xla"
 
     @nn.compact
     def __call__(
@@ -153,7 +151,6 @@ class GroupNorm(nn.Module):
             silu=silu,
             dropout_rate=dropout_rate,
             dropout_key=self.make_rng("dropout") if dropout_rate else None,
-            kernels=self.kernels,
         )
 
 
@@ -282,7 +279,6 @@ class BlockStyle:
       init_attn: of the query, key and value weights.
       bias_init: fan_in -> the initializer of biases.
       dtype: of the computation; parameters are float32.
-      kernels: of the group norms; see `group_norm.group_norm`.
       attention: see `self_attention`.
       rematerialize: whether blocks are computed again in the backward pass, which keeps their
         inputs alone.
@@ -299,7 +295,6 @@ class BlockStyle:
     init_attn: Initializer
     bias_init: Callable[[int], Initializer]
     dtype: Any
-    kernels: str = "xla"
     attention: str = "xla"
     rematerialize: bool = False
 
@@ -335,7 +330,7 @@ class BlockStyle:
 
     def norm(self, *, name: str) -> GroupNorm:
         """A group norm."""
-        return GroupNorm(self.eps, self.dtype, self.kernels, name=name)
+        return GroupNorm(self.eps, self.dtype, name=name)
 
 
 class UNetBlock(nn.Module):

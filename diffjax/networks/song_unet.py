@@ -40,7 +40,6 @@ class SongUNet(nn.Module):
       decoder_type: "standard" or "skip".
       resample_filter: taps of the resampling filter.
       dtype: of the computation; parameters and the embedding are float32.
-      kernels: of the group norms; see `group_norm.group_norm`.
       attention: "xla" or "cudnn"; see `layers.self_attention`.
       rematerialize: whether blocks are computed again in the backward pass.
     """
@@ -62,7 +61,6 @@ class SongUNet(nn.Module):
     decoder_type: str = "standard"
     resample_filter: tuple[float, ...] = (1, 1)
     dtype: Any = jnp.float32
-    kernels: str = "xla"
     attention: str = "xla"
     rematerialize: bool = False
 
@@ -112,7 +110,6 @@ class SongUNet(nn.Module):
             init_attn=layers.xavier_uniform(math.sqrt(0.2)),
             bias_init=lambda fan_in: nn.initializers.zeros,
             dtype=self.dtype,
-            kernels=self.kernels,
             attention=self.attention,
             rematerialize=self.rematerialize,
         )
