@@ -144,8 +144,7 @@ class DistillExperiment:
         self, state: distill_state.DistillState, frozen: Params, key: PRNGKey, mesh: Mesh
     ) -> tuple[distill_state.DistillState, Metrics]:
         """One update, all its randomness from `key`."""
-        with sharding.context(mesh):
-            return self.setup.update(state, frozen, self.draws(frozen, key, mesh))
+        return self.setup.update(state, frozen, self.draws(frozen, key, mesh))
 
     def draws(self, frozen: Params, key: PRNGKey, mesh: Mesh) -> distill_draws.Draws:
         """That randomness, laid over the devices."""
@@ -261,8 +260,7 @@ class PretrainExperiment:
         mesh: Mesh,
     ) -> tuple[pretrain_state.PretrainState, Metrics]:
         """One update, all its randomness from `key`."""
-        with sharding.context(mesh):
-            return self.setup.update(state, self.draws(frozen, key, mesh))
+        return self.setup.update(state, self.draws(frozen, key, mesh))
 
     def draws(
         self, frozen: pretrain_update.Dataset, key: PRNGKey, mesh: Mesh

@@ -51,8 +51,7 @@ def one_step(
     @functools.partial(jax.jit, out_shardings=sharding.batch(mesh))
     def sample(params: Params, indices: Array, classes: Array) -> Array:
         z = sharding.constrain_batch(latents(seed, indices, shape), mesh, 0)
-        with sharding.context(mesh):
-            return generator(params, z, labels=_one_hot(classes, label_dim))
+        return generator(params, z, labels=_one_hot(classes, label_dim))
 
     return sample
 
@@ -106,8 +105,7 @@ def heun(
     @functools.partial(jax.jit, out_shardings=sharding.batch(mesh))
     def denoise(params: Params, x: Array, sigma: Array, classes: Array) -> Array:
         x = sharding.constrain_batch(x, mesh, 0)
-        with sharding.context(mesh):
-            return denoiser(params, x, sigma, labels=_one_hot(classes, denoiser.label_dim))
+        return denoiser(params, x, sigma, labels=_one_hot(classes, denoiser.label_dim))
 
     sigmas = settings.sigmas(denoiser)
 

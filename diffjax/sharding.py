@@ -5,7 +5,6 @@ The mesh has two axes. A batch is split over both; parameters and optimiser stat
 in the update knows of them.
 """
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,17 +58,6 @@ def check_batch(batch_size: int, rounds: int, mesh: Mesh) -> None:
             f"batch_size={batch_size} does not divide over {mesh.size} devices times "
             f"accumulation={rounds}; batch_size={nearest} would."
         )
-
-
-def context(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
-    """While a function is traced: the mesh, for layers that split their batch over it themselves.
-
-    XLA splits all others by what their arguments are; see `networks.group_norm`.
-    """
-    manager: contextlib.AbstractContextManager[Any] = jax.sharding.use_abstract_mesh(
-        mesh.abstract_mesh
-    )
-    return manager
 
 
 def round_up(count: int, mesh: Mesh) -> int:

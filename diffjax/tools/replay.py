@@ -105,8 +105,7 @@ def replay(workdir: Path, step: int | None = None) -> tuple[list[Stage], failure
 
     @jax.jit
     def contents(state: Any, inputs: Any, key: PRNGKey) -> list[Any]:
-        with sharding.context(mesh):
-            stages = examine(exp, mesh, state, inputs, key)  # type: ignore[arg-type]
+        stages = examine(exp, mesh, state, inputs, key)  # type: ignore[arg-type]
         names[:] = [stage.name for stage in stages]
         return [stage.content for stage in stages]
 
