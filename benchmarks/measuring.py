@@ -46,18 +46,25 @@ def load_config(path: str) -> ConfigDict:
 
 
 def config_of(arguments: argparse.Namespace) -> ConfigDict:
-    """The config that the arguments name, changed as they say."""
+    """The config that the arguments name, changed as they say; ends in one line if that's wrong."""
     config = load_config(arguments.config)
     for name in ("dtype", "batch_size"):
         if getattr(arguments, name):
             config[name] = getattr(arguments, name)
-    for field, _, value in (each.partition("=") for each in arguments.set):
-        kind = type(config_checks.get(config, field))
-        config.update_from_flattened_dict(
-            {field: value if kind is str else ast.literal_eval(value)}
-        )
+    for change in arguments.set:
+        field, _, value = change.partition("=")
+        try:
+            kind = type(config_checks.get(config, field))
+            parsed = value if kind is str else ast.literal_eval(value)
+            config.update_from_flattened_dict({field: parsed})
+        except (SyntaxError, TypeError, ValueError) as error:
+            raise SystemExit(f"error: --set {change}: {error}") from None
     if arguments.devices:
         config.mesh.data = arguments.devices
+    try:
+        config_checks.check(config)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
     return config
 
 

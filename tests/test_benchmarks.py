@@ -1,5 +1,6 @@
 """The benchmarks that judge and steer: they are right about what they are given."""
 
+import argparse
 import gzip
 import json
 import math
@@ -9,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import cifar, cifar_report, precision, profile
+from benchmarks import cifar, cifar_report, measuring, precision, profile
 from diffjax import config_checks
-from tests.test_train import load_config
+from tests.test_train import ROOT, load_config
 
 
 def python(name, code, **kwargs):
@@ -187,6 +188,24 @@ class TestReport:
         (output / "diff_instruct" / "timing.jsonl").write_text(lines)
         assert cifar_report.timing_of(output / "diff_instruct", "images_per_second") == 5
         assert math.isnan(cifar_report.timing_of(output / "sid_alpha1.2", "peak_memory_gib"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("fake_score.evry=2", r"--set fake_score\.evry=2: config\.fake_score\.evry is missing"),
+        ("fake_score.every=two", r"--set fake_score\.every=two: "),
+        ("fake_score.every", r"--set fake_score\.every: "),
+        ("fake_score.every=0", r"config\.fake_score\.every=0: a whole number"),
+    ],
+)
+def test_a_change_that_is_wrong_ends_in_one_line(change, message):
+    parser = argparse.ArgumentParser()
+    measuring.add_arguments(parser)
+    path = ROOT / "configs/sid_digits.py"
+    with pytest.raises(SystemExit, match=f"^error: {message}") as caught:
+        measuring.config_of(parser.parse_args([f"--config={path}", "--set", change]))
+    assert "\n" not in str(caught.value)
 
 
 def test_differences_are_relative_to_what_a_curve_is_like():
