@@ -94,8 +94,27 @@ class DistillExperiment:
         return teachers.load(self.teacher).params
 
     def load_initial(self) -> Params | None:
-        """What the generator starts as, float32, or None for the teacher."""
-        return teachers.load(self.initial, field=_INITIAL).params if self.initial else None
+        """What the generator starts as, float32, or None for the teacher.
+
+        Raises:
+          ValueError: if that is another network than the teacher's.
+          FileNotFoundError, ConnectionError: as for a teacher.
+        """
+        if not self.initial:
+            return None
+        params = teachers.load(self.initial, field=_INITIAL).params
+        wanted, found = _shapes(self.denoiser.abstract_params()), _shapes(params)
+        differing = sorted(
+            name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
+        )
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"{_INITIAL}={self.initial} is another network than the teacher {self.teacher}: "
+                f"{len(differing)} arrays differ, such as {name}, {found.get(name)} and not "
+                f"{wanted.get(name)}; name a student of this teacher, or '' for the teacher itself."
+            )
+        return params
 
     def narrowed(self, frozen: Params) -> Params:
         """The same in the type that updates read them in; buffers stay as they are.
@@ -380,7 +399,6 @@ def _distill(config: ConfigDict) -> DistillExperiment:
     init_kwargs = {**teachers.describe(config.teacher), "dropout": config.dropout}
     denoiser = _denoiser(config, init_kwargs, config.dtype)
     _check_teacher(config, denoiser)
-    _check_initial(config, denoiser)
     in_range = {"sigma_min": denoiser.sigma_min, "sigma_max": denoiser.sigma_max}
     lognormal = noise.LogNormal(**in_range)
     generator_sigma: noise.SigmaDistribution
@@ -538,26 +556,11 @@ def _check_teacher(config: ConfigDict, denoiser: NetworkDenoiser) -> None:
     _check_augmentation(config, denoiser)
 
 
-def _check_initial(config: ConfigDict, denoiser: NetworkDenoiser) -> None:
-    name = config.generator.initial
-    if not name:
-        return
-    other = from_edm_kwargs(teachers.describe(name, field=_INITIAL))
-    shapes, others = (
-        {
-            jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-            for path, leaf in jax.tree_util.tree_leaves_with_path(network.abstract_params())
-        }
-        for network in (denoiser, other)
-    )
-    differing = sorted(k for k in shapes.keys() | others.keys() if shapes.get(k) != others.get(k))
-    if differing:
-        leaf = differing[0]
-        raise ValueError(
-            f"{_INITIAL}={name} is another network than the teacher {config.teacher}: "
-            f"{len(differing)} of its arrays differ, such as {leaf}, {others.get(leaf)} and not "
-            f"{shapes.get(leaf)}; name a student of this teacher, or '' for the teacher itself."
-        )
+def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
 
 
 def _check_augmentation(config: ConfigDict, denoiser: NetworkDenoiser) -> None:

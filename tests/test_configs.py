@@ -519,8 +519,9 @@ def test_a_teacher_that_is_not_known(teacher, nearest, no_download):
 def test_a_generator_that_cannot_start_so(initial, message, no_download):
     config = load("sid_digits")
     config.generator.initial = initial
+    exp = experiment.build(config)  # which what it started from need not outlive
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        experiment.build(config)
+        exp.load_initial()
 
 
 @pytest.mark.parametrize("name", ["sid_digits", "teacher_digits"])
