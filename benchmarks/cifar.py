@@ -130,12 +130,11 @@ def _students(
     The run that goes further has the student's average alone, and begins its optimisers and its
     fake score anew.
     """
-    sid: Changes = _norms(*SID_NORMS)
-    methods: list[tuple[str, str, Changes]] = [
-        ("sid_alpha1.2", "sid_cifar", {"alpha": 1.2, **sid}),
-        ("sid_alpha1.0", "sid_cifar", {"alpha": 1.0, **sid}),
-        ("diff_instruct", "di_cifar", _norms(*DI_NORMS)),
-    ]
+    methods: dict[str, tuple[str, Changes]] = {
+        "sid_alpha1.2": ("sid_cifar", {"alpha": 1.2, **_norms(*SID_NORMS)}),
+        "sid_alpha1.0": ("sid_cifar", {"alpha": 1.0, **_norms(*SID_NORMS)}),
+        "diff_instruct": ("di_cifar", _norms(*DI_NORMS)),
+    }
     common = {
         **_STUDENT,
         **distance,
@@ -145,23 +144,22 @@ def _students(
         **_measured_every(256, STUDENT_KIMG),
     }
     after = ("reference",) if teacher else ("teacher_small", "reference")
-    for name, config, special in methods:
+    for name, (config, special) in methods.items():
         run = _run(output, name, config, {**common, **special}, after, weight=0.7)
         yield run
         yield _evaluation(run, f"{name}_diversity", diversity, output / name / "network")
-    name = f"{FURTHER}_further"
+    name, (config, special) = f"{FURTHER}_further", methods[FURTHER]
     changes = {
         **common,
+        **special,
         **_measured_every(256, FURTHER_KIMG),
-        "alpha": 1.2,
-        **sid,
         "generator.initial": output / FURTHER / "network",
         "generator.frozen_kimg": FROZEN_KIMG,
         # The average goes on with the half-life that it had come to, instead of none.
         "ema_rampup": 0.0,
         "ema_halflife_kimg": 0.05 * STUDENT_KIMG,
     }
-    run = _run(output, name, "sid_cifar", changes, (*after, FURTHER), gpus=gpus, weight=0.7)
+    run = _run(output, name, config, changes, (*after, FURTHER), gpus=gpus, weight=0.7)
     yield run
     yield _evaluation(run, f"{name}_diversity", diversity, output / name / "network")
 

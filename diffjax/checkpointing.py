@@ -528,8 +528,8 @@ def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _check_same_arrays(path: Path, stored: Any, expected: Any) -> None:
-    """Compares names and shapes, and says all differences in one line."""
+def differing_arrays(stored: Any, expected: Any) -> str:
+    """In which names and shapes two trees differ, in one line; "" where in none."""
     have, want = _shapes(stored), _shapes(expected)
     differences = (
         [f"{name} is missing" for name in sorted(want.keys() - have.keys())]
@@ -540,11 +540,13 @@ def _check_same_arrays(path: Path, stored: Any, expected: Any) -> None:
             if have[name] != want[name]
         ]
     )
-    if not differences:
-        return
-    shown = "; ".join(differences[:8])
-    more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
-    raise ValueError(f"{path} holds another model's arrays: {shown}{more}")
+    more = [f"and {len(differences) - 8} more"] if len(differences) > 8 else []
+    return "; ".join(differences[:8] + more)
+
+
+def _check_same_arrays(path: Path, stored: Any, expected: Any) -> None:
+    if differences := differing_arrays(stored, expected):
+        raise ValueError(f"{path} holds another model's arrays: {differences}")
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

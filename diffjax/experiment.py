@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from diffjax import (
     augment,
+    checkpointing,
     config_checks,
     data,
     datasets,
@@ -103,16 +104,12 @@ class DistillExperiment:
         if not self.initial:
             return None
         params = teachers.load(self.initial, field=_INITIAL).params
-        wanted, found = _shapes(self.denoiser.abstract_params()), _shapes(params)
-        differing = sorted(
-            name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
-        )
-        if differing:
-            name = differing[0]
+        differences = checkpointing.differing_arrays(params, self.denoiser.abstract_params())
+        if differences:
             raise ValueError(
-                f"{_INITIAL}={self.initial} is another network than the teacher {self.teacher}: "
-                f"{len(differing)} arrays differ, such as {name}, {found.get(name)} and not "
-                f"{wanted.get(name)}; name a student of this teacher, or '' for the teacher itself."
+                f"{_INITIAL}={self.initial} is another network than the teacher {self.teacher}; "
+                "name a student of this teacher, or '' for the teacher itself. Its arrays: "
+                f"{differences}"
             )
         return params
 
@@ -554,13 +551,6 @@ def _check_teacher(config: ConfigDict, denoiser: NetworkDenoiser) -> None:
             f"{denoiser.label_dim} classes; set label_dim to that, or name another teacher."
         )
     _check_augmentation(config, denoiser)
-
-
-def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
 
 
 def _check_augmentation(config: ConfigDict, denoiser: NetworkDenoiser) -> None:

@@ -122,6 +122,8 @@ def test_a_run_from_a_student_first_teaches_the_fake_score(sid_run, tmp_path):
         )
         moves = [np.abs(a - b).max() for a, b in pairs]
         assert 0 < max(moves) < 10 * step * config.fake_score.learning_rate
+        if step == 1:  # Adam's first step is a learning rate at most; a student is further away
+            assert max(moves) <= 1.001 * config.fake_score.learning_rate
 
 
 def test_trained_network_is_the_average_of_the_checkpoint(sid_run):
