@@ -109,6 +109,15 @@ def test_a_student_that_goes_further_starts_from_itself():
     assert "--config.teacher=/o/teacher_small/network" in step.arguments
 
 
+def test_a_study_with_a_teacher_of_its_own_trains_none_for_the_students():
+    steps = list(cifar.steps(Path("/d"), Path("/o"), teacher=Path("/mine")))
+    students = [s for s in steps if s.name.startswith(("sid_", "diff_"))]
+    assert len(students) == 8
+    for step in students:
+        assert "--config.teacher=/mine" in step.arguments
+        assert "teacher_small" not in step.after
+
+
 def test_the_study_changes_fields_that_are_there_to_allowed_values():
     for step in cifar.steps(Path("/data.zip"), Path("/output")):
         configs = [a for a in step.arguments if a.startswith("--config=")]
