@@ -303,20 +303,18 @@ class Distillation:
     ) -> tuple[Params, Metrics]:
         """Gradient and metrics of the batch's mean loss(params, *round), a round at a time."""
 
-        def round_(*each: Any) -> tuple[Params, Metrics]:
-            gradient, metrics = jax.grad(loss, has_aux=True)(params, *each)
-            return self._mean((gradient, metrics))
-
-        first = round_(*_index(rounds, 0))
+        round_ = jax.grad(loss, has_aux=True)
         if _length(rounds) == 1:
-            return first
+            return self._mean(round_(params, *_index(rounds, 0)))
 
         def add(total: Any, each: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, round_(*each)), None
+            return jax.tree.map(jnp.add, total, round_(params, *each)), None
 
-        rest = _index(rounds, slice(1, None))
-        total, _ = jax.lax.scan(add, first, rest, unroll=self.unroll)
-        return total
+        shapes = jax.eval_shape(round_, params, *_index(rounds, 0))
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        total, _ = jax.lax.scan(add, nothing, rounds, unroll=self.unroll)
+        # Divided once, after the loop: XLA then moves the all-reduce of each round out of it too.
+        return self._mean(total)
 
     def _pull_back(
         self,
