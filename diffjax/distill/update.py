@@ -302,7 +302,6 @@ class Distillation:
         self, loss: Callable[..., tuple[Array, Metrics]], params: Params, *rounds: Any
     ) -> tuple[Params, Metrics]:
         """Gradient and metrics of the batch's mean loss(params, *round), a round at a time."""
-
         round_ = jax.grad(loss, has_aux=True)
         if _length(rounds) == 1:
             return self._mean(round_(params, *_index(rounds, 0)))
