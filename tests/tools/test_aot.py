@@ -13,6 +13,7 @@ import jax
 import pytest
 
 from diffjax import checkpointing, experiment, sharding, teachers
+from diffjax.convert import teacher
 from diffjax.tools import aot, hlo
 
 ROOT = Path(__file__).parents[2]
@@ -109,34 +110,54 @@ def test_the_digits_on_four_chips(tmp_path, layout_only):
         assert cost["optimal_seconds"] > 0
 
 
+def config_of(tmp_path: Path, name: str, init_kwargs: dict) -> Path:
+    """The file of a config whose teacher, of which only the description is there, is another."""
+    folder = tmp_path / "teacher"
+    folder.mkdir()
+    class_name = {"class_name": init_kwargs["class_name"]}
+    others = {k: v for k, v in init_kwargs.items() if k not in class_name}
+    description = {
+        "format_version": checkpointing.FORMAT_VERSION,
+        **class_name,
+        "init_kwargs": others,
+    }
+    (folder / "denoiser.json").write_text(json.dumps(description))
+    published = ROOT / f"configs/{name}.py"
+    original = runpy.run_path(str(published))["get_config"]().teacher
+    script = tmp_path / f"{name}.py"
+    field = '"teacher": '
+    text = published.read_text().replace(f'{field}"{original}"', f"{field}{str(folder)!r}")
+    script.write_text(text)
+    assert runpy.run_path(str(script))["get_config"]().teacher == str(folder)
+    return script
+
+
 @needs_libtpu
 @pytest.mark.parametrize(
     "num_blocks", [1, pytest.param(4, marks=pytest.mark.slow)], ids=["1_block", "published"]
 )
 def test_cifar_10_on_four_chips(tmp_path, num_blocks):
     """The update of configs/sid_cifar.py, 64 images a chip, with as many blocks a level."""
-    teacher = tmp_path / "teacher"
-    teacher.mkdir()
     published = teachers.RELEASED["edm-cifar10-32x32-uncond-vp"].init_kwargs
-    init_kwargs = {**published, "num_blocks": num_blocks}
-    description = {
-        "format_version": checkpointing.FORMAT_VERSION,
-        "class_name": init_kwargs.pop("class_name"),
-        "init_kwargs": init_kwargs,
-    }
-    (teacher / "denoiser.json").write_text(json.dumps(description))
-    script = tmp_path / "cifar.py"
-    script.write_text(
-        (ROOT / "configs/sid_cifar.py")
-        .read_text()
-        .replace('"edm-cifar10-32x32-uncond-vp"', repr(str(teacher)))
-    )
+    script = config_of(tmp_path, "sid_cifar", {**published, "num_blocks": num_blocks})
     arguments = [f"--config={script}", "--topology=v5e:2x2", "--layout_only"]
     report = report_of(tmp_path, *arguments)
     assert (report["batch_size"], report["dtype"]) == (256, "float32")
     sizes = parameters_of(runpy.run_path(str(script))["get_config"]())
     assert (sum(sizes) == 55_733_891) == (num_blocks == 4)
     check_data_parallel(report, sizes)
+
+
+@needs_libtpu
+def test_gradients_of_all_rounds_cross_chips_once(tmp_path):
+    """XLA moves the all-reduce out of the loop over rounds, where nothing else is in its way."""
+    published = teacher.describe("digits")
+    small = {"channel_mult": [1], "attn_resolutions": []}
+    script = config_of(tmp_path, "sid_digits", {**published, **small})
+    arguments = [f"--config={script}", "--topology=v5e:2x2", "--layout_only", "--accumulation=4"]
+    report = report_of(tmp_path, *arguments)
+    assert report["accumulation"] == 4
+    check_data_parallel(report, parameters_of(runpy.run_path(str(script))["get_config"]()))
 
 
 @needs_libtpu
