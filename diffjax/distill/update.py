@@ -306,9 +306,6 @@ class Distillation:
         if _length(rounds) == 1:
             return self._mean(round_(params, *_index(rounds, 0)))
 
-        # Compiled as one function, it is traced once for both its shapes and the loop.
-        round_ = jax.jit(round_)
-
         def add(total: Any, each: Any) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, round_(params, *each)), None
 
