@@ -24,7 +24,7 @@ from pathlib import Path
 FEATURES = "benchmarks.efficientnet:efficientnet_lite0"
 TEACHER_KIMG = {"small": 6656, "tiny": 12_800}
 SWEEP = [(alpha, t_max) for t_max in (800, 400) for alpha in (0.5, 1.0, 1.2)]
-STUDENT_KIMG, FURTHER_KIMG, SWEEP_KIMG, PROBE_KIMG = 2048, 2048, 256, 256
+STUDENT_KIMG, FURTHER_KIMG, SWEEP_KIMG, PROBE_KIMG = 2048, 1536, 256, 256
 # At the start of a run from a student, for a fake score that starts as the teacher.
 FROZEN_KIMG = 51.2
 # Of generator and fake score. The published 1e-5 are for hundreds of millions of images.
