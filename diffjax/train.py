@@ -30,12 +30,13 @@ from diffjax import (
 )
 from diffjax import totals as update_totals
 from diffjax.collapse import CollapseWatch
-from diffjax.evaluation import Evaluator
 from diffjax.experiment import Experiment
 from diffjax.logging import RunLogger
 from diffjax.running_means import RunningMeans
 from diffjax.schedule import Schedule
 from diffjax.totals import Totals
+
+_CHECKPOINTS = "checkpoints"
 
 
 def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = False) -> None:
@@ -73,32 +74,32 @@ def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = Fals
             evaluation.check_best(config.evaluate.best, config.evaluate.metrics)
         if not allow_changed_config:
             run_config.check_unchanged(Path(workdir), config)
-        folder = files.make_writable(workdir)
         with preemption.Preemption() as stop:
-            evaluator = None
-            if config.evaluate.every_kimg:
-                evaluator = experiment.evaluator(config, exp, mesh)
-            _run(config, folder, exp, mesh, evaluator, stop, others)
+            _run(config, workdir, exp, mesh, stop, others)
 
 
 def _run(
     config: ConfigDict,
-    workdir: Path,
+    folder: str,
     exp: Experiment,
     mesh: Mesh,
-    evaluator: Evaluator | None,
     stop: preemption.Preemption,
     others: peers.Peers,
 ) -> None:
     """From the newest checkpoint, or the start, to the end."""
+    # First, so that one that can't be had, or doesn't fit, is refused before anything is written.
+    initial = _load_initial(exp, Path(folder) / _CHECKPOINTS)
+    workdir = files.make_writable(folder)
+    evaluator = experiment.evaluator(config, exp, mesh) if config.evaluate.every_kimg else None
     frozen = exp.load_frozen()
     frozen = sharding.put(frozen, sharding.state(frozen, mesh))
     if jax.process_index() == 0:
         run_config.save(workdir, config)
     with checkpointing.Checkpointer(
-        workdir / "checkpoints", keep=config.keep_checkpoints
+        workdir / _CHECKPOINTS, keep=config.keep_checkpoints
     ) as checkpointer:
-        state, meta = _start(exp, frozen, mesh, checkpointer)
+        state, meta = _start(exp, frozen, initial, mesh, checkpointer)
+        del initial  # so that its memory is free while the run lasts
         frozen = exp.narrowed(frozen)  # now that the networks that start as it are there
         step = int(state.step)
         logger = RunLogger(
@@ -126,14 +127,23 @@ def _run(
                 reporter.finish(loop.state, frozen, loop.step)
 
 
+def _load_initial(exp: Experiment, checkpoints: Path) -> Any:
+    """What a new run's generator starts as; one that goes on doesn't need it, nor look for it."""
+    with checkpointing.Checkpointer(checkpoints, read_only=True) as checkpointer:
+        return exp.load_initial() if checkpointer.latest_step() is None else None
+
+
 def _start(
-    exp: Experiment, frozen: Any, mesh: Mesh, checkpointer: checkpointing.Checkpointer
+    exp: Experiment,
+    frozen: Any,
+    initial: Any,
+    mesh: Mesh,
+    checkpointer: checkpointing.Checkpointer,
 ) -> tuple[Any, dict[str, Any]]:
     abstract = exp.abstract_state()
     shardings = sharding.state(abstract, mesh)
     if checkpointer.latest_step() is not None:
         return checkpointer.restore(sharding.with_shardings(abstract, shardings))
-    initial = exp.load_initial()
     networks = [frozen]
     if initial is not None:
         networks.append(sharding.put(initial, sharding.state(initial, mesh)))

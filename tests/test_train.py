@@ -96,18 +96,18 @@ def test_files_of_a_run(sid_run):
 
 
 def test_a_run_from_a_student_first_teaches_the_fake_score(sid_run, tmp_path):
-    student = sid_run[0] / "network"
+    student = shutil.copytree(sid_run[0] / "network", tmp_path / "student")
     config = miniature("sid_digits", updates=3, teacher=sid_run[1].teacher)
     config.checkpoint_kimg = BATCH / 1000
     config.generator.initial, config.generator.frozen_kimg = str(student), 1.5 * BATCH / 1000
-    train(config, str(tmp_path))
+    train(config, str(tmp_path / "run"))
     exp = experiment.build(config)
     initial = checkpointing.load_params(student, exp.denoiser.abstract_params())
     abstract = sharding.with_shardings(
         exp.abstract_state(), sharding.state(exp.abstract_state(), sharding.make_mesh(data=1))
     )
     for step, is_frozen in ((1, True), (2, True), (3, False)):
-        with checkpointing.Checkpointer(tmp_path / "checkpoints", keep=3) as checkpointer:
+        with checkpointing.Checkpointer(tmp_path / "run/checkpoints", keep=3) as checkpointer:
             state, _ = checkpointer.restore(abstract, step)
         assert int(state.step) == step
         for network in (state.generator, state.generator_ema):
@@ -124,6 +124,8 @@ def test_a_run_from_a_student_first_teaches_the_fake_score(sid_run, tmp_path):
         assert 0 < max(moves) < 10 * step * config.fake_score.learning_rate
         if step == 1:  # Adam's first step is a learning rate at most; a student is further away
             assert max(moves) <= 1.001 * config.fake_score.learning_rate
+    shutil.rmtree(student)  # which a run that goes on doesn't need
+    train(config, str(tmp_path / "run"))
 
 
 def test_trained_network_is_the_average_of_the_checkpoint(sid_run):
@@ -341,5 +343,19 @@ def test_a_batch_that_does_not_divide_stops_before_anything_is_written(tmp_path)
 def test_a_missing_teacher_stops_before_anything_is_written(tmp_path):
     config = miniature("sid_digits", teacher=str(tmp_path / "nothing.pkl"))
     with pytest.raises(FileNotFoundError, match=r"nothing.pkl"):
+        train(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("initial", "message"),
+    [("no/such/network", "there is no such file"), ("cifar_tiny", "is another network than")],
+)
+def test_a_wrong_start_of_the_generator_stops_before_anything_is_written(
+    initial, message, teacher, tmp_path
+):
+    config = miniature("sid_digits", teacher=str(teacher))
+    config.generator.initial = initial
+    with pytest.raises((FileNotFoundError, ValueError), match=f"initial={initial}.* {message}"):
         train(config, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
