@@ -11,9 +11,12 @@ import argparse
 import json
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STUDENTS = {
     "sid_alpha1.2": "SiD, alpha 1.2",
@@ -178,11 +181,13 @@ def report(output: Path, skip_kimg: float) -> str:
     return "\n".join(text)
 
 
-def plot(output: Path, path: Path, skip_kimg: float) -> None:
+def plot(output: Path, skip_kimg: float) -> "Figure":
     """Distance by images, both logarithmic, and the fits, dotted on their way to the teacher's."""
-    from matplotlib import pyplot, ticker
+    from matplotlib import ticker
+    from matplotlib.figure import Figure
 
-    figure, axes = pyplot.subplots(figsize=(6, 4), constrained_layout=True)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
     target = next(iter(_fd(evaluation(output / "teacher_small", "student"))), None)
     for index, (name, title) in enumerate(STUDENTS.items()):
         points = np.array(curve_of(output / name))
@@ -212,8 +217,7 @@ def plot(output: Path, path: Path, skip_kimg: float) -> None:
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter("{x:g}")
     figure.legend(loc="outside upper center", ncols=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    return figure
 
 
 def _best(curve: Curve) -> str:
@@ -249,7 +253,8 @@ def main() -> None:
         parser.error(f"--output={arguments.output}: no such folder; benchmarks.cifar makes it")
     print(report(arguments.output, arguments.skip))
     if arguments.plot:
-        plot(arguments.output, arguments.plot, arguments.skip)
+        arguments.plot.parent.mkdir(parents=True, exist_ok=True)
+        plot(arguments.output, arguments.skip).savefig(arguments.plot, dpi=150)
 
 
 if __name__ == "__main__":

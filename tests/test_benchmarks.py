@@ -2,17 +2,25 @@
 
 import argparse
 import gzip
+import importlib.util
 import json
 import math
+import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import cifar, cifar_report, measuring, precision, profile
 from diffjax import config_checks
 from tests.test_train import ROOT, load_config
+
+needs_matplotlib = pytest.mark.skipif(
+    importlib.util.find_spec("matplotlib") is None,
+    reason="matplotlib isn't installed: diffjax[plot]",
+)
 
 
 def python(name, code, **kwargs):
@@ -177,16 +185,62 @@ class TestReport:
         assert "Diff-Instruct's best is 23.78, at 2,000 thousand images." in text
         assert "SiD, alpha 1.2 is there at 1,000 thousand." in text
 
-    def test_a_run_that_goes_further_counts_on(self, output):
-        assert cifar_report.further_curve(output, "sid_alpha1.2") == []
+    @staticmethod
+    def go_further(output):
         folder = output / "sid_alpha1.2_further"
         folder.mkdir()
         rows = [{"kimg": 250.0, "fd_x_50k": 11.0}, {"kimg": 500.0, "fd_x_50k": 9.0}]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def test_a_run_that_goes_further_counts_on(self, output):
+        assert cifar_report.further_curve(output, "sid_alpha1.2") == []
+        self.go_further(output)
         assert cifar_report.further_curve(output, "sid_alpha1.2") == [(2250, 11.0), (2500, 9.0)]
         text = cifar_report.report(output, 0.0)
         assert "begun anew: 11.00 at 2,250,000, 9.00 at 2,500,000." in text
         assert "It is at the teacher's distance at 2,500,000 images." in text
+
+    @needs_matplotlib
+    def test_plot(self, output):
+        self.go_further(output)
+        figure = cifar_report.plot(output, 0.0)
+        (axes,) = figure.axes
+        assert axes.get_xlabel() == "generated images, thousands"
+        assert axes.get_ylabel() == "fd_efficientnet_lite0_50k"
+        assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+
+        sid, diff_instruct = "SiD, alpha 1.2", "Diff-Instruct"
+        points = {x.get_label(): x for x in axes.lines if x.get_marker() == "o"}
+        assert points.keys() == {sid, f"{sid}, optimisers begun anew", diff_instruct}
+        kimg = np.array([250, 500, 1000, 2000])
+        for title, slope in ((sid, -0.5), (diff_instruct, -0.25)):
+            xy = np.stack([kimg, 40 * (kimg / 250) ** slope], axis=1)
+            np.testing.assert_allclose(points[title].get_xydata(), xy)
+        further = points[f"{sid}, optimisers begun anew"]
+        assert further.get_xydata().tolist() == [[2250, 11], [2500, 9]]
+        assert (further.get_color(), further.get_fillstyle()) == (points[sid].get_color(), "none")
+
+        # Fits of exact powers go through the points; SiD's goes on to the teacher's distance.
+        fits = {(x.get_color(), x.get_linestyle()): x for x in axes.lines if x.get_marker() != "o"}
+        for title in (sid, diff_instruct):
+            line, through = fits.pop((points[title].get_color(), "-")), points[title]
+            np.testing.assert_allclose(line.get_xydata(), through.get_xydata())
+        beyond = fits.pop((points[sid].get_color(), ":")).get_xydata()
+        np.testing.assert_allclose(beyond, [[2000, 40 / 8**0.5], [4000, 10]])
+        (teacher,) = fits.values()
+        assert set(teacher.get_ydata()) == {10}
+        (legend,) = figure.legends
+        shown = {text.get_text() for text in legend.get_texts()}
+        assert shown == {*points, "teacher, 35 evaluations"}
+
+    @needs_matplotlib
+    def test_the_plot_is_written_where_asked(self, output, monkeypatch, capsys):
+        path = output / "docs" / "curves.png"
+        arguments = ["cifar_report", f"--output={output}", f"--plot={path}"]
+        monkeypatch.setattr(sys, "argv", arguments)
+        cifar_report.main()
+        assert Image.open(path).size == (900, 600)
+        assert "| Diff-Instruct |" in capsys.readouterr().out
 
     def test_timing_is_the_median_of_what_was_written(self, output):
         rows = [
