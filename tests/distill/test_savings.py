@@ -46,7 +46,7 @@ def params(seed):
     }
 
 
-def setup_for(method, log, **kwargs):
+def setup_for(method, log, batch_size=8, **kwargs):
     teacher, fake_score, generator = (Counted(n, log) for n in ("teacher", "fake", "generator"))
     return update.Distillation(
         teacher=teacher.denoise,
@@ -55,7 +55,7 @@ def setup_for(method, log, **kwargs):
         method=METHODS[method],
         fake_score_optimizer=optimizer.adam(1e-3),
         generator_optimizer=optax.sgd(1e-2),
-        batch_size=8,
+        batch_size=batch_size,
         **kwargs,
     )
 
@@ -69,9 +69,9 @@ def start_of(setup):
     )
 
 
-def draws_for(rounds=1, fake_score_updates=1, seed=0):
+def draws_for(rounds=1, fake_score_updates=1, seed=0, examples=8):
     return given_draws.make(
-        np.linspace(0.1, 2, 8),
+        np.linspace(0.1, 2, examples),
         (SIZE,),
         rounds=rounds,
         fake_score_updates=fake_score_updates,
@@ -124,6 +124,24 @@ def test_shared_samples_save_one_forward_pass_of_the_compiled_update():
     forward = 8 * SIZE * 2 * (SIZE + CLASSES)  # of the matrix products; tanh is few
     saved = flops() - flops(share_samples=True)
     np.testing.assert_allclose(saved, forward, rtol=0.1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rounds_of_accumulation_add_no_memory(method):
+    """All rounds together cost one set of gradients, besides what one round takes."""
+
+    def temporaries(rounds, a_round):
+        examples = rounds * a_round
+        setup = setup_for(method, [], batch_size=examples)
+        draws = draws_for(rounds, examples=examples)
+        compiled = jax.jit(setup.update).lower(start_of(setup), params(2), draws).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    gradients = sum(leaf.nbytes for leaf in jax.tree.leaves(params(0)))
+    # A layer's activations of 256 examples are 3.8 times as large, so that they are what counts.
+    two = temporaries(2, 256)
+    assert temporaries(4, 256) < two + gradients / 2
+    assert two < 0.7 * temporaries(1, 512)
 
 
 def test_the_shared_samples_are_told():
