@@ -24,7 +24,8 @@ from pathlib import Path
 FEATURES = "benchmarks.efficientnet:efficientnet_lite0"
 TEACHER_KIMG = {"small": 6656, "tiny": 12_800}
 SWEEP = [(alpha, t_max) for t_max in (800, 400) for alpha in (0.5, 1.0, 1.2)]
-STUDENT_KIMG, FURTHER_KIMG, SWEEP_KIMG, PROBE_KIMG = 2048, 1536, 256, 256
+STUDENT_KIMG, FURTHER_KIMG, ANNEALED_KIMG = 2048, 1536, 768
+SWEEP_KIMG, PROBE_KIMG = 256, 256
 # At the start of a run from a student, for a fake score that starts as the teacher.
 FROZEN_KIMG = 51.2
 # Of generator and fake score. The published 1e-5 are for hundreds of millions of images.
@@ -32,7 +33,7 @@ RATES = (5e-5, 1e-4)
 # About the usual norm of SiD's generator's gradients and thrice that of its fake score's; without a
 # greatest norm SiD breaks down at these rates. Diff-Instruct's norms are smaller.
 SID_NORMS, DI_NORMS = (10_000.0, 1000.0), (100.0, 1000.0)
-FURTHER = "sid_alpha1.2"  # goes on after its images, on all GPUs
+FURTHER = "sid_alpha1.2"  # goes on after its images, twice, on all GPUs
 PROBED_RATES = [(5e-5, 1e-4), (1e-4, 2e-4), (1e-4, 4e-4)]
 
 Changes = dict[str, object]  # field of a config -> its value
@@ -127,8 +128,8 @@ def _students(
 ) -> Iterator[Step]:
     """SiD, twice, and Diff-Instruct from the small teacher, as many images each; then SiD further.
 
-    The run that goes further has the student's average alone, and begins its optimisers and its
-    fake score anew.
+    First at the same rates, then with the generator's falling to zero. A run that goes further has
+    the student's average alone, and begins its optimisers and its fake score anew.
     """
     methods: dict[str, tuple[str, Changes]] = {
         "sid_alpha1.2": ("sid_cifar", {"alpha": 1.2, **_norms(*SID_NORMS)}),
@@ -148,20 +149,28 @@ def _students(
         run = _run(output, name, config, {**common, **special}, after, weight=0.7)
         yield run
         yield _evaluation(run, f"{name}_diversity", diversity, output / name / "network")
-    name, (config, special) = f"{FURTHER}_further", methods[FURTHER]
-    changes = {
-        **common,
-        **special,
-        **_measured_every(256, FURTHER_KIMG),
-        "generator.initial": output / FURTHER / "network",
-        "generator.frozen_kimg": FROZEN_KIMG,
-        # The average goes on with the half-life that it had come to, instead of none.
-        "ema_rampup": 0.0,
-        "ema_halflife_kimg": 0.05 * STUDENT_KIMG,
-    }
-    run = _run(output, name, config, changes, (*after, FURTHER), gpus=gpus, weight=0.7)
-    yield run
-    yield _evaluation(run, f"{name}_diversity", diversity, output / name / "network")
+    config, special = methods[FURTHER]
+    decay: Changes = {"generator.decay_kimg": ANNEALED_KIMG - FROZEN_KIMG}
+    before = FURTHER
+    for stage, changes in (
+        ("further", _measured_every(256, FURTHER_KIMG)),
+        ("annealed", _measured_every(128, ANNEALED_KIMG) | decay),
+    ):
+        name = f"{FURTHER}_{stage}"
+        changes = {
+            **common,
+            **special,
+            **changes,
+            "generator.initial": output / before / "network",
+            "generator.frozen_kimg": FROZEN_KIMG,
+            # The average goes on with the half-life that it had come to, instead of none.
+            "ema_rampup": 0.0,
+            "ema_halflife_kimg": 0.05 * STUDENT_KIMG,
+        }
+        run = _run(output, name, config, changes, (*after, before), gpus=gpus, weight=0.7)
+        yield run
+        yield _evaluation(run, f"{name}_diversity", diversity, output / name / "network")
+        before = name
 
 
 def _sweeps(output: Path, distance: Changes) -> Iterator[Step]:

@@ -24,6 +24,12 @@ STUDENTS = {
     "diff_instruct": "Diff-Instruct",
 }
 
+# Runs that go further with a student, one after another, by the end of their names.
+LATER = {
+    "further": "optimisers and fake score begun anew",
+    "annealed": "again, the generator's rate falling to zero",
+}
+
 # Thousands of images -> Fréchet distance.
 Curve = list[tuple[float, float]]
 
@@ -67,11 +73,16 @@ def curve_of(folder: Path) -> Curve:
     ]
 
 
-def further_curve(output: Path, name: str) -> Curve:
-    """The measurements of the run that goes further with a student, after the images it had."""
-    curve = curve_of(output / name)
-    done = curve[-1][0] if curve else 0.0
-    return [(done + kimg, distance) for kimg, distance in curve_of(output / f"{name}_further")]
+def later_curves(output: Path, name: str) -> dict[str, Curve]:
+    """Title of a run that goes further with a student -> its measurements, images counted on."""
+    curves: dict[str, Curve] = {}
+    before = curve_of(output / name)
+    for stage, title in LATER.items():
+        done = before[-1][0] if before else 0.0
+        curve = [(done + kimg, distance) for kimg, distance in curve_of(output / f"{name}_{stage}")]
+        if curve:
+            curves[title], before = curve, curve
+    return curves
 
 
 def fitted(curve: Curve, skip_kimg: float = 0.0) -> Curve:
@@ -157,11 +168,10 @@ def report(output: Path, skip_kimg: float) -> str:
                 f"{line.slope:.3f} | {line.r2:.3f} | {crossing:,.0f} |"
             )
     for name, title in STUDENTS.items():
-        further = further_curve(output, name)
-        if further:
-            shown = ", ".join(f"{value:.2f} at {kimg * 1000:,.0f}" for kimg, value in further)
-            text += ["", f"{title}, optimisers and fake score begun anew: {shown}."]
-            kimg = first_below(further, target) if target else None
+        for stage, later in later_curves(output, name).items():
+            shown = ", ".join(f"{value:.2f} at {kimg * 1000:,.0f}" for kimg, value in later)
+            text += ["", f"{title}, {stage}: {shown}."]
+            kimg = first_below(later, target) if target else None
             if kimg is not None:
                 text.append(f"It is at the teacher's distance at {kimg * 1000:,.0f} images.")
     other = curves[STUDENTS["diff_instruct"]]
@@ -194,10 +204,10 @@ def plot(output: Path, skip_kimg: float) -> "Figure":
         if not len(points):
             continue
         axes.loglog(points[:, 0], points[:, 1], "o", color=f"C{index}", label=title)
-        further = np.array(further_curve(output, name))
-        if len(further):
-            label = f"{title}, optimisers begun anew"
-            axes.loglog(*further.T, "o", color=f"C{index}", label=label, fillstyle="none")
+        for (stage, later), marker in zip(later_curves(output, name).items(), "o^", strict=False):
+            label = f"{title}, {stage}"
+            x, y = np.array(later).T
+            axes.loglog(x, y, marker, color=f"C{index}", label=label, fillstyle="none")
         line = fit(curve_of(output / name), skip_kimg)
         if line:
             kimg = np.array(fitted(curve_of(output / name), skip_kimg))[:, 0]

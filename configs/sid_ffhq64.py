@@ -62,6 +62,7 @@ def get_config() -> ConfigDict:
                 "loss_scale": 100.0,
                 "initial": "",  # a network to start from, such as a student; "" is the teacher
                 "frozen_kimg": 0.0,  # at the start, in which the fake score alone learns
+                "decay_kimg": 0.0,  # at the end, in which the rate falls to 0; 0 for none
             },
             "fake_score": {
                 "learning_rate": 1e-5,

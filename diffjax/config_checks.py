@@ -159,6 +159,7 @@ _DISTILL = {
     "generator.loss_scale": POSITIVE,
     "generator.initial": TEXT,
     "generator.frozen_kimg": NOT_NEGATIVE,
+    "generator.decay_kimg": NOT_NEGATIVE,
     **{f"{group}.{k}": v for group in ("fake_score", "generator") for k, v in _ADAM.items()},
 }
 _SID = {"alpha": FINITE, "t_max": T_MAX}
@@ -213,6 +214,13 @@ def check(config: ConfigDict) -> None:
             f"config.fake_score.every={config.fake_score.every} asks for fewer updates and "
             f"fake_score.updates={config.fake_score.updates} for more; set one of them to 1."
         )
+    if config.task == "distill" and config.generator.decay_kimg:
+        frozen, decay = config.generator.frozen_kimg, config.generator.decay_kimg
+        if frozen + decay > config.duration_kimg:
+            raise ValueError(
+                f"config.generator.decay_kimg={decay} must fit into duration_kimg="
+                f"{config.duration_kimg} after generator.frozen_kimg={frozen}."
+            )
     if config.heun.s_min > config.heun.s_max:
         raise ValueError(
             f"config.heun.s_min={config.heun.s_min} must not be over heun.s_max="

@@ -532,11 +532,20 @@ def _adam(
 
 
 def _generator_rate(config: ConfigDict) -> optax.ScalarOrSchedule:
+    """A number where it is one all the time, as published, and else a schedule."""
     rate: float = config.generator.learning_rate
-    frozen = math.ceil(config.generator.frozen_kimg * 1000 / config.batch_size)
-    if not frozen:
+    frozen, decay = (
+        math.ceil(config.generator[name] * 1000 / config.batch_size)
+        for name in ("frozen_kimg", "decay_kimg")
+    )
+    if not frozen and not decay:
         return rate
-    return optax.join_schedules([optax.constant_schedule(v) for v in (0.0, rate)], [frozen])
+    schedules = [optax.constant_schedule(0.0), optax.constant_schedule(rate)]
+    boundaries = [frozen]
+    if decay:
+        schedules.append(optax.linear_schedule(rate, 0.0, decay))
+        boundaries.append(max(frozen, total_steps(config) - decay))
+    return optax.join_schedules(schedules, boundaries)
 
 
 def _check_teacher(config: ConfigDict, denoiser: NetworkDenoiser) -> None:

@@ -111,16 +111,24 @@ def test_a_whole_name_is_one_step_and_the_beginning_of_one_all_that_begin_so():
 
 
 def test_a_student_that_goes_further_starts_from_itself():
-    (step,) = (s for s in cifar.steps(Path("/d"), Path("/o"), gpus=3) if s.name.endswith("further"))
-    assert (step.gpus, step.after[-1]) == (3, "sid_alpha1.2")
-    assert "--config.generator.initial=/o/sid_alpha1.2/network" in step.arguments
-    assert "--config.teacher=/o/teacher_small/network" in step.arguments
+    steps = {step.name: step for step in cifar.steps(Path("/d"), Path("/o"), gpus=3)}
+    student = "sid_alpha1.2"
+    for before, name in (
+        (student, f"{student}_further"),
+        (f"{student}_further", f"{student}_annealed"),
+    ):
+        step = steps[name]
+        assert (step.gpus, step.after[-1]) == (3, before)
+        assert f"--config.generator.initial=/o/{before}/network" in step.arguments
+        assert "--config.teacher=/o/teacher_small/network" in step.arguments
+        decays = any("decay_kimg" in argument for argument in step.arguments)
+        assert decays == name.endswith("annealed")
 
 
 def test_a_study_with_a_teacher_of_its_own_trains_none_for_the_students():
     steps = list(cifar.steps(Path("/d"), Path("/o"), teacher=Path("/mine")))
     students = [s for s in steps if s.name.startswith(("sid_", "diff_"))]
-    assert len(students) == 8
+    assert len(students) == 10
     for step in students:
         assert "--config.teacher=/mine" in step.arguments
         assert "teacher_small" not in step.after
@@ -187,18 +195,24 @@ class TestReport:
 
     @staticmethod
     def go_further(output):
-        folder = output / "sid_alpha1.2_further"
-        folder.mkdir()
-        rows = [{"kimg": 250.0, "fd_x_50k": 11.0}, {"kimg": 500.0, "fd_x_50k": 9.0}]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for stage, rows in (
+            ("further", [{"kimg": 250.0, "fd_x_50k": 11.0}, {"kimg": 500.0, "fd_x_50k": 12.0}]),
+            ("annealed", [{"kimg": 250.0, "fd_x_50k": 9.0}]),
+        ):
+            folder = output / f"sid_alpha1.2_{stage}"
+            folder.mkdir()
+            (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def test_a_run_that_goes_further_counts_on(self, output):
-        assert cifar_report.further_curve(output, "sid_alpha1.2") == []
+    def test_runs_that_go_further_count_on(self, output):
+        assert cifar_report.later_curves(output, "sid_alpha1.2") == {}
         self.go_further(output)
-        assert cifar_report.further_curve(output, "sid_alpha1.2") == [(2250, 11.0), (2500, 9.0)]
+        first, second = cifar_report.later_curves(output, "sid_alpha1.2").values()
+        assert (first, second) == ([(2250, 11.0), (2500, 12.0)], [(2750, 9.0)])
         text = cifar_report.report(output, 0.0)
-        assert "begun anew: 11.00 at 2,250,000, 9.00 at 2,500,000." in text
-        assert "It is at the teacher's distance at 2,500,000 images." in text
+        assert "begun anew: 11.00 at 2,250,000, 12.00 at 2,500,000." in text
+        assert "falling to zero: 9.00 at 2,750,000." in text
+        assert text.count("It is at the teacher's distance") == 1
+        assert "It is at the teacher's distance at 2,750,000 images." in text
 
     @needs_matplotlib
     def test_plot(self, output):
@@ -210,18 +224,24 @@ class TestReport:
         assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
 
         sid, diff_instruct = "SiD, alpha 1.2", "Diff-Instruct"
-        points = {x.get_label(): x for x in axes.lines if x.get_marker() == "o"}
-        assert points.keys() == {sid, f"{sid}, optimisers begun anew", diff_instruct}
+        points = {x.get_label(): x for x in axes.lines if x.get_marker() in "o^"}
+        later = {f"{sid}, {stage}" for stage in cifar_report.LATER.values()}
+        assert points.keys() == {sid, diff_instruct} | later
         kimg = np.array([250, 500, 1000, 2000])
         for title, slope in ((sid, -0.5), (diff_instruct, -0.25)):
             xy = np.stack([kimg, 40 * (kimg / 250) ** slope], axis=1)
             np.testing.assert_allclose(points[title].get_xydata(), xy)
-        further = points[f"{sid}, optimisers begun anew"]
-        assert further.get_xydata().tolist() == [[2250, 11], [2500, 9]]
-        assert (further.get_color(), further.get_fillstyle()) == (points[sid].get_color(), "none")
+        shown = [points[label] for label in sorted(later, reverse=True)]
+        assert shown[0].get_xydata().tolist() == [[2250, 11], [2500, 12]]
+        assert shown[1].get_xydata().tolist() == [[2750, 9]]
+        assert [x.get_marker() for x in shown] == ["o", "^"]
+        for x in shown:
+            assert (x.get_color(), x.get_fillstyle()) == (points[sid].get_color(), "none")
 
         # Fits of exact powers go through the points; SiD's goes on to the teacher's distance.
-        fits = {(x.get_color(), x.get_linestyle()): x for x in axes.lines if x.get_marker() != "o"}
+        fits = {
+            (x.get_color(), x.get_linestyle()): x for x in axes.lines if x.get_marker() not in "o^"
+        }
         for title in (sid, diff_instruct):
             line, through = fits.pop((points[title].get_color(), "-")), points[title]
             np.testing.assert_allclose(line.get_xydata(), through.get_xydata())

@@ -322,6 +322,12 @@ MISTAKES = [
         {"fake_score__learning_rate": float("nan")},
         f"config.fake_score.learning_rate=nan: {NUMBER}",
     ),
+    ("sid_cifar", {"generator__decay_kimg": -1.0}, "generator.decay_kimg=-1.0: a number of at"),
+    (
+        "sid_cifar",
+        {"generator__decay_kimg": 9.0, "generator__frozen_kimg": 2.0, "duration_kimg": 10.0},
+        "generator.decay_kimg=9.0 must fit into duration_kimg=10.0 after .*frozen_kimg=2.0",
+    ),
     ("sid_cifar", {"generator__eps": 0.0}, f"config.generator.eps=0.0: {NUMBER}"),
     ("sid_cifar", {"generator__b1": 1.0}, r"config.generator.b1=1.0: it lies in \[0, 1\)"),
     ("sid_cifar", {"fake_score__b2": -0.1}, r"config.fake_score.b2=-0.1: it lies in \[0, 1\)"),
@@ -540,6 +546,29 @@ def test_the_greatest_norms_reach_the_optimizers_they_are_of():
         _, state = optimizer.update({"x": jnp.full(4, 50.0)}, optimizer.init(params), params)
         moments = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (4,)]
         np.testing.assert_allclose(moments, [np.full(4, 0.001 * (norm / 2) ** 2)], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "decay", "rates"),
+    [
+        (0, 4, [1, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]),
+        (2, 0, [0, 0, 1, 1, 1, 1, 1, 1, 1, 1]),
+        (2, 8, [0, 0, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]),
+    ],
+)
+def test_the_generators_rate_waits_and_decays(frozen, decay, rates):
+    config = load("sid_digits")
+    kimg = config.batch_size / 1000
+    config.duration_kimg = 10 * kimg
+    config.generator.frozen_kimg, config.generator.decay_kimg = frozen * kimg, decay * kimg
+    optimizer = experiment.build(config).setup.generator_optimizer
+    params = {"x": jnp.zeros(1)}
+    state, steps = optimizer.init(params), []
+    for _ in rates:
+        # Of equal gradients Adam makes steps of a learning rate each.
+        update, state = optimizer.update({"x": jnp.ones(1)}, state, params)
+        steps.append(-float(update["x"][0]) / config.generator.learning_rate)
+    np.testing.assert_allclose(steps, rates, atol=1e-5)
 
 
 def test_cudnn_reaches_all_networks_and_not_float32_ones(monkeypatch):
