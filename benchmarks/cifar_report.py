@@ -26,8 +26,8 @@ STUDENTS = {
 
 # Runs that go further with a student, one after another, by the end of their names.
 LATER = {
-    "further": "optimisers and fake score begun anew",
-    "annealed": "again, the generator's rate falling to zero",
+    "further": "begun anew",
+    "annealed": "its rate falling to 0",
 }
 
 # Thousands of images -> Fréchet distance.
@@ -129,6 +129,39 @@ def timing_of(folder: Path, name: str) -> float:
     return float(np.median(values)) if values else math.nan
 
 
+def times(folder: Path) -> tuple[float, float, float, float]:
+    """What a run took: seconds of its first call, of later updates, of measuring, and its images.
+
+    The first call traces, compiles and makes the first updates. What comes before it isn't
+    counted, nor the grids and checkpoints between calls.
+    """
+    path = folder / "timing.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    first = updating = measuring = kimg = 0.0
+    for row in map(json.loads, lines):
+        first += row.get("first_call_seconds", 0.0)
+        measuring += row.get("evaluation_seconds", 0.0)
+        if "images_per_second" in row:
+            updating += (row["kimg"] - kimg) * 1000 / row["images_per_second"]
+        kimg = row["kimg"]
+    return first, updating, measuring, kimg * 1000
+
+
+def times_table(output: Path) -> list[str]:
+    """A row for each run of the study, in Markdown."""
+    head = "| run | images | first call, s | later updates, s | measuring, s | peak memory, GiB |"
+    rows = [head, "|-|-|-|-|-|-|"]
+    for path in sorted(output.glob("*/timing.jsonl")):
+        first, updating, measuring, images = times(path.parent)
+        memory = timing_of(path.parent, "peak_memory_gib")
+        rows.append(
+            f"| {path.parent.name} | {images:,.0f} | {first:.0f} | {updating:.0f} | "
+            f"{f'{measuring:.0f}' if measuring else '-'} | "
+            f"{'-' if math.isnan(memory) else f'{memory:.1f}'} |"
+        )
+    return rows if len(rows) > 2 else []
+
+
 def report(output: Path, skip_kimg: float) -> str:
     """The tables, in Markdown."""
     text = []
@@ -186,8 +219,9 @@ def report(output: Path, skip_kimg: float) -> str:
     if sweep:
         text += ["", "| tiny student | images | distance |", "|-|-|-|"]
     for folder in sweep:
-        for kimg, value in curve_of(folder)[-1:]:
+        for kimg, value in curve_of(folder):
             text.append(f"| {folder.name} | {kimg * 1000:,.0f} | {value:.2f} |")
+    text += ["", *times_table(output)]
     return "\n".join(text)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import cifar, cifar_report, measuring, precision, profile
-from diffjax import config_checks
+from benchmarks import cifar, cifar_picture, cifar_report, measuring, precision, profile
+from diffjax import config_checks, images
 from tests.test_train import ROOT, load_config
 
 needs_matplotlib = pytest.mark.skipif(
@@ -210,7 +210,7 @@ class TestReport:
         assert (first, second) == ([(2250, 11.0), (2500, 12.0)], [(2750, 9.0)])
         text = cifar_report.report(output, 0.0)
         assert "begun anew: 11.00 at 2,250,000, 12.00 at 2,500,000." in text
-        assert "falling to zero: 9.00 at 2,750,000." in text
+        assert "falling to 0: 9.00 at 2,750,000." in text
         assert text.count("It is at the teacher's distance") == 1
         assert "It is at the teacher's distance at 2,750,000 images." in text
 
@@ -225,13 +225,13 @@ class TestReport:
 
         sid, diff_instruct = "SiD, alpha 1.2", "Diff-Instruct"
         points = {x.get_label(): x for x in axes.lines if x.get_marker() in "o^"}
-        later = {f"{sid}, {stage}" for stage in cifar_report.LATER.values()}
-        assert points.keys() == {sid, diff_instruct} | later
+        later = [f"{sid}, {stage}" for stage in cifar_report.LATER.values()]
+        assert points.keys() == {sid, diff_instruct, *later}
         kimg = np.array([250, 500, 1000, 2000])
         for title, slope in ((sid, -0.5), (diff_instruct, -0.25)):
             xy = np.stack([kimg, 40 * (kimg / 250) ** slope], axis=1)
             np.testing.assert_allclose(points[title].get_xydata(), xy)
-        shown = [points[label] for label in sorted(later, reverse=True)]
+        shown = [points[label] for label in later]
         assert shown[0].get_xydata().tolist() == [[2250, 11], [2500, 12]]
         assert shown[1].get_xydata().tolist() == [[2750, 9]]
         assert [x.get_marker() for x in shown] == ["o", "^"]
@@ -261,6 +261,20 @@ class TestReport:
         cifar_report.main()
         assert Image.open(path).size == (900, 600)
         assert "| Diff-Instruct |" in capsys.readouterr().out
+
+    def test_times_of_a_run_add_up(self, output):
+        rows = [
+            {"kimg": 10.0, "first_call_seconds": 60.0, "peak_memory_gib": 3.0},
+            {"kimg": 20.0, "images_per_second": 1000.0, "peak_memory_gib": 3.0},
+            {"kimg": 20.0, "evaluation_seconds": 7.0},
+            {"kimg": 40.0, "images_per_second": 2000.0, "peak_memory_gib": 3.0},
+            # Another start of the same run.
+            {"kimg": 50.0, "first_call_seconds": 20.0, "peak_memory_gib": 3.0},
+        ]
+        (output / "sid_alpha1.2" / "timing.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        assert cifar_report.times(output / "sid_alpha1.2") == (80, 20, 7, 50_000)
+        row = "| sid_alpha1.2 | 50,000 | 80 | 20 | 7 | 3.0 |"
+        assert row in cifar_report.report(output, 0.0)
 
     def test_timing_is_the_median_of_what_was_written(self, output):
         rows = [
@@ -336,3 +350,34 @@ def test_kernels_are_sorted_into_kinds(tmp_path):
     )
     with pytest.raises(FileNotFoundError, match="profile something first"):
         profile.kernel_seconds(tmp_path / "plugins" / "nothing")
+
+
+class TestCifarPicture:
+    @pytest.fixture
+    def study(self, tmp_path):
+        """Grids of 8 x 8 images, each of one colour that tells its place and its run."""
+        self.tiles = {}
+        for run, (name, kimg) in enumerate(
+            [("sid_alpha1.2", 512), ("sid_alpha1.2_further", 128), ("diff_instruct", 512)]
+        ):
+            tiles = np.zeros((64, 32, 32, 3), np.uint8)
+            tiles[..., 0], tiles[..., 1] = np.arange(64)[:, None, None], run
+            self.tiles[name] = tiles
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "metrics.jsonl").write_text(f'{{"kimg": {kimg}, "fd_x_50k": 9.0}}\n')
+            for shown, when in ((tiles * 0, kimg // 2), (tiles, kimg)):
+                grid = images.grid(shown, columns=8, padding=2)
+                images.save_png(tmp_path / name / "samples" / f"samples_{when:06d}.png", grid)
+        return tmp_path
+
+    def test_a_panel_is_of_the_last_grid_of_the_last_run(self, study):
+        caption, tiles = cifar_picture.student_panel(study, "sid_alpha1.2", 8, 32)
+        assert caption == "SiD, alpha 1.2, one evaluation,\nafter 640,000 images"
+        np.testing.assert_array_equal(tiles, self.tiles["sid_alpha1.2_further"][:48])
+        caption, tiles = cifar_picture.student_panel(study, "diff_instruct", 8, 32)
+        assert "after 512,000" in caption
+        np.testing.assert_array_equal(tiles, self.tiles["diff_instruct"][:48])
+
+    def test_a_run_without_a_grid_is_named(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"run has no samples/samples_\*\.png"):
+            cifar_picture.last_grid(tmp_path / "run", 8, 6, 32)

@@ -1,0 +1,90 @@
+"""README's picture of the study of CIFAR-10: the teacher and its students, from the same latents.
+
+    python -m benchmarks.cifar_picture --output=runs/cifar --picture=docs/cifar_small.png
+
+The students' images are those of their last grids, also of a study that is under way; the
+teacher's are made anew, in a minute or two of a CPU.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from benchmarks import cifar_report, measuring
+from diffjax import experiment, images, sampling, sharding
+
+STUDENTS = ("sid_alpha1.2", "diff_instruct")
+ROWS = 6
+_LINE = 2  # pixels between the images of a run's grid
+
+
+def last_grid(folder: Path, columns: int, rows: int, size: int) -> tuple[float, np.ndarray]:
+    """The images of a run's last grid, and the thousands of images that the run had seen.
+
+    Args:
+      folder: of the run.
+      columns: of its grid.
+      rows: how many to take.
+      size: height and width of an image, pixels.
+
+    Returns:
+      Thousands of images; images [rows · columns, size, size, 3] uint8.
+
+    Raises:
+      FileNotFoundError: if there is no grid.
+    """
+    grids = sorted((folder / "samples").glob("samples_*.png"))
+    if not grids:
+        raise FileNotFoundError(f"{folder} has no samples/samples_*.png: run benchmarks.cifar")
+    picture = np.asarray(Image.open(grids[-1]).convert("RGB"))
+    step = size + _LINE
+    tiles = picture[_LINE : _LINE + rows * step, _LINE : _LINE + columns * step]
+    tiles = tiles.reshape(rows, step, columns, step, 3)[:, :size, :, :size]
+    return float(grids[-1].stem.partition("_")[2]), tiles.swapaxes(1, 2).reshape(-1, size, size, 3)
+
+
+def student_panel(output: Path, name: str, columns: int, size: int) -> tuple[str, np.ndarray]:
+    """Caption and images of a student, of the run that went furthest with it."""
+    done, newest = 0.0, name
+    for stage in cifar_report.LATER:
+        if (output / f"{name}_{stage}" / "samples").is_dir():
+            done += cifar_report.curve_of(output / newest)[-1][0]
+            newest = f"{name}_{stage}"
+    kimg, tiles = last_grid(output / newest, columns, ROWS, size)
+    title = cifar_report.STUDENTS[name]
+    return f"{title}, one evaluation,\nafter {(done + kimg) * 1000:,.0f} images", tiles
+
+
+def teacher_panel(config: ConfigDict, count: int) -> tuple[str, np.ndarray]:
+    """Caption and images of the config's teacher, [count, H, W, 3] uint8."""
+    exp, mesh = experiment.build(config), sharding.make_mesh(data=1)
+    caption, sampler, params = exp.comparisons(exp.load_frozen(), seed=config.grid.seed, mesh=mesh)[
+        0
+    ]
+    return caption, sampling.first_images(sampler, params, count, label_dim=0, mesh=mesh)
+
+
+def main() -> None:
+    """Writes the picture."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of the study")
+    parser.add_argument("--teacher", type=Path, help="its network, if not the study's own")
+    parser.add_argument("--picture", type=Path, required=True, help="a PNG to write")
+    arguments = parser.parse_args()
+    config = measuring.load_config("configs/sid_cifar.py")
+    columns, size = config.grid.columns, config.image_shape[0]
+    config.teacher = str(arguments.teacher or arguments.output / "teacher_small" / "network")
+    panels = [
+        teacher_panel(config, ROWS * columns),
+        *(student_panel(arguments.output, name, columns, size) for name in STUDENTS),
+    ]
+    images.save_png(arguments.picture, images.labelled_panels(panels, columns=columns))
+
+
+if __name__ == "__main__":
+    main()
