@@ -74,13 +74,17 @@ def main() -> None:
     parser.add_argument("flags", nargs="*", help="after --, more flags of both runs")
     arguments = parser.parse_args()
     full, half = (curves(run(arguments, dtype)) for dtype in DTYPES)
-    print(f"| metric | first update | largest of {arguments.window}-update means | at update |")
-    print("|-|-|-|-|")
+    means = f"largest of {arguments.window}-update means"
+    print(f"| metric | first update | {means} | at update | largest of one update | at |")
+    print("|-|-|-|-|-|-|")
     for name, theirs in full.items():
-        first = difference(half[name][:1], theirs[:1], 1)[0]
+        single = difference(half[name], theirs, 1)
         gaps = difference(half[name], theirs, arguments.window)
         at = int(gaps.argmax()) + arguments.window
-        print(f"| {name} | {first:.1e} | {gaps.max():.1e} | {at} |")
+        print(
+            f"| {name} | {single[0]:.1e} | {gaps.max():.1e} | {at} | "
+            f"{single.max():.1e} | {int(single.argmax()) + 1} |"
+        )
     if arguments.plot:
         plot(full, half, arguments.plot)
 
