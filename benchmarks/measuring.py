@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import dataclasses
 import json
 import math
 import runpy
@@ -120,7 +121,13 @@ def matrix_peak(dtype: Any, size: int = 8192) -> float:
 
 
 def forward_flops(denoiser: NetworkDenoiser) -> float:
-    """FLOPs of the convolutions and matrix products of one forward pass on one image."""
+    """FLOPs of the convolutions and matrix products of one forward pass on one image.
+
+    Attention's are among them, whichever implementation the denoiser has.
+    """
+    # cuDNN's attention is one call, whose matrix products a jaxpr doesn't show.
+    by_products = denoiser.network.clone(attention="xla")
+    denoiser = dataclasses.replace(denoiser, network=by_products)
     x = jax.ShapeDtypeStruct((1, *denoiser.image_shape), jnp.float32)
     sigma = jax.ShapeDtypeStruct((1,), jnp.float32)
     return _matrix_flops(jax.make_jaxpr(denoiser)(denoiser.abstract_params(), x, sigma).jaxpr)
