@@ -17,14 +17,16 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffjax import config_checks, sharding
+from benchmarks import synthetic
+from diffjax import config_checks, experiment, sharding
 from diffjax.denoiser import NetworkDenoiser
+from diffjax.experiment import Experiment
 from diffjax.types import Params
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that name what is measured."""
-    parser.add_argument("--config", required=True, help="a distillation config")
+    parser.add_argument("--config", required=True, help="a config of any task")
     parser.add_argument("--dtype", help="instead of the config's")
     parser.add_argument("--batch_size", type=int, help="instead of the config's")
     parser.add_argument(
@@ -67,6 +69,22 @@ def config_of(arguments: argparse.Namespace) -> ConfigDict:
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     return config
+
+
+def build(config: ConfigDict, rounds: int = 1) -> tuple[Experiment, Mesh]:
+    """What a config describes, and the devices; ends in one line if that can't be had.
+
+    Real images are random ones, so that no data set is needed.
+    """
+    try:
+        mesh = sharding.make_mesh(**config.mesh)
+        sharding.check_batch(config.batch_size, rounds, mesh)
+        source = None
+        if config.task == "pretrain":
+            source = synthetic.images_like(config.dataset, conditional=config.conditional)
+        return experiment.build(config, source=source), mesh
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 def random_params(denoiser: NetworkDenoiser, mesh: Mesh) -> Params:

@@ -2,13 +2,15 @@
 
     python -m benchmarks.step --config=configs/sid_cifar.py --dtype=bfloat16 --batch_size=256
 
-The real update of the config, on weights drawn at random, so that nothing is downloaded. Model
-FLOPs are those of the networks' passes that the method needs, whatever the compiler adds or saves:
-11 forward passes an image for SiD, 9 for Diff-Instruct, whose scores are constants, and fewer where
-the config saves some.
+The real update of the config, on weights drawn at random, so that nothing is downloaded; a
+teacher's on random images, which lie on the devices. Model FLOPs are those of the networks' passes
+that the method needs, whatever the compiler adds or saves: 11 forward passes an image for SiD, 9
+for Diff-Instruct, whose scores are constants, fewer where the config saves some, and 3 for a
+teacher.
 """
 
 import argparse
+import functools
 import gzip
 import time
 from pathlib import Path
@@ -16,19 +18,25 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from benchmarks import measuring
 from diffjax import experiment, runtime, sharding
 from diffjax.compilation import compile_updates
-from diffjax.tools.aot import abstract_arguments
+from diffjax.experiment import DistillExperiment, Experiment
+from diffjax.pretrain import state as pretrain_state
 
+# Of a teacher's update.
+PRETRAINING = 3
 # Of the generator's update; the fake score's takes one of the generator and three of its own.
 FORWARDS = {"sid": 7, "diff_instruct": 5}
 
 
 def forwards(config: ConfigDict) -> float:
     """Forward passes an image that an update of the config needs, backward ones counted as two."""
+    if config.task == "pretrain":
+        return PRETRAINING
     of_fake_score = 4 * config.fake_score.updates - int(config.share_samples)
     return FORWARDS[config.method] + of_fake_score / config.fake_score.every
 
@@ -36,36 +44,34 @@ def forwards(config: ConfigDict) -> float:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Compiles the update and times it."""
     config = measuring.config_of(arguments)
-    config.accumulation = arguments.accumulation or config.accumulation
+    if config.task == "distill":
+        config.accumulation = arguments.accumulation or config.accumulation
+    elif arguments.accumulation:
+        raise SystemExit("error: --accumulation: the update of a teacher has no rounds")
     config.rematerialize = arguments.rematerialize
     config.updates_per_call = arguments.updates_per_call
-    mesh = sharding.make_mesh(**config.mesh)
-    sharding.check_batch(config.batch_size, config.accumulation, mesh)
-    exp = experiment.build(config)
-    assert isinstance(exp, experiment.DistillExperiment), "the config isn't of a distillation"
+    accumulation = config.get("accumulation", 1)
+    exp, mesh = measuring.build(config, accumulation)
     key, count = jax.random.key(1), config.updates_per_call
+    state, frozen = _start(exp, mesh)
 
     start = time.perf_counter()
-    lowered = compile_updates(exp, mesh, count).lower(*abstract_arguments(exp, mesh))
+    lowered = compile_updates(exp, mesh, count).lower(state, frozen, key, count)
     traced = time.perf_counter() - start
     compiled = lowered.compile()
     compile_seconds = time.perf_counter() - start
 
-    teacher = measuring.random_params(exp.denoiser, mesh)
-    shardings = sharding.state(exp.abstract_state(), mesh)
-    state = jax.jit(exp.init_state, out_shardings=shardings)(teacher)
-    teacher = exp.narrowed(teacher)
-    state, totals = compiled(state, teacher, key, count)
+    state, totals = compiled(state, frozen, key, count)
     jax.block_until_ready(totals)
     seconds = []
     for _ in range(arguments.repeats):
         start = time.perf_counter()
-        state, totals = compiled(state, teacher, key, count)
+        state, totals = compiled(state, frozen, key, count)
         jax.block_until_ready(totals)
         seconds.append((time.perf_counter() - start) / count)
     if arguments.profile:
         with jax.profiler.trace(arguments.profile):
-            jax.block_until_ready(compiled(state, teacher, key, count)[1])
+            jax.block_until_ready(compiled(state, frozen, key, count)[1])
         text = gzip.compress(compiled.as_text().encode())
         (Path(arguments.profile) / "module.txt.gz").write_bytes(text)
 
@@ -73,7 +79,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     peak = measuring.matrix_peak(experiment.DTYPES[config.dtype]) * mesh.size
     flops = measuring.forward_flops(exp.denoiser) * forwards(config) * config.batch_size
     return measuring.describe(arguments, config, mesh) | {
-        "accumulation": config.accumulation,
+        "accumulation": accumulation,
         "rematerialize": config.rematerialize,
         "images_per_second": config.batch_size / update,
         "seconds_per_update": update,
@@ -86,6 +92,19 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "compile_seconds": compile_seconds,
         "skipped": int(totals.skipped),
     }
+
+
+def _start(exp: Experiment, mesh: Mesh) -> tuple[Any, Any]:
+    """The state on random weights, and what updates read and never change, placed as a run's."""
+    params = measuring.random_params(exp.denoiser, mesh)
+    shardings = sharding.state(exp.abstract_state(), mesh)
+    if isinstance(exp, DistillExperiment):
+        state = jax.jit(exp.init_state, out_shardings=shardings)(params)
+        return state, exp.narrowed(params)
+    create = functools.partial(pretrain_state.create, optimizer=exp.setup.optimizer)
+    images = exp.load_frozen()
+    images = sharding.put(images, sharding.state(images, mesh))
+    return jax.jit(create, out_shardings=shardings)(params), images
 
 
 def main() -> None:

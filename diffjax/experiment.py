@@ -312,15 +312,19 @@ class PretrainExperiment:
 Experiment = DistillExperiment | PretrainExperiment
 
 
-def build(config: ConfigDict) -> Experiment:
+def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment:
     """Checks a config and builds what it describes, without computing or downloading anything.
+
+    Args:
+      config: of any task.
+      source: real images for pretraining instead of those of `config.dataset`, which isn't opened.
 
     Raises:
       ValueError: naming the field, its value and what would do.
       FileNotFoundError: if a path of the config isn't there.
     """
     config_checks.check(config)
-    return _distill(config) if config.task == "distill" else _pretrain(config)
+    return _distill(config) if config.task == "distill" else _pretrain(config, source)
 
 
 def check_evaluation(config: ConfigDict) -> None:
@@ -446,8 +450,9 @@ def _distill(config: ConfigDict) -> DistillExperiment:
     )
 
 
-def _pretrain(config: ConfigDict) -> PretrainExperiment:
-    source = datasets.open_square(config.dataset, conditional=config.conditional)
+def _pretrain(config: ConfigDict, source: DataSource | None) -> PretrainExperiment:
+    if source is None:
+        source = datasets.open_square(config.dataset, conditional=config.conditional)
     resolution, _, channels = source.image_shape
     is_resident = datasets.is_resident(source)
     if not is_resident and config.updates_per_call != 1:

@@ -1,0 +1,46 @@
+"""Random images that stand in for a data set, so that a teacher's training needs none here."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from diffjax import datasets
+from diffjax.data.source import ArraySource
+
+# Batches are drawn from them with replacement; their number costs no time.
+COUNT = 4096
+# Where the data set isn't there to say it: they change one small layer.
+CLASSES = 10
+
+
+def images_like(dataset: str, *, conditional: bool) -> ArraySource:
+    """Random images of a data set's size, few enough to lie on the devices.
+
+    Args:
+      dataset: as `config.dataset`. A file that isn't there needs a name such as EDM gives its zips,
+        cifar10-32x32.zip, from which the size of its RGB images is read.
+      conditional: whether its classes are needed.
+
+    Raises:
+      FileNotFoundError: there is no such file, and its name tells no size.
+      ValueError: naming what doesn't fit.
+    """
+    try:
+        found = datasets.open_square(dataset, conditional=conditional)
+        shape, classes = found.image_shape, found.num_classes
+    except FileNotFoundError as error:
+        size = re.search(r"-(\d+)x\1(?!\d)", Path(dataset).name)
+        if size is None:
+            raise FileNotFoundError(
+                f"{error} Random images would do, of a size that the name tells: "
+                "--set dataset=images-64x64.zip."
+            ) from error
+        shape, classes = (int(size[1]), int(size[1]), 3), CLASSES if conditional else 0
+    rng = np.random.default_rng(0)
+    return ArraySource(
+        name="random images",
+        images=rng.integers(256, size=(COUNT, *shape), dtype=np.uint8),
+        classes=rng.integers(max(classes, 1), size=COUNT, dtype=np.int32),
+        num_classes=classes,
+    )
