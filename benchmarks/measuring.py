@@ -3,10 +3,12 @@
 import argparse
 import ast
 import dataclasses
+import gzip
 import json
 import math
 import runpy
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from benchmarks import synthetic
-from diffjax import config_checks, experiment, sharding
+from diffjax import config_checks, experiment, runtime, sharding
 from diffjax.denoiser import NetworkDenoiser
 from diffjax.experiment import Experiment
 from diffjax.types import Params
@@ -111,10 +113,45 @@ def describe(arguments: argparse.Namespace, config: ConfigDict, mesh: Mesh) -> d
     }
 
 
+def speed(images: int, seconds: float, flops: float, peak: float) -> dict[str, float]:
+    """What follows from seconds for so many images.
+
+    Args:
+      images: in that time.
+      seconds: of it.
+      flops: model FLOPs an image.
+      peak: FLOP/s of the devices together.
+    """
+    rate = flops * images / seconds
+    return {
+        "images_per_second": images / seconds,
+        "model_tflops_per_second": rate / 1e12,
+        "share_of_peak": rate / peak,
+    }
+
+
+def of_devices(peak: float) -> dict[str, float | None]:
+    """Their peak in FLOP/s, and the most memory of the first one, None where nobody counts it."""
+    return {
+        "matrix_peak_tflops_per_second": peak / 1e12,
+        "peak_memory_gib": runtime.peak_memory_gib(),
+    }
+
+
+def write_profile(folder: Path, call: Callable[[], Any], compiled: Any = None) -> None:
+    """Writes a trace of a call, and XLA's text if the call is one compiled program."""
+    with jax.profiler.trace(str(folder)):
+        jax.block_until_ready(call())
+    if compiled is not None:
+        text = gzip.compress(compiled.as_text().encode())
+        (folder / "module.txt.gz").write_bytes(text)
+
+
 def report(result: dict[str, Any], json_file: str | None) -> None:
     """Prints a table, and adds a line of JSON to a file if one is named."""
     for name, value in result.items():
         shown = f"{value:.4g}" if isinstance(value, float) else value
+        shown = "unknown" if value is None else shown
         print(f"{name:32s} {shown}", flush=True)
     if json_file:
         with Path(json_file).open("a", encoding="utf-8") as file:

@@ -2,8 +2,9 @@
 
     python -m benchmarks.profile trace
 
-reads what `step.py --profile=trace` wrote. Kinds are told by kernels' names, as NVIDIA's libraries
-and XLA give them; what no rule knows is listed by name.
+reads what `step.py --profile=trace` wrote, or `sample.py` in a folder for each sampler, where a
+batch stands for an update (`--updates=1 trace/heun`). Kinds are told by kernels' names, as NVIDIA's
+libraries and XLA give them; what no rule knows is listed by name.
 """
 
 import argparse

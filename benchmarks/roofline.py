@@ -2,11 +2,11 @@
 
     python -m benchmarks.roofline trace
 
-reads what `step.py --profile=trace` wrote: the times, and the compiled program's text, in which
-`work.py` counts. The least time is that of each kernel at the peaks given, the longer of its bytes'
-and its FLOPs', added up; so a kind can beat it where a cache spares the memory. Library calls'
-auxiliary kernels, such as those that change layouts, have times and no bytes. A folder without a
-trace gets the least times alone.
+reads what `step.py --profile=trace` wrote, or `sample.py` in `trace/one_step` (`--updates=1`): the
+times, and the compiled program's text, in which `work.py` counts. The least time is that of each
+kernel at the peaks given, the longer of its bytes' and its FLOPs', added up; so a kind can beat it
+where a cache spares the memory. Library calls' auxiliary kernels, such as those that change
+layouts, have times and no bytes. A folder without a trace gets the least times alone.
 """
 
 import argparse

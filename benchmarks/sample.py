@@ -3,58 +3,67 @@
     python -m benchmarks.sample --config=configs/sid_cifar.py --dtype=bfloat16 --batch_size=512
 
 The real samplers of the config, latents and labels drawn included, on weights drawn at random, so
-that nothing is downloaded. Images stay on the device.
+that nothing is downloaded; of a teacher's config Heun's alone. Images stay on the device.
 """
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from benchmarks import measuring
-from diffjax import experiment, runtime, sampling, sharding
+from diffjax import experiment, sampling
+from diffjax.types import Array, Params
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Compiles both samplers and times them."""
+    """Compiles the samplers and times them."""
     config = measuring.config_of(arguments)
-    mesh = sharding.make_mesh(**config.mesh)
-    sharding.check_batch(config.batch_size, 1, mesh)
-    exp = experiment.build(config)
+    exp, mesh = measuring.build(config)
+    samplers: dict[str, tuple[sampling.SampleBatch, int]] = {}  # with evaluations an image
+    if isinstance(exp, experiment.DistillExperiment):
+        samplers["one_step"] = exp.sampler(seed=0, mesh=mesh), exp.evaluations
+    if arguments.heun:
+        heun = sampling.heun(exp.denoiser, settings=exp.heun, seed=0, mesh=mesh)
+        samplers["heun"] = heun, exp.heun.evaluations
+    if not samplers:
+        raise SystemExit("error: --no-heun leaves nothing: a teacher has no other sampler")
     params = measuring.random_params(exp.denoiser, mesh)
-    (_, heun, _), *_ = exp.comparisons(params, seed=0, mesh=mesh)
-    result = measuring.describe(arguments, config, mesh)
+    classes = jnp.zeros(config.batch_size, jnp.int32)
     flops = measuring.forward_flops(exp.denoiser)
     peak = measuring.matrix_peak(experiment.DTYPES[config.dtype]) * mesh.size
-    samplers = {"one_step": (exp.sampler(seed=0, mesh=mesh), 1)}
-    if arguments.heun:
-        samplers["heun"] = (heun, exp.heun.evaluations)
+    result = measuring.describe(arguments, config, mesh)
     for name, (sampler, evaluations) in samplers.items():
-        compile_seconds, seconds = _time(sampler, params, config.batch_size, arguments.repeats)
-        rate = config.batch_size / seconds
-        result |= {
-            f"{name}_images_per_second": rate,
-            f"{name}_evaluations": evaluations,
-            f"{name}_share_of_peak": rate * evaluations * flops / peak,
-            f"{name}_compile_seconds": compile_seconds,
+        batch = functools.partial(_batch, sampler, params, classes)
+        compile_seconds, seconds = _time(batch, arguments.repeats)
+        if arguments.profile:
+            measuring.write_profile(
+                Path(arguments.profile) / name,
+                functools.partial(batch, 0),
+                _program(sampler, params, jnp.arange(config.batch_size), classes),
+            )
+        of_one = {
+            **measuring.speed(config.batch_size, seconds, flops * evaluations, peak),
+            "seconds_per_batch": seconds,
+            "evaluations": evaluations,
+            "compile_seconds": compile_seconds,
         }
-    return result | {
-        "matrix_peak_tflops_per_second": peak / 1e12,
-        "peak_memory_gib": runtime.peak_memory_gib() or 0.0,
-    }
+        result |= {f"{name}_{key}": value for key, value in of_one.items()}
+    return result | measuring.of_devices(peak)
 
 
-def _time(
-    sampler: sampling.SampleBatch, params: Any, batch_size: int, repeats: int
-) -> tuple[float, float]:
+def _batch(sampler: sampling.SampleBatch, params: Params, classes: Array, number: int) -> Array:
+    first = number * len(classes)
+    return sampler(params, jnp.arange(first, first + len(classes)), classes)
+
+
+def _time(batch: Callable[[int], Array], repeats: int) -> tuple[float, float]:
     """Seconds of the first call, and of a later one."""
-    classes = jnp.zeros(batch_size, jnp.int32)
-    batch: Callable[[int], Any] = lambda i: sampler(  # noqa: E731
-        params, jnp.arange(i * batch_size, (i + 1) * batch_size), classes
-    )
     start = time.perf_counter()
     jax.block_until_ready(batch(0))
     first = time.perf_counter() - start
@@ -63,12 +72,20 @@ def _time(
     return first, (time.perf_counter() - start) / repeats
 
 
+def _program(sampler: Any, *arguments: Any) -> Any:
+    """The compiled program of a sampler, or None of one that calls several."""
+    return sampler.lower(*arguments).compile() if hasattr(sampler, "lower") else None
+
+
 def main() -> None:
     """Prints a table, and JSON on request."""
     parser = argparse.ArgumentParser(description=__doc__)
     measuring.add_arguments(parser)
     parser.add_argument("--repeats", type=int, default=10, help="timed batches")
     parser.add_argument("--heun", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--profile", help="folder for a trace of one batch of each sampler, and XLA's text"
+    )
     arguments = parser.parse_args()
     measuring.report(measure(arguments), arguments.json)
 

@@ -11,7 +11,6 @@ teacher.
 
 import argparse
 import functools
-import gzip
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from benchmarks import measuring
-from diffjax import experiment, runtime, sharding
+from diffjax import experiment, sharding
 from diffjax.compilation import compile_updates
 from diffjax.experiment import DistillExperiment, Experiment
 from diffjax.pretrain import state as pretrain_state
@@ -70,24 +69,20 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         jax.block_until_ready(totals)
         seconds.append((time.perf_counter() - start) / count)
     if arguments.profile:
-        with jax.profiler.trace(arguments.profile):
-            jax.block_until_ready(compiled(state, frozen, key, count)[1])
-        text = gzip.compress(compiled.as_text().encode())
-        (Path(arguments.profile) / "module.txt.gz").write_bytes(text)
+        measuring.write_profile(
+            Path(arguments.profile), lambda: compiled(state, frozen, key, count)[1], compiled
+        )
 
     update = float(np.median(seconds))
     peak = measuring.matrix_peak(experiment.DTYPES[config.dtype]) * mesh.size
-    flops = measuring.forward_flops(exp.denoiser) * forwards(config) * config.batch_size
+    flops = measuring.forward_flops(exp.denoiser) * forwards(config)
     return measuring.describe(arguments, config, mesh) | {
         "accumulation": accumulation,
         "rematerialize": config.rematerialize,
-        "images_per_second": config.batch_size / update,
+        **measuring.speed(config.batch_size, update, flops, peak),
         "seconds_per_update": update,
         "slowest_over_median": max(seconds) / update,
-        "model_tflops_per_second": flops / update / 1e12,
-        "matrix_peak_tflops_per_second": peak / 1e12,
-        "share_of_peak": flops / update / peak,
-        "peak_memory_gib": runtime.peak_memory_gib() or 0.0,
+        **measuring.of_devices(peak),
         "trace_seconds": traced,
         "compile_seconds": compile_seconds,
         "skipped": int(totals.skipped),

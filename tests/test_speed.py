@@ -1,5 +1,6 @@
 """The benchmarks of speed, in miniature: what they count, and what they run on."""
 
+import gzip
 import json
 import sys
 
@@ -8,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import measuring, step, synthetic
+from benchmarks import measuring, sample, step, synthetic, work
+from diffjax import checkpointing
 from diffjax.denoiser import from_edm_kwargs
+from tests import golden_cases
 from tests.data import making
 from tests.test_train import ROOT
 
@@ -50,32 +53,31 @@ class TestFlops:
         assert added == blocks * 2 * (pairs + layers)
 
 
-SMALL = [
-    "network.model_channels=8",
-    "network.channel_mult=(1,)",
-    "network.num_blocks=1",
-    "network.attn_resolutions=()",
-    "heun.steps=2",
-]
+SMALL_NETWORK = {
+    "img_resolution": 32,
+    "img_channels": 3,
+    "augment_dim": 9,
+    "model_channels": 8,
+    "attn_resolutions": (),
+}
 
 
-def measured(benchmark, tmp_path, monkeypatch, capsys, *flags):
+def measured(benchmark, tmp_path, monkeypatch, capsys, *flags, config="teacher_cifar_small"):
     """What a benchmark writes as JSON and prints, of a small network in place of the config's."""
     file = tmp_path / "result.jsonl"
-    changes = [f"--set={change}" for change in SMALL]
-    config = f"--config={ROOT / 'configs/teacher_cifar_small.py'}"
-    common = [config, "--dtype=float32", "--devices=2", f"--json={file}", *changes]
-    monkeypatch.setattr(sys, "argv", [benchmark.__name__, *common, *flags])
+    path = f"--config={ROOT / 'configs' / config}.py"
+    changes = ["--dtype=float32", "--devices=2", "--set=heun.steps=2"]
+    if config.startswith("teacher_"):
+        for name in ("model_channels", "channel_mult", "num_blocks", "attn_resolutions"):
+            changes.append(f"--set=network.{name}={(NETWORK | SMALL_NETWORK)[name]}")
+    monkeypatch.setattr(sys, "argv", ["", path, f"--json={file}", *changes, *flags])
     benchmark.main()
     (line,) = file.read_text().splitlines()
     return json.loads(line), capsys.readouterr().out
 
 
 def forward_flops():
-    """Of the network that was measured, which is EDM's DDPM++ but for its size."""
-    kwargs = {"img_resolution": 32, "img_channels": 3, "augment_dim": 9, "num_blocks": 1}
-    kwargs |= {"model_channels": 8, "channel_mult": (1,), "attn_resolutions": ()}
-    return measuring.forward_flops(from_edm_kwargs({**NETWORK, **kwargs}))
+    return measuring.forward_flops(from_edm_kwargs({**NETWORK, **SMALL_NETWORK}))
 
 
 def test_a_teachers_update_is_measured_without_its_data_set(tmp_path, monkeypatch, capsys):
@@ -90,6 +92,56 @@ def test_a_teachers_update_is_measured_without_its_data_set(tmp_path, monkeypatc
     peak = result["matrix_peak_tflops_per_second"]
     assert result["share_of_peak"] == pytest.approx(result["model_tflops_per_second"] / peak)
     assert {line.split()[0] for line in table.splitlines()} == result.keys()
+    assert result["peak_memory_gib"] is None  # of a CPU
+    assert "peak_memory_gib                  unknown" in table
+
+
+def check_sampler(name, evaluations, result):
+    of_one = {
+        key.removeprefix(f"{name}_"): value
+        for key, value in result.items()
+        if key.startswith(f"{name}_")
+    }
+    assert of_one["evaluations"] == evaluations
+    assert of_one["images_per_second"] == pytest.approx(4 / of_one["seconds_per_batch"])
+    done = of_one["model_tflops_per_second"] * 1e12 * of_one["seconds_per_batch"]
+    assert done == pytest.approx(4 * evaluations * forward_flops())
+    peak = result["matrix_peak_tflops_per_second"]
+    assert of_one["share_of_peak"] == pytest.approx(of_one["model_tflops_per_second"] / peak)
+    assert of_one["compile_seconds"] > 0
+
+
+def test_a_teachers_sampling_is_measured_without_its_data_set(tmp_path, monkeypatch, capsys):
+    trace = tmp_path / "trace"
+    flags = ["--batch_size=4", "--repeats=2", f"--profile={trace}"]
+    result, table = measured(sample, tmp_path, monkeypatch, capsys, *flags)
+    check_sampler("heun", 3, result)
+    assert not any(key.startswith("one_step_") for key in result)
+    assert result["peak_memory_gib"] is None
+    assert "peak_memory_gib                  unknown" in table
+    assert list((trace / "heun").rglob("*.trace.json.gz"))
+    assert not (trace / "heun/module.txt.gz").exists()  # it is several programs
+
+
+def test_a_student_is_sampled_in_one_step_and_by_heun(tmp_path, monkeypatch, capsys):
+    kwargs = {**NETWORK, **SMALL_NETWORK}
+    teacher = tmp_path / "teacher"
+    denoiser = from_edm_kwargs(kwargs)
+    checkpointing.save_denoiser(teacher, kwargs, golden_cases.weights(denoiser))
+    trace = tmp_path / "trace"
+    flags = ["--batch_size=4", "--repeats=2", f"--profile={trace}", f"--set=teacher={teacher}"]
+    result, _ = measured(sample, tmp_path, monkeypatch, capsys, *flags, config="sid_cifar")
+    check_sampler("one_step", 1, result)
+    check_sampler("heun", 3, result)
+    for name in ("one_step", "heun"):
+        assert list((trace / name).rglob("*.trace.json.gz"))
+    text = gzip.decompress((trace / "one_step/module.txt.gz").read_bytes()).decode()
+    assert sum(kernel.flops for kernel in work.kernels(text, 1)) > 0
+
+
+def test_a_teacher_without_heun_leaves_nothing_to_measure(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match=r"^error: --no-heun leaves nothing"):
+        measured(sample, tmp_path, monkeypatch, capsys, "--no-heun")
 
 
 @pytest.mark.parametrize(
