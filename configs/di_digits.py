@@ -2,7 +2,7 @@
 
     python -m diffjax.main --config=configs/di_digits.py
 
-Hardware: a CPU. Time: 5 minutes on two cores that other jobs shared.
+Hardware: a CPU. Time: 2 min 51 s on two cores, compiling included.
 Result, measured in pixel space on 1,797 samples: precision 0.96 and recall 0.74 in one evaluation
 (the teacher: 0.95 and 0.92 in 35), Frechet distance 0.17 (the teacher: 0.10).
 """

@@ -8,7 +8,7 @@ as in Diff-Instruct's CIFAR-10 code (configs/di_cifar.py). No one has reported a
 
 Hardware: 8 GPUs of 80 GB, 16 images each in a round of accumulation; on 64 devices
 `--config.accumulation=8` does the same.
-Time: 1.9 TFLOP an image, 3.8e20 in all: 3 days on 8 devices if each sustains 200 TFLOP/s, which is
+Time: 1.97 TFLOP an image, 3.9e20 in all: 3 days on 8 devices if each sustains 200 TFLOP/s, which is
 an assumption and not a measurement.
 Result: FID 5.57 in one evaluation (the teacher: 1.36 in 511), the published figure as later papers
 quote it, not measured here and not promised for these settings.

@@ -7,6 +7,7 @@ for a few hundred updates; the published 1e-5 are for hundreds of thousands.
 Hardware: two CPU cores, or a GPU (there with --config.batch_size=256 --config.dtype=bfloat16
 --config.updates_per_call=50, and lower rates).
 Time: 7 min 16 s on two cores, compiling included.
+Result: fd_efficientnet_lite0_50k 45.65 in one evaluation (the teacher: 21.82 in 35).
 """
 
 from ml_collections import ConfigDict

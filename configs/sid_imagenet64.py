@@ -7,10 +7,11 @@ Published in float16; here bfloat16 computes and parameters are float32, with th
 epsilon for half precision, 1e-6.
 
 Hardware: 8 GPUs of 80 GB, 16 images each in a round of accumulation; on 64 devices
-`--config.accumulation=8` does the same. NVIDIA GPUs take 128 images a round, 57 GiB, with
-`--config.attention=cudnn --config.accumulation=8`.
-Time: one H100 makes 153 images/s so (measured, without accumulation): the billion in 9.5 days on 8,
-if they are 8 times as fast.
+`--config.accumulation=8` does the same. With `--config.attention=cudnn` one H100 took 128 images in
+one round, 57 GiB, measured without accumulation; `--config.accumulation=8` on 8 has as many in each
+round, which was not run.
+Time: one H100 made 153 images/s of those 128 an update: the billion in 9.5 days on 8, if they are 8
+times as fast and accumulation takes nothing from it.
 Result: FID 1.524 in one evaluation (the teacher: 1.36 in 511), the paper's figure, not measured
 here.
 """

@@ -4,7 +4,13 @@
 
 Its data set, cifar10-32x32.zip, is what EDM's dataset_tool.py makes; --config.dataset=tfds:cifar10
 does as well.
-Hardware: one GPU. The rates are for a run of minutes: a shorter ramp-up and a faster average.
+The rates are for a run of minutes: a shorter ramp-up and a faster average.
+Hardware: one GPU, 12.3 GiB, or several.
+Time: two H100s make 13,300 images/s, so 8.4 minutes for 6.66 million besides compiling. One makes
+8,040, after a first call of 81 s: tracing, compiling and 50 updates (--config.updates_per_call=50).
+Both measured with jax 0.11.2.
+Result: fd_efficientnet_lite0_50k 5.79 in 35 evaluations, after 6.66 million images
+(--config.duration_kimg=6656). The 20 million below were not run.
 """
 
 from ml_collections import ConfigDict
