@@ -5,8 +5,9 @@
 
 Each step is a command of its own in a folder of its own, written to its `log.txt`; steps whose
 forerunners have ended run side by side, as GPUs are free. What has ended isn't run again, and a run
-that was stopped goes on from its checkpoint, to the bit. The metric is the Fréchet distance of
-ImageNet features by an EfficientNet-Lite0 (`benchmarks.efficientnet`), which is no FID.
+that was stopped goes on from its checkpoint; on a GPU not to the bit, which takes
+config.deterministic=True. The metric is the Fréchet distance of ImageNet features by an
+EfficientNet-Lite0 (`benchmarks.efficientnet`), which is no FID.
 """
 
 import argparse
