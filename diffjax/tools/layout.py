@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -116,7 +117,16 @@ def _dump(
     compile_: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     flags = f"--xla_dump_to={folder} --xla_dump_hlo_as_text --xla_dump_hlo_module_re={module}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
     jax.config.update("jax_platforms", "cpu")  # leaves a TPU or GPU that is there alone
     sender.send(compile_(*arguments))
+
+
+def _end_with_parent() -> None:
+    """Else a compiler that nobody waits for goes on for minutes, with gigabytes."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

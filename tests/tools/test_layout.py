@@ -2,7 +2,11 @@
 
 import os
 import re
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,6 +73,13 @@ def dumping_compiler(module: str, process: Path) -> None:
     time.sleep(600)
 
 
+def lasting_compiler(beat: Path) -> None:
+    """Goes on for too long, and shows that it does."""
+    while True:
+        beat.touch()
+        time.sleep(0.1)
+
+
 def refusing_compiler() -> tuple[None, str]:
     return None, "RESOURCE_EXHAUSTED"
 
@@ -93,3 +104,33 @@ def test_a_compiler_that_ends_before_that():
     assert found == (None, "RESOURCE_EXHAUSTED")
     with pytest.raises(RuntimeError, match="ended with code 3"):
         layout.stopped_early(crashing_compiler, module="jit_call")
+
+
+def test_a_compiler_ends_with_who_waits_for_it(tmp_path):
+    beat = tmp_path / "beat"
+    code = (
+        "from pathlib import Path\n"
+        "from diffjax.tools import layout\n"
+        "from tests.tools import test_layout\n"
+        "if __name__ == '__main__':\n"
+        f"    path = Path({str(beat)!r})\n"
+        "    layout.stopped_early(test_layout.lasting_compiler, path, module='m')\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    waiting = subprocess.Popen([sys.executable, str(script)], env=environment)
+    try:
+        assert wait_until(beat.exists)
+    finally:
+        waiting.send_signal(signal.SIGKILL)
+        waiting.wait()
+    assert wait_until(lambda: time.time() - beat.stat().st_mtime > 3)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
+    """Whether a condition came true in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not condition():
+        time.sleep(0.1)
+    return condition()
