@@ -48,12 +48,8 @@ def last_grid(folder: Path, columns: int, rows: int, size: int) -> tuple[float, 
 
 def student_panel(output: Path, name: str, columns: int, size: int) -> tuple[str, np.ndarray]:
     """Caption and images of a student, of the run that went furthest with it."""
-    done, newest = 0.0, name
-    for stage in cifar_report.LATER:
-        if (output / f"{name}_{stage}" / "samples").is_dir():
-            done += cifar_report.curve_of(output / newest)[-1][0]
-            newest = f"{name}_{stage}"
-    kimg, tiles = last_grid(output / newest, columns, ROWS, size)
+    folder, done = cifar_report.runs_with(output, name)[-1]
+    kimg, tiles = last_grid(folder, columns, ROWS, size)
     title = cifar_report.STUDENTS[name]
     return f"{title}, one evaluation,\nafter {(done + kimg) * 1000:,.0f} images", tiles
 
@@ -61,9 +57,9 @@ def student_panel(output: Path, name: str, columns: int, size: int) -> tuple[str
 def teacher_panel(config: ConfigDict, count: int) -> tuple[str, np.ndarray]:
     """Caption and images of the config's teacher, [count, H, W, 3] uint8."""
     exp, mesh = experiment.build(config), sharding.make_mesh(data=1)
-    caption, sampler, params = exp.comparisons(exp.load_frozen(), seed=config.grid.seed, mesh=mesh)[
-        0
-    ]
+    [(caption, sampler, params)] = exp.comparisons(
+        exp.load_frozen(), seed=config.grid.seed, mesh=mesh
+    )
     return caption, sampling.first_images(sampler, params, count, label_dim=0, mesh=mesh)
 
 
@@ -79,10 +75,11 @@ def main() -> None:
     config = measuring.load_config("configs/sid_cifar.py")
     columns, size = config.grid.columns, config.image_shape[0]
     config.teacher = str(arguments.teacher or arguments.output / "teacher_small" / "network")
-    panels = [
-        teacher_panel(config, ROWS * columns),
-        *(student_panel(arguments.output, name, columns, size) for name in STUDENTS),
-    ]
+    try:
+        students = [student_panel(arguments.output, name, columns, size) for name in STUDENTS]
+        panels = [teacher_panel(config, ROWS * columns), *students]
+    except FileNotFoundError as error:
+        parser.error(str(error))
     images.save_png(arguments.picture, images.labelled_panels(panels, columns=columns))
 
 

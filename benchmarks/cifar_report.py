@@ -73,16 +73,25 @@ def curve_of(folder: Path) -> Curve:
     ]
 
 
+def runs_with(output: Path, name: str) -> list[tuple[Path, float]]:
+    """Folders of a student's runs so far, each with the thousands of images that came before it."""
+    runs = [(output / name, 0.0)]
+    for stage in LATER:
+        folder, done = runs[-1]
+        curve = curve_of(folder)
+        if not curve or not curve_of(output / f"{name}_{stage}"):
+            break
+        runs.append((output / f"{name}_{stage}", done + curve[-1][0]))
+    return runs
+
+
 def later_curves(output: Path, name: str) -> dict[str, Curve]:
     """Title of a run that goes further with a student -> its measurements, images counted on."""
-    curves: dict[str, Curve] = {}
-    before = curve_of(output / name)
-    for stage, title in LATER.items():
-        done = before[-1][0] if before else 0.0
-        curve = [(done + kimg, distance) for kimg, distance in curve_of(output / f"{name}_{stage}")]
-        if curve:
-            curves[title], before = curve, curve
-    return curves
+    later = runs_with(output, name)[1:]
+    return {
+        title: [(done + kimg, distance) for kimg, distance in curve_of(folder)]
+        for title, (folder, done) in zip(LATER.values(), later, strict=False)
+    }
 
 
 def fitted(curve: Curve, skip_kimg: float = 0.0) -> Curve:
