@@ -135,7 +135,7 @@ def from_edm_kwargs(
         arguments of that preconditioning and that network, by EDM's names.
       dtype: of the network's computation. EDM's `use_fp16` is a way to train and is not followed.
       dropout: replaces the network's own rate.
-      attention: "xla" or "cudnn"; see `layers.self_attention`.
+      attention: "xla" or "cudnn"; see `attention.self_attention`.
       rematerialize: whether residual blocks are computed again in the backward pass, for memory.
 
     Raises:

@@ -28,7 +28,7 @@ class DhariwalUNet(nn.Module):
       dropout: rate inside the residual blocks.
       label_dropout: rate at which a row of labels is zeroed while training.
       dtype: of the computation; parameters and the embedding are float32.
-      attention: "xla" or "cudnn"; see `layers.self_attention`.
+      attention: "xla" or "cudnn"; see `attention.self_attention`.
       rematerialize: whether blocks are computed again in the backward pass.
     """
 

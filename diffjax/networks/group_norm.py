@@ -109,11 +109,20 @@ def _backward(
     settings: _Settings, kept: _Residuals, d_out: Array
 ) -> tuple[Array, Array, Array, Array, None]:
     x, scale, bias, seed, centre, inverse_std, offset = kept
-    normalised = _normalise(x, centre, inverse_std)
-    d_affine = dropout(d_out.astype(jnp.float32), settings.rate, seed)
-    if settings.silu:
-        d_affine = d_affine * _silu_slope(_affine(normalised, scale, bias))
+
+    def terms(x: Array, d_out: Array) -> tuple[Array, Array]:
+        normalised = _normalise(x, centre, inverse_std)
+        d_affine = dropout(d_out.astype(jnp.float32), settings.rate, seed)
+        if settings.silu:
+            d_affine = d_affine * _silu_slope(_affine(normalised, scale, bias))
+        return normalised, d_affine
+
+    normalised, d_affine = terms(x, d_out)
     d_bias, d_scale = d_affine.sum(axis=1), (d_affine * normalised).sum(axis=1)
+    # Without a barrier XLA writes these terms to memory in float32, where reading x and d_out
+    # again moves fewer bytes.
+    x, d_out, d_bias, d_scale = jax.lax.optimization_barrier((x, d_out, d_bias, d_scale))
+    normalised, d_affine = terms(x, d_out)
     # What the gradient loses along the group's mean and along its standard deviation.
     along_mean = _group_mean(scale * d_bias, settings.groups)
     along_std = _group_mean(scale * d_scale, settings.groups)

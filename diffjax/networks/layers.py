@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.networks import group_norm
+from diffjax.networks.attention import self_attention
 from diffjax.types import Array
 
 Initializer = Callable[..., Array]
@@ -224,42 +225,6 @@ def _pad(x: Array, axis: int, before: int, after: int) -> Array:
     widths = [(0, 0)] * x.ndim
     widths[axis] = (before, after)
     return jnp.pad(x, widths)
-
-
-def self_attention(qkv: Array, num_heads: int, attention: str = "xla") -> Array:
-    """Attention of every pixel to every pixel.
-
-    Args:
-      qkv: [B, H, W, 3·C], the channels ordered (head, channel of head, q/k/v) as in EDM.
-      num_heads: number of heads.
-      attention: "xla", or "cudnn" for NVIDIA's fused kernels, which never write the weights of
-        pairs of pixels to memory; for bfloat16 and float16, on GPUs from Ampere on.
-
-    Returns:
-      [B, H, W, C]; the softmax is taken in float32.
-
-    Raises:
-      ValueError: cuDNN hasn't this attention on this GPU.
-    """
-    batch, height, width, channels = qkv.shape
-    qkv = qkv.reshape(batch, height * width, num_heads, channels // (3 * num_heads), 3)
-    q, k, v = qkv[..., 0], qkv[..., 1], qkv[..., 2]
-    if attention == "cudnn":
-        try:
-            out = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-        except NotImplementedError as error:
-            raise ValueError(
-                f"config.attention='cudnn' can't be had for {num_heads} heads of {q.shape[-1]} "
-                f"channels here ({error}); set it to 'xla'."
-            ) from error
-        return out.reshape(batch, height, width, channels // 3)
-    # Scaling one factor before the product keeps half-precision products in range.
-    logits = jnp.einsum(
-        "bqhc,bkhc->bhqk", q, k / math.sqrt(q.shape[-1]), preferred_element_type=jnp.float32
-    )
-    weights = jax.nn.softmax(logits, axis=-1).astype(qkv.dtype)
-    out = jnp.einsum("bhqk,bkhc->bqhc", weights, v)
-    return out.reshape(batch, height, width, channels // 3)
 
 
 @dataclasses.dataclass(frozen=True)

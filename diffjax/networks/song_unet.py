@@ -40,7 +40,7 @@ class SongUNet(nn.Module):
       decoder_type: "standard" or "skip".
       resample_filter: taps of the resampling filter.
       dtype: of the computation; parameters and the embedding are float32.
-      attention: "xla" or "cudnn"; see `layers.self_attention`.
+      attention: "xla" or "cudnn"; see `attention.self_attention`.
       rematerialize: whether blocks are computed again in the backward pass.
     """
 
