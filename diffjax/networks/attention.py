@@ -1,6 +1,5 @@
 """Self-attention over the pixels of an image."""
 
-import functools
 import math
 
 import jax
@@ -9,13 +8,15 @@ import jax.numpy as jnp
 from diffjax.types import Array
 
 
-def self_attention(qkv: Array, num_heads: int, attention: str = "xla") -> Array:
+def self_attention(q: Array, k: Array, v: Array, num_heads: int, attention: str = "xla") -> Array:
     """Attention of every pixel to every pixel.
 
     Reverse-mode derivatives alone are defined.
 
     Args:
-      qkv: [B, H, W, 3·C], the channels ordered (head, channel of head, q/k/v) as in EDM.
+      q: queries [B, H, W, C], the channels ordered (head, channel of head).
+      k: keys, likewise.
+      v: values, likewise.
       num_heads: number of heads.
       attention: "xla", or "cudnn" for NVIDIA's fused kernels, which never write the weights of
         pairs of pixels to memory; for bfloat16 and float16, on GPUs from Ampere on.
@@ -26,9 +27,8 @@ def self_attention(qkv: Array, num_heads: int, attention: str = "xla") -> Array:
     Raises:
       ValueError: cuDNN hasn't this attention on this GPU.
     """
-    batch, height, width, channels = qkv.shape
-    qkv = qkv.reshape(batch, height * width, num_heads, channels // (3 * num_heads), 3)
-    q, k, v = qkv[..., 0], qkv[..., 1], qkv[..., 2]
+    shape = q.shape
+    q, k, v = (x.reshape(shape[0], -1, num_heads, shape[-1] // num_heads) for x in (q, k, v))
     if attention == "cudnn":
         try:
             out = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
@@ -39,10 +39,7 @@ def self_attention(qkv: Array, num_heads: int, attention: str = "xla") -> Array:
             ) from error
     else:
         out = _attention(q, k, v)
-    return out.reshape(batch, height, width, channels // 3)
-
-
-_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    return out.reshape(shape)
 
 
 @jax.custom_vjp
@@ -51,28 +48,32 @@ def _attention(q: Array, k: Array, v: Array) -> Array:
     return _attention_forward(q, k, v)[0]
 
 
-_AttentionKept = tuple[Array, Array, Array, Array]
+_Kept = tuple[Array, Array, Array, Array]
 
 
-def _attention_forward(q: Array, k: Array, v: Array) -> tuple[Array, _AttentionKept]:
+def _attention_forward(q: Array, k: Array, v: Array) -> tuple[Array, _Kept]:
     # Scaling one factor before the product keeps half-precision products in range.
-    logits = _product("bqhc,bkhc->bhqk", q, k / math.sqrt(q.shape[-1]))
+    logits = _pairs(q, k / math.sqrt(q.shape[-1]))
     weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
-    return _product("bhqk,bkhc->bqhc", weights, v).astype(q.dtype), (q, k, v, weights)
+    return jnp.einsum("bhqk,bkhc->bqhc", weights, v), (q, k, v, weights)
 
 
-def _attention_backward(kept: _AttentionKept, d_out: Array) -> tuple[Array, Array, Array]:
-    # By automatic differentiation weights are kept, and products of their gradient computed, in
-    # float32 whatever q's type is.
+def _attention_backward(kept: _Kept, d_out: Array) -> tuple[Array, Array, Array]:
+    # Automatic differentiation would keep the weights, and multiply their gradient, in float32
+    # whatever q's type is.
     q, k, v, weights = kept
-    d_v = _product("bhqk,bqhc->bkhc", weights, d_out).astype(v.dtype)
-    d_weights = _product("bqhc,bkhc->bhqk", d_out, v)
+    d_weights = _pairs(d_out, v)
     along = (weights * d_weights).sum(axis=-1, keepdims=True)
-    scale = 1 / math.sqrt(q.shape[-1])
-    d_logits = (weights * (d_weights - along) * scale).astype(q.dtype)
-    d_q = _product("bhqk,bkhc->bqhc", d_logits, k).astype(q.dtype)
-    d_k = _product("bhqk,bqhc->bkhc", d_logits, q).astype(k.dtype)
+    d_logits = (weights * (d_weights - along) / math.sqrt(q.shape[-1])).astype(q.dtype)
+    d_q = jnp.einsum("bhqk,bkhc->bqhc", d_logits, k)
+    d_k = jnp.einsum("bhqk,bqhc->bkhc", d_logits, q)
+    d_v = jnp.einsum("bhqk,bqhc->bkhc", weights, d_out)
     return d_q, d_k, d_v
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
+
+
+def _pairs(x: Array, y: Array) -> Array:
+    """[B, N, heads, c] twice -> [B, heads, N, N] float32, products of pairs of pixels."""
+    return jnp.einsum("bqhc,bkhc->bhqk", x, y, preferred_element_type=jnp.float32)

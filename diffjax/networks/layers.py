@@ -196,6 +196,8 @@ def upsample(x: Array, taps: Sequence[float]) -> Array:
       out[j] = 2 Σ_i f[j + p − 2i] x[i] along both spatial axes, p = (len(f) − 1) // 2.
     """
     kernel = 2 * resample_kernel(taps)
+    if np.array_equal(kernel, (1, 1)):
+        return _repeat(x)
     padding = (len(kernel) - 1) // 2
     margin = len(kernel)
     for axis in (1, 2):
@@ -217,6 +219,24 @@ def upsample(x: Array, taps: Sequence[float]) -> Array:
             *x.shape[:axis], 2 * size, *x.shape[axis + 1 :]
         )
     return x
+
+
+@jax.custom_vjp
+def _repeat(x: Array) -> Array:
+    """Each pixel four times, in one pass over memory, which its gradient is too."""
+    batch, height, width, channels = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+    return x.reshape(batch, 2 * height, 2 * width, channels)
+
+
+def _repeat_backward(_: None, d_out: Array) -> tuple[Array]:
+    batch, height, width, channels = d_out.shape
+    d = d_out.astype(jnp.float32).reshape(batch, height // 2, 2, width // 2, 2, channels)
+    total = d[:, :, 0, :, 0] + d[:, :, 0, :, 1] + d[:, :, 1, :, 0] + d[:, :, 1, :, 1]
+    return (total.astype(d_out.dtype),)
+
+
+_repeat.defvjp(lambda x: (_repeat(x), None), _repeat_backward)
 
 
 def _pad(x: Array, axis: int, before: int, after: int) -> Array:
@@ -287,6 +307,10 @@ class BlockStyle:
             name=name,
         )
 
+    def queries_keys_values(self, channels: int, *, name: str) -> "QueriesKeysValues":
+        """What attention is given, with this style's initialisation."""
+        return QueriesKeysValues(self.init_attn, self.bias_init(channels), self.dtype, name=name)
+
     def dense(self, features: int, fan_in: int, *, name: str) -> nn.Dense:
         """A linear layer of the embedding, which is float32 whatever the compute dtype."""
         return nn.Dense(
@@ -296,6 +320,42 @@ class BlockStyle:
     def norm(self, *, name: str) -> GroupNorm:
         """A group norm."""
         return GroupNorm(self.eps, self.dtype, name=name)
+
+
+class QueriesKeysValues(nn.Module):
+    """The 1×1 convolution before attention, with a result for each of the three.
+
+    Parameters are those of one `nn.Conv` to 3·C channels, ordered (channel, q/k/v) as in EDM. Asked
+    for all at once, its result would be taken apart in memory, and its gradient put together.
+
+    Attributes:
+      kernel_init: of the weights [1, 1, C, 3·C].
+      bias_init: of the bias [3·C].
+      dtype: of the computation; parameters are float32.
+    """
+
+    kernel_init: Initializer
+    bias_init: Initializer
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> list[Array]:
+        """Maps x [B, H, W, C] to queries, keys and values of the same shape."""
+        channels = x.shape[-1]
+        kernel = self.param("kernel", self.kernel_init, (1, 1, channels, 3 * channels))
+        bias = self.param("bias", self.bias_init, (3 * channels,))
+        x, kernel, bias = (array.astype(self.dtype) for array in (x, kernel, bias))
+        return [
+            jax.lax.conv_general_dilated(
+                x,
+                kernel[..., i::3],
+                window_strides=(1, 1),
+                padding="VALID",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+            + bias[i::3]
+            for i in range(3)
+        ]
 
 
 class UNetBlock(nn.Module):
@@ -339,8 +399,8 @@ class UNetBlock(nn.Module):
         x = (h + skip) * style.skip_scale
         if self.num_heads:
             h = style.norm(name="norm2")(x)
-            qkv = style.conv(3 * channels, channels, kernel=1, init=style.init_attn, name="qkv")(h)
-            h = self_attention(qkv, self.num_heads, style.attention)
+            q, k, v = style.queries_keys_values(channels, name="qkv")(h)
+            h = self_attention(q, k, v, self.num_heads, style.attention)
             h = style.conv(channels, channels, kernel=1, zero=True, name="proj")(h)
             x = (h + x) * style.skip_scale
         return x

@@ -11,22 +11,51 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.networks.layers import self_attention
+from diffjax.networks.attention import self_attention
 
 
-def arguments(heads=2, channels=16):
-    return jax.random.normal(jax.random.key(0), (3, 4, 5, 3 * channels))
+def arguments(channels=16):
+    return jax.random.normal(jax.random.key(0), (3, 3, 4, 5, channels))
 
 
 def test_definition():
     qkv = np.asarray(arguments(), np.float64)
-    out = np.asarray(self_attention(jnp.asarray(qkv, jnp.float32), 2))
-    q, k, v = np.moveaxis(qkv.reshape(3, 20, 2, 8, 3), -1, 0)
+    out = np.asarray(self_attention(*jnp.asarray(qkv, jnp.float32), 2))
+    q, k, v = qkv.reshape(3, 3, 20, 2, 8)
     for head in range(2):
         logits = q[:, :, head] @ k[:, :, head].transpose(0, 2, 1) / np.sqrt(8)
         weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
         wanted = (weights @ v[:, :, head]).reshape(3, 4, 5, 8)
         np.testing.assert_allclose(out[..., 8 * head : 8 * head + 8], wanted, atol=1e-6)
+
+
+def by_differentiation(q, k, v, heads):
+    """The same in float32, left to automatic differentiation."""
+    split = (q.shape[0], -1, heads, q.shape[-1] // heads)
+    out = jax.nn.dot_product_attention(*(x.astype(jnp.float32).reshape(split) for x in (q, k, v)))
+    return out.reshape(q.shape)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 0.02)])
+def test_gradients_are_those_of_automatic_differentiation(dtype, tolerance):
+    qkv = arguments().astype(dtype)
+    cotangent = jax.random.normal(jax.random.key(1), qkv.shape[1:]).astype(dtype)
+    out, pull = jax.vjp(lambda qkv: self_attention(*qkv, 2), qkv)
+    wanted, pull_wanted = jax.vjp(lambda qkv: by_differentiation(*qkv, 2), qkv.astype("float32"))
+    got = [out, *pull(cotangent)[0]]
+    for a, b in zip(got, [wanted, *pull_wanted(cotangent.astype("float32"))[0]], strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(a.astype("float32"), b, atol=tolerance * float(jnp.abs(b).max()))
+
+
+def test_no_pair_of_pixels_is_kept_in_float32():
+    """In half precision: at 32x32 pixels it is what fills the memory."""
+    qkv = arguments().astype(jnp.bfloat16)
+    kept = jax.eval_shape(
+        lambda qkv: jax.vjp(lambda q, k, v: self_attention(q, k, v, 2), *qkv)[1], qkv
+    )
+    pairs = [leaf.dtype for leaf in jax.tree.leaves(kept) if leaf.shape[-2:] == (20, 20)]
+    assert pairs == [jnp.bfloat16]
 
 
 def test_cudnn_is_asked_for_the_same(monkeypatch):
@@ -43,7 +72,7 @@ def test_cudnn_is_asked_for_the_same(monkeypatch):
     cotangent = jax.random.normal(jax.random.key(1), (3, 4, 5, 16))
 
     def total(qkv, attention):
-        return (self_attention(qkv, 2, attention) * cotangent).sum()
+        return (self_attention(*qkv, 2, attention) * cotangent).sum()
 
     got, wanted = (
         jax.value_and_grad(functools.partial(total, attention=name))(qkv)
@@ -60,21 +89,21 @@ def test_what_cudnn_lacks_is_one_clear_error(monkeypatch):
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", refuses)
     with pytest.raises(ValueError, match=r"config\.attention='cudnn' .* 2 heads of 8 .* <= 128"):
-        self_attention(arguments(), 2, "cudnn")
+        self_attention(*arguments(), 2, "cudnn")
 
 
 ON_A_GPU = """
 import jax, jax.numpy as jnp, numpy as np
-from diffjax.networks.layers import self_attention
+from diffjax.networks.attention import self_attention
 
-qkv = jax.random.normal(jax.random.key(0), (2, 16, 16, 3 * 128))
+qkv = jax.random.normal(jax.random.key(0), (3, 2, 16, 16, 128))
 cotangent = jax.random.normal(jax.random.key(1), (2, 16, 16, 128))
 
 @jax.jit
 def fused(qkv):
-    return self_attention(qkv.astype(jnp.bfloat16), 2, "cudnn").astype(jnp.float32)
+    return self_attention(*qkv.astype(jnp.bfloat16), 2, "cudnn").astype(jnp.float32)
 
-wanted = jax.vjp(lambda qkv: self_attention(qkv, 2), qkv)
+wanted = jax.vjp(lambda qkv: self_attention(*qkv, 2), qkv)
 got = jax.vjp(fused, qkv)
 for ours, theirs in ((got[0], wanted[0]), (got[1](cotangent)[0], wanted[1](cotangent)[0])):
     error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
