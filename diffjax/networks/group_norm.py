@@ -119,9 +119,7 @@ def _backward(
 
     normalised, d_affine = terms(x, d_out)
     d_bias, d_scale = d_affine.sum(axis=1), (d_affine * normalised).sum(axis=1)
-    # Without a barrier XLA writes these terms to memory in float32, where reading x and d_out
-    # again moves fewer bytes.
-    x, d_out, d_bias, d_scale = jax.lax.optimization_barrier((x, d_out, d_bias, d_scale))
+    x, d_out, d_bias, d_scale = _computed_again(x, d_out, d_bias, d_scale)
     normalised, d_affine = terms(x, d_out)
     # What the gradient loses along the group's mean and along its standard deviation.
     along_mean = _group_mean(scale * d_bias, settings.groups)
@@ -132,6 +130,19 @@ def _backward(
     # The sum of dx over pixels, by what is known of its terms.
     d_shift = (scale * d_bias - along_mean - along_std * offset) * inverse_std
     return dx.astype(x.dtype), d_scale, d_bias, d_shift, None
+
+
+def _computed_again(*arrays: Array) -> tuple[Array, ...]:
+    """The arrays, such that what follows from them is computed anew, but for TPUs.
+
+    Left alone, XLA writes the terms of the gradient to memory in float32 on GPUs, where reading x
+    and d_out again moves fewer bytes. On TPUs it doesn't, and the same costs memory.
+    """
+
+    def barrier(*arrays: Array) -> tuple[Array, ...]:
+        return jax.lax.optimization_barrier(arrays)
+
+    return jax.lax.platform_dependent(*arrays, tpu=lambda *arrays: arrays, default=barrier)
 
 
 _group_norm.defvjp(_forward, _backward)
