@@ -60,13 +60,15 @@ def _attention_forward(q: Array, k: Array, v: Array) -> tuple[Array, _Kept]:
 
 def _attention_backward(kept: _Kept, d_out: Array) -> tuple[Array, Array, Array]:
     # Automatic differentiation would keep the weights, and multiply their gradient, in float32
-    # whatever q's type is.
+    # whatever q's type is. float16 lacks the range for the latter.
     q, k, v, weights = kept
     d_weights = _pairs(d_out, v)
     along = (weights * d_weights).sum(axis=-1, keepdims=True)
-    d_logits = (weights * (d_weights - along) / math.sqrt(q.shape[-1])).astype(q.dtype)
-    d_q = jnp.einsum("bhqk,bkhc->bqhc", d_logits, k)
-    d_k = jnp.einsum("bhqk,bqhc->bkhc", d_logits, q)
+    d_logits = weights * (d_weights - along) / math.sqrt(q.shape[-1])
+    if q.dtype != jnp.float16:
+        d_logits = d_logits.astype(q.dtype)
+    d_q = jnp.einsum("bhqk,bkhc->bqhc", d_logits, k).astype(q.dtype)
+    d_k = jnp.einsum("bhqk,bqhc->bkhc", d_logits, q).astype(k.dtype)
     d_v = jnp.einsum("bhqk,bqhc->bkhc", weights, d_out)
     return d_q, d_k, d_v
 

@@ -36,7 +36,9 @@ def by_differentiation(q, k, v, heads):
     return out.reshape(q.shape)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 0.02)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 0.02), ("float16", 0.003)]
+)
 def test_gradients_are_those_of_automatic_differentiation(dtype, tolerance):
     qkv = arguments().astype(dtype)
     cotangent = jax.random.normal(jax.random.key(1), qkv.shape[1:]).astype(dtype)
@@ -46,6 +48,15 @@ def test_gradients_are_those_of_automatic_differentiation(dtype, tolerance):
     for a, b in zip(got, [wanted, *pull_wanted(cotangent.astype("float32"))[0]], strict=True):
         assert a.dtype == dtype
         np.testing.assert_allclose(a.astype("float32"), b, atol=tolerance * float(jnp.abs(b).max()))
+
+
+def test_gradients_of_float16_may_exceed_its_range_in_between():
+    q, k, v = arguments().astype(jnp.float16)
+    v, cotangent = 2000 * v, jnp.full(q.shape, 1000, jnp.float16)
+    d_weights = jnp.einsum("bhwc,bxyc->bhwxy", *(x.astype("float32") for x in (cotangent, v)))
+    assert jnp.abs(d_weights).max() > 100 * float(jnp.finfo(jnp.float16).max)
+    _, pull = jax.vjp(lambda q, k: self_attention(q, k, v, 2), q, 1e-3 * k)
+    assert jnp.isfinite(pull(cotangent)[0]).all()
 
 
 def test_no_pair_of_pixels_is_kept_in_float32():
