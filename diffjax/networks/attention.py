@@ -38,14 +38,20 @@ def self_attention(q: Array, k: Array, v: Array, num_heads: int, attention: str 
                 f"channels here ({error}); set it to 'xla'."
             ) from error
     else:
-        out = _attention(q, k, v)
+        # On TPUs ImageNet-64's update lays out 4 GiB more with our own gradient than without.
+        out = jax.lax.platform_dependent(q, k, v, tpu=_plain, default=_attention)
     return out.reshape(shape)
+
+
+def _plain(q: Array, k: Array, v: Array) -> Array:
+    """softmax(q kᵀ / √c) v, all [B, N, heads, c]."""
+    return _attention_forward(q, k, v)[0]
 
 
 @jax.custom_vjp
 def _attention(q: Array, k: Array, v: Array) -> Array:
-    """softmax(q kᵀ / √c) v, all [B, N, heads, c]."""
-    return _attention_forward(q, k, v)[0]
+    """`_plain` with a gradient of its own."""
+    return _plain(q, k, v)
 
 
 _Kept = tuple[Array, Array, Array, Array]
@@ -62,6 +68,9 @@ def _attention_backward(kept: _Kept, d_out: Array) -> tuple[Array, Array, Array]
     # Automatic differentiation would keep the weights, and multiply their gradient, in float32
     # whatever q's type is. float16 lacks the range for the latter.
     q, k, v, weights = kept
+    if weights.dtype != jnp.float32:
+        # XLA would take the float32 that they were rounded from, and keep both.
+        weights = jax.lax.optimization_barrier(weights)
     d_weights = _pairs(d_out, v)
     along = (weights * d_weights).sum(axis=-1, keepdims=True)
     d_logits = weights * (d_weights - along) / math.sqrt(q.shape[-1])

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffjax.networks import attention
 from diffjax.networks.attention import self_attention
 
 
@@ -59,14 +60,24 @@ def test_gradients_of_float16_may_exceed_its_range_in_between():
     assert jnp.isfinite(pull(cotangent)[0]).all()
 
 
-def test_no_pair_of_pixels_is_kept_in_float32():
+def test_no_pair_of_pixels_is_kept_in_float32_but_on_tpus():
     """In half precision: at 32x32 pixels it is what fills the memory."""
-    qkv = arguments().astype(jnp.bfloat16)
-    kept = jax.eval_shape(
-        lambda qkv: jax.vjp(lambda q, k, v: self_attention(q, k, v, 2), *qkv)[1], qkv
-    )
+    qkv = arguments().reshape(3, 3, 20, 2, 8).astype(jnp.bfloat16)
+    kept = jax.eval_shape(lambda qkv: jax.vjp(attention._attention, *qkv)[1], qkv)
     pairs = [leaf.dtype for leaf in jax.tree.leaves(kept) if leaf.shape[-2:] == (20, 20)]
     assert pairs == [jnp.bfloat16]
+
+
+def test_tpus_leave_the_gradient_to_automatic_differentiation():
+    def gradient(qkv):
+        return jax.grad(lambda qkv: self_attention(*qkv, 2).astype("float32").sum())(qkv)
+
+    traced = jax.jit(gradient).trace(arguments().astype(jnp.bfloat16))
+    texts = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("tpu", "cuda")}
+    # What automatic differentiation multiplies in the end: float32 by half precision.
+    mixed = "(tensor<3x2x20x20xf32>, tensor<3x20x2x8xbf16>)"
+    assert mixed in texts["tpu"]
+    assert mixed not in texts["cuda"]
 
 
 def test_cudnn_is_asked_for_the_same(monkeypatch):
@@ -82,12 +93,11 @@ def test_cudnn_is_asked_for_the_same(monkeypatch):
     qkv = arguments()
     cotangent = jax.random.normal(jax.random.key(1), (3, 4, 5, 16))
 
-    def total(qkv, attention):
-        return (self_attention(*qkv, 2, attention) * cotangent).sum()
+    def total(qkv, kernels):
+        return (self_attention(*qkv, 2, kernels) * cotangent).sum()
 
     got, wanted = (
-        jax.value_and_grad(functools.partial(total, attention=name))(qkv)
-        for name in ("cudnn", "xla")
+        jax.value_and_grad(functools.partial(total, kernels=name))(qkv) for name in ("cudnn", "xla")
     )
     assert asked == ["cudnn"]
     assert got[0] == pytest.approx(float(wanted[0]), rel=1e-5)
