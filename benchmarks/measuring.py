@@ -200,5 +200,7 @@ def _matrix_flops(jaxpr: Any) -> float:
             (contracted, _), _ = equation.params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
             total += 2 * output * math.prod(shape[axis] for axis in contracted)
-        total += sum(map(_matrix_flops, jaxprs_in_params(equation.params)))
+        inner = [_matrix_flops(jaxpr) for jaxpr in jaxprs_in_params(equation.params)]
+        # Of a choice, such as that between platforms, one branch runs.
+        total += max(inner) if equation.primitive.name == "cond" else sum(inner)
     return total
