@@ -68,9 +68,6 @@ def _attention_backward(kept: _Kept, d_out: Array) -> tuple[Array, Array, Array]
     # Automatic differentiation would keep the weights, and multiply their gradient, in float32
     # whatever q's type is. float16 lacks the range for the latter.
     q, k, v, weights = kept
-    if weights.dtype != jnp.float32:
-        # XLA would take the float32 that they were rounded from, and keep both.
-        weights = jax.lax.optimization_barrier(weights)
     d_weights = _pairs(d_out, v)
     along = (weights * d_weights).sum(axis=-1, keepdims=True)
     d_logits = weights * (d_weights - along) / math.sqrt(q.shape[-1])

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.networks import attention
+from diffjax.networks import attention, layers
 from diffjax.networks.attention import self_attention
 
 
@@ -78,6 +78,16 @@ def test_tpus_leave_the_gradient_to_automatic_differentiation():
     mixed = "(tensor<3x2x20x20xf32>, tensor<3x20x2x8xbf16>)"
     assert mixed in texts["tpu"]
     assert mixed not in texts["cuda"]
+
+
+@pytest.mark.parametrize("convolve", [layers._apart, layers._at_once])
+def test_queries_keys_and_values_are_every_third_channel(convolve):
+    """As they are computed on GPUs, and on TPUs."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, kernel, bias = map(jax.random.normal, keys, [(2, 3, 4, 8), (1, 1, 8, 24), (24,)])
+    wanted = np.einsum("bhwc,cn->bhwn", x, kernel[0, 0]) + bias
+    for i, result in enumerate(convolve(x, kernel, bias)):
+        np.testing.assert_allclose(result, wanted[..., i::3], atol=1e-5)
 
 
 def test_cudnn_is_asked_for_the_same(monkeypatch):
