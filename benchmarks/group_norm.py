@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffjax.networks import dropout
 from diffjax.networks.group_norm import group_norm
 from diffjax.types import Array
 
@@ -65,7 +66,11 @@ def compare(shape: tuple[int, int, int], rate: float) -> None:
     d_out = jax.random.normal(keys[1], shape).astype(jnp.bfloat16)
     scale, bias = (jax.random.normal(key, (shape[0], shape[2])) for key in keys[2:])
     ours = functools.partial(
-        group_norm, groups=GROUPS, silu=True, dropout_rate=rate, dropout_key=jax.random.key(1)
+        group_norm,
+        groups=GROUPS,
+        silu=True,
+        dropout_rate=rate,
+        dropout_seed=dropout.seeds(jax.random.key(1), 1)[0],
     )
     methods = {"own gradient": ours}
     if not rate:

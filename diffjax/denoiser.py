@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -68,7 +69,12 @@ class NetworkDenoiser:
 
     def abstract_params(self) -> Params:
         """The tree of parameters as `jax.ShapeDtypeStruct`s, without computing any."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+        # What they don't depend on is set aside, so that a run traces a network for them once.
+        network = self.network.clone(
+            dtype=jnp.float32, dropout=0.0, attention="xla", rematerialize=False
+        )
+        abstract = _abstract_params(dataclasses.replace(self, network=network))
+        return jax.tree.map(lambda leaf: leaf, abstract)  # a tree of the caller's own
 
     def __call__(
         self,
@@ -117,6 +123,11 @@ class NetworkDenoiser:
             raise ValueError("labels given to an unconditional denoiser (label_dim 0).")
         chex.assert_shape(labels, (batch, self.label_dim))
         return labels.astype(jnp.float32)
+
+
+@functools.cache
+def _abstract_params(denoiser: NetworkDenoiser) -> Params:
+    return jax.eval_shape(denoiser.init, jax.random.key(0))
 
 
 def from_edm_kwargs(

@@ -1,7 +1,6 @@
 """The 8×8 hand-written digits that scikit-learn carries: a data set that needs no download."""
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 NUM_IMAGES = 1797
 NUM_CLASSES = 10
@@ -16,6 +15,8 @@ def load() -> tuple[np.ndarray, np.ndarray]:
         that -1 is paper and 1 is full ink.
       labels: [1797] int32 in 0..9.
     """
+    from sklearn.datasets import load_digits  # takes a second to import, and few runs need it
+
     pixels, labels = load_digits(return_X_y=True)
     images = pixels.reshape(-1, RESOLUTION, RESOLUTION, 1).astype(np.float32) / 8 - 1
     return images, labels.astype(np.int32)

@@ -1,6 +1,8 @@
 """ADM (Dhariwal & Nichol 2021, arXiv:2105.05233) as EDM restates it (its Table 1)."""
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -60,6 +62,7 @@ class DhariwalUNet(nn.Module):
         """Applies the network; arguments and result as `SongUNet`'s."""
         style = self._style
         emb = self._embed(noise_labels, labels, augment_labels, train)
+        seeds = layers.dropout_seeds(self, train)
 
         x = x.astype(self.dtype)
         skips = []
@@ -68,24 +71,28 @@ class DhariwalUNet(nn.Module):
                 channels = self.model_channels * mult
                 x = style.conv(channels, x.shape[-1], name=f"enc_{self._res(0)}_conv")(x)
             else:
-                x = self._block(level, "enc", "down", x.shape[-1], down=True)(x, emb, train)
+                x = self._block(level, "enc", "down", x.shape[-1], down=True)(x, emb, next(seeds))
             skips.append(x)
             for idx in range(self.num_blocks):
                 x = self._block(level, "enc", f"block{idx}", self.model_channels * mult)(
-                    x, emb, train
+                    x, emb, next(seeds)
                 )
                 skips.append(x)
 
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             if level == len(self.channel_mult) - 1:
-                x = self._block(level, "dec", "in0", x.shape[-1], attention=True)(x, emb, train)
-                x = self._block(level, "dec", "in1", x.shape[-1], attention=False)(x, emb, train)
+                x = self._block(level, "dec", "in0", x.shape[-1], attention=True)(
+                    x, emb, next(seeds)
+                )
+                x = self._block(level, "dec", "in1", x.shape[-1], attention=False)(
+                    x, emb, next(seeds)
+                )
             else:
-                x = self._block(level, "dec", "up", x.shape[-1], up=True)(x, emb, train)
+                x = self._block(level, "dec", "up", x.shape[-1], up=True)(x, emb, next(seeds))
             for idx in range(self.num_blocks + 1):
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
                 x = self._block(level, "dec", f"block{idx}", self.model_channels * mult)(
-                    x, emb, train
+                    x, emb, next(seeds)
                 )
         x = style.norm(name="out_norm")(x, silu=True)
         return style.conv(self.out_channels, x.shape[-1], zero=True, name="out_conv")(x)
@@ -123,16 +130,19 @@ class DhariwalUNet(nn.Module):
         attention: bool | None = None,
         up: bool = False,
         down: bool = False,
-    ) -> layers.UNetBlock:
+    ) -> Callable[[Array, Array, Array | None], Array]:
         if attention is None:
             attention = self.img_resolution >> level in self.attn_resolutions and not (up or down)
-        return layers.block_class(self._style)(
+        block = layers.UNetBlock(
             channels,
             self._style,
             up=up,
             down=down,
             num_heads=channels // _HEAD_CHANNELS if attention else 0,
-            name=f"{side}_{self._res(level)}_{name}",
+            parent=None,
+        )
+        return functools.partial(
+            layers.apply_block, self, f"{side}_{self._res(level)}_{name}", block
         )
 
     def _embed(

@@ -14,9 +14,9 @@ from diffjax.types import Array, PRNGKey
 _PLACES = 2**32
 
 
-def seed_of(key: PRNGKey) -> Array:
-    """[2] uint32, what `dropout` hashes with; one for each call."""
-    return jax.random.bits(key, (2,), jnp.uint32)
+def seeds(key: PRNGKey, count: int) -> Array:
+    """[count, 2] uint32, what `dropout` hashes with, one row for each call."""
+    return jax.random.bits(key, (count, 2), jnp.uint32)
 
 
 def dropout(x: Array, rate: float, seed: Array) -> Array:
@@ -25,7 +25,7 @@ def dropout(x: Array, rate: float, seed: Array) -> Array:
     Args:
       x: array of examples [B, ...], each of at most 2³² elements.
       rate: in [0, 1).
-      seed: of `seed_of`; the same seed drops the same elements.
+      seed: a row of `seeds`; the same seed drops the same elements.
 
     Raises:
       ValueError: a rate outside its range, or too large an example.

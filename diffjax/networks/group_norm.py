@@ -13,8 +13,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from diffjax.networks.dropout import dropout, seed_of
-from diffjax.types import Array, PRNGKey
+from diffjax.networks.dropout import dropout
+from diffjax.types import Array
 
 
 def group_norm(
@@ -27,7 +27,7 @@ def group_norm(
     shift: Array | None = None,
     silu: bool = False,
     dropout_rate: float = 0.0,
-    dropout_key: PRNGKey | None = None,
+    dropout_seed: Array | None = None,
 ) -> Array:
     """Group normalisation (Wu & He 2018, arXiv:1803.08494) of `x + shift`.
 
@@ -42,7 +42,7 @@ def group_norm(
       shift: [C] or [B, C], added to x before statistics are taken; None for nothing.
       silu: whether to apply SiLU to the result.
       dropout_rate: of `dropout.dropout`, applied last.
-      dropout_key: its key, needed where the rate isn't 0.
+      dropout_seed: its seed, needed where the rate isn't 0.
 
     Returns:
       [B, ..., C] of x's type. Everything in between is float32.
@@ -52,14 +52,12 @@ def group_norm(
         jnp.broadcast_to(jnp.asarray(0.0 if term is None else term, jnp.float32), (batch, channels))
         for term in (scale, bias, shift)
     )
-    if dropout_rate:
-        assert dropout_key is not None, "dropout_key is needed where dropout_rate is not 0"
-        seed = seed_of(dropout_key)
-    else:
-        seed = jnp.zeros(2, jnp.uint32)
+    if dropout_seed is None:
+        assert not dropout_rate, "dropout_seed is needed where dropout_rate is not 0"
+        dropout_seed = jnp.zeros(2, jnp.uint32)
     settings = _Settings(groups, eps, silu, dropout_rate)
     flat = x.reshape(batch, math.prod(x.shape[1:-1]), channels)
-    return _group_norm(flat, scale, bias, shift, seed, settings).reshape(x.shape)
+    return _group_norm(flat, scale, bias, shift, dropout_seed, settings).reshape(x.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +79,7 @@ def _group_norm(
 _Residuals = tuple[Array, Array, Array, Array, Array, Array, Array]
 
 
+@functools.partial(jax.jit, static_argnums=5, inline=True)
 def _forward(
     x: Array, scale: Array, bias: Array, shift: Array, seed: Array, settings: _Settings
 ) -> tuple[Array, _Residuals]:
@@ -105,6 +104,7 @@ def _forward(
     return out, (x, scale, bias, seed, centre, inverse_std, offset * inverse_std)
 
 
+@functools.partial(jax.jit, static_argnums=0, inline=True)
 def _backward(
     settings: _Settings, kept: _Residuals, d_out: Array
 ) -> tuple[Array, Array, Array, Array, None]:

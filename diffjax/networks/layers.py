@@ -8,8 +8,9 @@ transposing alone.
 
 import dataclasses
 import functools
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -17,28 +18,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.networks import group_norm
+from diffjax.networks import dropout, group_norm
 from diffjax.networks.attention import self_attention
-from diffjax.types import Array
+from diffjax.types import Array, Params
 
 Initializer = Callable[..., Array]
 
 
+@functools.cache
 def xavier_uniform(gain: float = 1.0) -> Initializer:
     """Uniform with variance gain² · 2 / (fan_in + fan_out): DDPM++ and NCSN++."""
     return nn.initializers.variance_scaling(gain**2, "fan_avg", "uniform")
 
 
+@functools.cache
 def kaiming_uniform(gain: float = 1.0) -> Initializer:
     """Uniform with variance gain² / fan_in: ADM."""
     return nn.initializers.variance_scaling(gain**2, "fan_in", "uniform")
 
 
+@functools.cache
 def kaiming_normal(gain: float = 1.0) -> Initializer:
     """Normal with variance gain² / fan_in: ADM's label embedding."""
     return nn.initializers.variance_scaling(gain**2, "fan_in", "normal")
 
 
+@functools.cache
 def uniform_bias(fan_in: int) -> Initializer:
     """Uniform in ±1/√fan_in: ADM's biases."""
 
@@ -47,6 +52,13 @@ def uniform_bias(fan_in: int) -> Initializer:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
+
+
+@functools.cache
+def zero_bias(fan_in: int) -> Initializer:
+    """Zeros: DDPM++'s and NCSN++'s biases."""
+    del fan_in
+    return nn.initializers.zeros
 
 
 class PositionalEmbedding(nn.Module):
@@ -124,6 +136,7 @@ class GroupNorm(nn.Module):
         shift_after: Array | None = None,
         silu: bool = False,
         dropout_rate: float = 0.0,
+        dropout_seed: Array | None = None,
     ) -> Array:
         """Normalises x [B, ..., C] over the channels of each group and all between B and C.
 
@@ -134,6 +147,7 @@ class GroupNorm(nn.Module):
           shift_after: [B, C], added to the result after that.
           silu: whether to apply SiLU to that.
           dropout_rate: of dropout at the end.
+          dropout_seed: its seed, needed where the rate isn't 0.
         """
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
@@ -151,7 +165,7 @@ class GroupNorm(nn.Module):
             shift=shift_before,
             silu=silu,
             dropout_rate=dropout_rate,
-            dropout_key=self.make_rng("dropout") if dropout_rate else None,
+            dropout_seed=dropout_seed,
         )
 
 
@@ -382,8 +396,8 @@ class UNetBlock(nn.Module):
     num_heads: int = 0
 
     @nn.compact
-    def __call__(self, x: Array, emb: Array, train: bool = False) -> Array:
-        """Maps x [B, H, W, C_in] and emb [B, E] to [B, H', W', C_out]."""
+    def __call__(self, x: Array, emb: Array, dropout_seed: Array | None = None) -> Array:
+        """Maps x [B, H, W, C_in] and emb [B, E] to [B, H', W', C_out], with a seed by dropout."""
         style, in_channels, channels = self.style, x.shape[-1], self.out_channels
         skip = self._resample(x)
         h = self._resample(style.norm(name="norm0")(x, silu=True))
@@ -391,13 +405,18 @@ class UNetBlock(nn.Module):
 
         width = 2 * channels if style.adaptive_scale else channels
         affine = style.dense(width, emb.shape[-1], name="affine")(emb)
-        norm1 = style.norm(name="norm1")
-        rate = style.dropout if train else 0.0
         if style.adaptive_scale:
             scale, shift = jnp.split(affine, 2, axis=-1)
-            h = norm1(h, scale_after=scale, shift_after=shift, silu=True, dropout_rate=rate)
+            modulation = {"scale_after": scale, "shift_after": shift}
         else:
-            h = norm1(h, shift_before=affine, silu=True, dropout_rate=rate)
+            modulation = {"shift_before": affine}
+        h = style.norm(name="norm1")(
+            h,
+            **modulation,
+            silu=True,
+            dropout_rate=0.0 if dropout_seed is None else style.dropout,
+            dropout_seed=dropout_seed,
+        )
         h = style.conv(channels, channels, zero=True, name="conv1")(h)
 
         if channels != in_channels or (style.resample_proj and (self.up or self.down)):
@@ -419,9 +438,57 @@ class UNetBlock(nn.Module):
         return x
 
 
-def block_class(style: BlockStyle) -> Callable[..., UNetBlock]:
-    """`UNetBlock`, rematerialised if the style says so; `train` must be positional then."""
-    if style.rematerialize:
-        rematerialized: Callable[..., UNetBlock] = nn.remat(UNetBlock, static_argnums=(3,))
-        return rematerialized
-    return UNetBlock
+def dropout_seeds(network: nn.Module, train: bool) -> Iterator[Array | None]:
+    """The seed of each block of a U-Net in turn, [2] uint32, or None where there is no dropout.
+
+    They are drawn together, from the rng "dropout": one by one they are a tenth of what XLA's
+    passes take.
+    """
+    if not (train and network.dropout):
+        return itertools.repeat(None)
+    blocks = len(network.channel_mult) * (2 * network.num_blocks + 3)
+    return iter(dropout.seeds(network.make_rng("dropout"), blocks))
+
+
+def apply_block(
+    network: nn.Module,
+    name: str,
+    block: UNetBlock,
+    x: Array,
+    emb: Array,
+    dropout_seed: Array | None,
+) -> Array:
+    """Applies a block as the part `name` of a network.
+
+    Blocks that are alike are traced once, for all networks of that shape: tracing is most of what
+    a start waits for when the compiled update is there already. The program is the same.
+
+    Args:
+      network: bound.
+      name: of the block's parameters among the network's.
+      block: not bound.
+      x: [B, H, W, C_in].
+      emb: [B, E].
+      dropout_seed: [2] uint32, or None for no dropout.
+
+    Returns:
+      [B, H', W', C_out].
+    """
+    if network.is_initializing():
+        out: Array = block.clone(parent=network, name=name)(x, emb)
+        return out
+    params: Params = network.get_variable("params", name)
+    return _apply_block(block, params, x, emb, dropout_seed)
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _apply_block(
+    block: UNetBlock, params: Params, x: Array, emb: Array, dropout_seed: Array | None
+) -> Array:
+    def apply(params: Params, x: Array, emb: Array) -> Array:
+        out: Any = block.apply({"params": params}, x, emb, dropout_seed)
+        return out
+
+    if block.style.rematerialize:
+        apply = jax.checkpoint(apply)
+    return apply(params, x, emb)

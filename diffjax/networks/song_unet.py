@@ -1,6 +1,8 @@
 """DDPM++ and NCSN++ (Song et al. 2021, arXiv:2011.13456) as EDM restates them (its Table 1)."""
 
+import functools
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 from diffjax.networks import layers
 from diffjax.types import Array
 
+_Seeds = Iterator[Array | None]
 _CHOICES = {
     "embedding_type": ("positional", "fourier"),
     "encoder_type": ("standard", "skip", "residual"),
@@ -93,8 +96,9 @@ class SongUNet(nn.Module):
           [B, H, W, out_channels] in `dtype`.
         """
         emb = self._embed(noise_labels, labels, augment_labels, train)
-        x, skips = self._encode(x.astype(self.dtype), emb, train)
-        return self._decode(x, skips, emb, train)
+        seeds = layers.dropout_seeds(self, train)
+        x, skips = self._encode(x.astype(self.dtype), emb, seeds)
+        return self._decode(x, skips, emb, seeds)
 
     @property
     def _style(self) -> layers.BlockStyle:
@@ -108,7 +112,7 @@ class SongUNet(nn.Module):
             init=layers.xavier_uniform(),
             init_zero=layers.xavier_uniform(1e-5),
             init_attn=layers.xavier_uniform(math.sqrt(0.2)),
-            bias_init=lambda fan_in: nn.initializers.zeros,
+            bias_init=layers.zero_bias,
             dtype=self.dtype,
             attention=self.attention,
             rematerialize=self.rematerialize,
@@ -130,15 +134,11 @@ class SongUNet(nn.Module):
         attention: bool = False,
         up: bool = False,
         down: bool = False,
-    ) -> layers.UNetBlock:
-        return layers.block_class(self._style)(
-            channels,
-            self._style,
-            up=up,
-            down=down,
-            num_heads=int(attention),
-            name=name.format(res=self._res(level)),
+    ) -> Callable[[Array, Array, Array | None], Array]:
+        block = layers.UNetBlock(
+            channels, self._style, up=up, down=down, num_heads=int(attention), parent=None
         )
+        return functools.partial(layers.apply_block, self, name.format(res=self._res(level)), block)
 
     def _embed(
         self, noise_labels: Array, labels: Array | None, augment_labels: Array | None, train: bool
@@ -169,7 +169,7 @@ class SongUNet(nn.Module):
         emb = nn.silu(style.dense(emb_channels, noise_channels, name="map_layer0")(emb))
         return nn.silu(style.dense(emb_channels, emb_channels, name="map_layer1")(emb))
 
-    def _encode(self, x: Array, emb: Array, train: bool) -> tuple[Array, list[Array]]:
+    def _encode(self, x: Array, emb: Array, seeds: _Seeds) -> tuple[Array, list[Array]]:
         style, image_channels = self._style, x.shape[-1]
         aux, skips = x, []
         for level, mult in enumerate(self.channel_mult):
@@ -177,7 +177,9 @@ class SongUNet(nn.Module):
             if level == 0:
                 x = style.conv(self.model_channels, image_channels, name=f"enc_{res}_conv")(x)
             else:
-                x = self._block(level, "enc_{res}_down", x.shape[-1], down=True)(x, emb, train)
+                x = self._block(level, "enc_{res}_down", x.shape[-1], down=True)(
+                    x, emb, next(seeds)
+                )
                 if self.encoder_type == "skip":
                     aux = layers.downsample(aux, self.resample_filter)
                     x = x + style.conv(
@@ -193,7 +195,7 @@ class SongUNet(nn.Module):
                     f"enc_{{res}}_block{idx}",
                     self.model_channels * mult,
                     attention=self._has_attention(level),
-                )(x, emb, train)
+                )(x, emb, next(seeds))
                 skips.append(x)
         return x, skips
 
@@ -203,14 +205,16 @@ class SongUNet(nn.Module):
         x = self._style.conv(channels, x.shape[-1], padding=1 + reach, name=name)(x)
         return layers.downsample(x, self.resample_filter, padding=0)
 
-    def _decode(self, x: Array, skips: list[Array], emb: Array, train: bool) -> Array:
+    def _decode(self, x: Array, skips: list[Array], emb: Array, seeds: _Seeds) -> Array:
         image: Array | None = None
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             if level == len(self.channel_mult) - 1:
-                x = self._block(level, "dec_{res}_in0", x.shape[-1], attention=True)(x, emb, train)
-                x = self._block(level, "dec_{res}_in1", x.shape[-1])(x, emb, train)
+                x = self._block(level, "dec_{res}_in0", x.shape[-1], attention=True)(
+                    x, emb, next(seeds)
+                )
+                x = self._block(level, "dec_{res}_in1", x.shape[-1])(x, emb, next(seeds))
             else:
-                x = self._block(level, "dec_{res}_up", x.shape[-1], up=True)(x, emb, train)
+                x = self._block(level, "dec_{res}_up", x.shape[-1], up=True)(x, emb, next(seeds))
             for idx in range(self.num_blocks + 1):
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
                 x = self._block(
@@ -218,7 +222,7 @@ class SongUNet(nn.Module):
                     f"dec_{{res}}_block{idx}",
                     self.model_channels * mult,
                     attention=idx == self.num_blocks and self._has_attention(level),
-                )(x, emb, train)
+                )(x, emb, next(seeds))
             if self.decoder_type == "skip" or level == 0:
                 coarser = None if image is None else layers.upsample(image, self.resample_filter)
                 image = self._to_image(x, self._res(level))

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from diffjax.networks import dropout as networks_dropout
-from diffjax.networks.dropout import dropout, seed_of
+from diffjax.networks.dropout import dropout, seeds
 from diffjax.networks.group_norm import group_norm
 
 SHAPE = (16, 32, 32, 64)  # 2²⁰ elements
 
 
 def dropped(seed, rate=0.13, shape=SHAPE):
-    return np.asarray(dropout(jnp.ones(shape), rate, seed_of(jax.random.key(seed))) == 0)
+    return np.asarray(dropout(jnp.ones(shape), rate, seeds(jax.random.key(seed), 1)[0]) == 0)
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.13, 0.5])
 def test_share_and_scale(rate):
-    out = np.asarray(dropout(jnp.ones(SHAPE), rate, seed_of(jax.random.key(0))))
+    out = np.asarray(dropout(jnp.ones(SHAPE), rate, seeds(jax.random.key(0), 1)[0]))
     deviation = np.sqrt(rate * (1 - rate) / out.size)
     assert abs((out == 0).mean() - rate) < 4 * deviation
     np.testing.assert_allclose(out[out != 0], 1 / (1 - rate), rtol=1e-6)
@@ -58,7 +58,7 @@ def test_batches_of_more_elements_than_32_bits_count_have_no_part_twice(monkeypa
 def test_an_example_too_large():
     shape = jax.ShapeDtypeStruct((1, 2**17, 2**16), jnp.float32)
     with pytest.raises(ValueError, match="dropout of examples of 8589934592 elements: 4294967296"):
-        jax.eval_shape(lambda x: dropout(x, 0.1, seed_of(jax.random.key(0))), shape)
+        jax.eval_shape(lambda x: dropout(x, 0.1, seeds(jax.random.key(0), 1)[0]), shape)
 
 
 def test_after_group_norm_it_is_the_same():
@@ -66,18 +66,18 @@ def test_after_group_norm_it_is_the_same():
     settings = {"groups": 8, "silu": True}
     key = jax.random.key(1)
     fused = group_norm(
-        x, jnp.ones(32), jnp.zeros(32), dropout_rate=0.2, dropout_key=key, **settings
+        x, jnp.ones(32), jnp.zeros(32), dropout_rate=0.2, dropout_seed=seeds(key, 1)[0], **settings
     )
-    apart = dropout(group_norm(x, jnp.ones(32), jnp.zeros(32), **settings), 0.2, seed_of(key))
+    apart = dropout(group_norm(x, jnp.ones(32), jnp.zeros(32), **settings), 0.2, seeds(key, 1)[0])
     np.testing.assert_allclose(fused, apart, rtol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
 def test_a_rate_out_of_range(rate):
     with pytest.raises(ValueError, match=r"rate=.* of dropout isn't in \[0, 1\)"):
-        dropout(jnp.ones(4), rate, seed_of(jax.random.key(0)))
+        dropout(jnp.ones(4), rate, seeds(jax.random.key(0), 1)[0])
 
 
 def test_rate_zero_changes_nothing():
     x = jax.random.normal(jax.random.key(0), (4, 4))
-    np.testing.assert_array_equal(dropout(x, 0.0, seed_of(jax.random.key(1))), x)
+    np.testing.assert_array_equal(dropout(x, 0.0, seeds(jax.random.key(1), 1)[0]), x)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.networks.dropout import dropout, seed_of
+from diffjax.networks.dropout import dropout, seeds
 from diffjax.networks.group_norm import group_norm
 
 EPS = 1e-5
@@ -44,8 +44,14 @@ def test_value_and_gradients(rate, mean, per_example, silu):
     x, scale, bias, shift = arguments((3, 5, 7, 24), per_example, mean)
     cotangent = jax.random.normal(jax.random.key(1), x.shape)
     key = jax.random.key(2)
-    kept = np.asarray(dropout(jnp.ones(x.shape), rate, seed_of(key))) != 0
-    settings = {"groups": 6, "eps": EPS, "silu": silu, "dropout_rate": rate, "dropout_key": key}
+    kept = np.asarray(dropout(jnp.ones(x.shape), rate, seeds(key, 1)[0])) != 0
+    settings = {
+        "groups": 6,
+        "eps": EPS,
+        "silu": silu,
+        "dropout_rate": rate,
+        "dropout_seed": seeds(key, 1)[0],
+    }
 
     def ours(x, scale, bias, shift):
         out = group_norm(x, scale, bias, shift=shift, **settings)
