@@ -21,8 +21,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from benchmarks import measuring
-from diffjax import experiment, sharding
-from diffjax.compilation import compile_updates
+from diffjax import compilation, experiment, sharding
 from diffjax.experiment import DistillExperiment, Experiment
 from diffjax.pretrain import state as pretrain_state
 
@@ -55,7 +54,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     state, frozen = _start(exp, mesh)
 
     start = time.perf_counter()
-    lowered = compile_updates(exp, mesh, count).lower(state, frozen, key, count)
+    apart = config.get("compile_apart", False)
+    lowered = compilation.updates(exp, mesh, count, apart=apart).lower(state, frozen, key, count)
     traced = time.perf_counter() - start
     compiled = lowered.compile()
     compile_seconds = time.perf_counter() - start
@@ -70,7 +70,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         seconds.append((time.perf_counter() - start) / count)
     if arguments.profile:
         measuring.write_profile(
-            Path(arguments.profile), lambda: compiled(state, frozen, key, count)[1], compiled
+            Path(arguments.profile),
+            lambda: compiled(state, frozen, key, count)[1],
+            None if apart else compiled,
         )
 
     update = float(np.median(seconds))

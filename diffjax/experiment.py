@@ -162,6 +162,23 @@ class DistillExperiment:
         """One update, all its randomness from `key`."""
         return self.setup.update(state, frozen, self.draws(frozen, key, mesh))
 
+    def update_fake_score(
+        self, state: distill_state.DistillState, frozen: Params, key: PRNGKey, mesh: Mesh
+    ) -> distill_update.FakeScoreTurn:
+        """The first half of it; see `Distillation.update_fake_score`."""
+        return self.setup.update_fake_score(state, self.draws(frozen, key, mesh))
+
+    def update_generator(
+        self,
+        state: distill_state.DistillState,
+        turn: distill_update.FakeScoreTurn,
+        frozen: Params,
+        key: PRNGKey,
+        mesh: Mesh,
+    ) -> tuple[distill_state.DistillState, Metrics]:
+        """The second half of it, with the key of the first."""
+        return self.setup.update_generator(state, turn, frozen, self.draws(frozen, key, mesh))
+
     def draws(self, frozen: Params, key: PRNGKey, mesh: Mesh) -> distill_draws.Draws:
         """That randomness, laid over the devices."""
         del frozen

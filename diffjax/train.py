@@ -180,6 +180,7 @@ class _Loop:
         self._dog = dog
         self._key = jax.random.key(config.seed)
         self._updates_per_call = config.updates_per_call
+        self._compile_apart = config.get("compile_apart", False)
         self._pending = RunningMeans({})
         self._collapse = CollapseWatch({}, {})
         self._in_flight: tuple[int, Totals] | None = None  # not shown yet
@@ -203,7 +204,9 @@ class _Loop:
 
     def run(self, frozen: Any) -> bool:
         """Updates to the end, and returns True; or saves and returns False if told to stop."""
-        call = compilation.compile_updates(self._exp, self._mesh, self._updates_per_call)
+        call = compilation.updates(
+            self._exp, self._mesh, self._updates_per_call, apart=self._compile_apart
+        )
         stream = self._exp.stream(self.step, self._mesh)
         self._stopwatch.start(self.step)
         if self.step < self.schedule.total:

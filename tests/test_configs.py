@@ -322,6 +322,12 @@ MISTAKES = [
         {"fake_score__learning_rate": float("nan")},
         f"config.fake_score.learning_rate=nan: {NUMBER}",
     ),
+    (
+        "sid_cifar",
+        {"compile_apart": True, "share_samples": True},
+        "config.compile_apart=True needs an update in two halves, and with share_samples=True",
+    ),
+    ("sid_cifar", {"compile_apart": 1}, "config.compile_apart=1: True or False is needed"),
     ("sid_cifar", {"generator__decay_kimg": -1.0}, "generator.decay_kimg=-1.0: a number of at"),
     (
         "sid_cifar",

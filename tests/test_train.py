@@ -209,6 +209,19 @@ def test_many_updates_per_call_are_the_same_updates(sid_run, tmp_path):
             np.testing.assert_allclose(row[name], mean, rtol=2e-3)
 
 
+def test_two_programs_make_the_same_run(sid_run, tmp_path):
+    workdir, config = sid_run
+    apart = config.copy_and_resolve_references()
+    apart.compile_apart, apart.updates_per_call = True, 4
+    apart.evaluate.every_kimg = 0.0
+    train(apart, str(tmp_path))
+    before = [row for row in lines(workdir) if "fake_loss" in row]
+    for row, one in zip(lines(tmp_path), before, strict=True):
+        assert row["step"] == one["step"]
+        for name in ("fake_loss", "delta"):
+            np.testing.assert_allclose(row[name], one[name], rtol=2e-3)
+
+
 def test_sampling_is_the_same_whatever_the_batch_size(sid_run, tmp_path):
     workdir, config = sid_run
     config = config.copy_and_resolve_references()

@@ -39,6 +39,25 @@ class Attempt:
     finite: Array
 
 
+@flax.struct.dataclass
+class FakeScoreTurn:
+    """What the fake score's updates would do, whatever their numbers are.
+
+    Attributes:
+      fake_score: ψ after them.
+      fake_score_opt: the state of its optimiser.
+      metrics: see `Distillation.update`.
+      gradients: one of each update; none where nobody asks for them.
+      finite: bool scalar, whether all losses and gradients are.
+    """
+
+    fake_score: Params
+    fake_score_opt: optax.OptState
+    metrics: Metrics
+    gradients: list[Params]
+    finite: Array
+
+
 @dataclasses.dataclass(frozen=True)
 class Distillation:
     """What an update needs besides its arguments.
@@ -103,32 +122,58 @@ class Distillation:
           over 1 there is also `fake_updates`, 1 if the fake score's turn had come; if not, this and
           the fake score's metrics are 0.
         """
-        attempt = self.attempt(state, teacher_params, draws)
-        skipped = 1 - attempt.finite.astype(jnp.float32)
-        return (
-            guard.settle(state, attempt.state, attempt.finite),
-            {**attempt.metrics, "skipped": skipped},
-        )
+        return _settle(state, self.attempt(state, teacher_params, draws))
 
     def attempt(self, state: DistillState, teacher_params: Params, draws: Draws) -> Attempt:
         """The update before it is judged; arguments as `update` takes them."""
+        shared = self._share(state.generator, draws) if self.share_samples else None
+        turn = self._fake_score_turn(state, draws.fake_score, shared)
+        return self._follow(state, turn, teacher_params, draws, shared)
+
+    def update_fake_score(self, state: DistillState, draws: Draws) -> FakeScoreTurn:
+        """The first half of `update`, for programs that are compiled apart.
+
+        Raises:
+          ValueError: if both networks share their samples.
+        """
+        if self.share_samples:
+            raise ValueError("share_samples=True: an update that shares samples has no halves.")
+        turn = self._fake_score_turn(state, draws.fake_score, None)
+        return dataclasses.replace(turn, gradients=[])
+
+    def update_generator(
+        self, state: DistillState, turn: FakeScoreTurn, teacher_params: Params, draws: Draws
+    ) -> tuple[DistillState, Metrics]:
+        """The second half of `update`, after the first, from the same state and draws."""
+        return _settle(state, self._follow(state, turn, teacher_params, draws, None))
+
+    def _follow(
+        self,
+        before: DistillState,
+        turn: FakeScoreTurn,
+        teacher_params: Params,
+        draws: Draws,
+        shared: "_Shared | None",
+    ) -> Attempt:
+        """The generator's update and its average, after the fake score's."""
         beta = ema.decay(
-            state.step.astype(jnp.float32) * self.batch_size,
+            before.step.astype(jnp.float32) * self.batch_size,
             self.batch_size,
             halflife=self.ema_halflife,
             rampup=self.ema_rampup,
         )
-        shared = self._share(state.generator, draws) if self.share_samples else None
-        fake = self._fake_score_turn(state, draws.fake_score, shared)
+        state = before.replace(  # type: ignore[attr-defined]
+            fake_score=turn.fake_score, fake_score_opt=turn.fake_score_opt
+        )
         state, gradient, metrics = self._update_generator(
-            fake.state, teacher_params, self.generator_draws(draws), shared
+            state, teacher_params, self.generator_draws(draws), shared
         )
         average = ema.update(state.generator_ema, state.generator, beta)
         return Attempt(
             state=state.replace(generator_ema=average),  # type: ignore[attr-defined]
-            metrics={**fake.metrics, **metrics},
-            gradients=[*fake.gradients, gradient],
-            finite=fake.finite & guard.all_finite(metrics),
+            metrics={**turn.metrics, **metrics},
+            gradients=[*turn.gradients, gradient],
+            finite=turn.finite & guard.all_finite(metrics),
         )
 
     def generator_draws(self, draws: Draws) -> NetworkDraws:
@@ -229,23 +274,29 @@ class Distillation:
 
     def _fake_score_turn(
         self, state: DistillState, draws: NetworkDraws, shared: "_Shared | None"
-    ) -> Attempt:
+    ) -> FakeScoreTurn:
         """The fake score's updates, if it is its turn."""
         updates = draws.sigma.shape[0]
 
-        def take(state: DistillState) -> Attempt:
+        def take(state: DistillState) -> FakeScoreTurn:
             gradients, finite = [], jnp.bool_(True)
             for i in range(updates):
                 samples = None if shared is None or i < updates - 1 else shared.samples
                 state, gradient, metrics = self._update_fake_score(state, _index(draws, i), samples)
                 gradients.append(gradient)
                 finite &= guard.all_finite(metrics)
-            return Attempt(state, metrics, gradients, finite)
+            return FakeScoreTurn(state.fake_score, state.fake_score_opt, metrics, gradients, finite)
 
-        def leave(state: DistillState) -> Attempt:
+        def leave(state: DistillState) -> FakeScoreTurn:
             zeros = jax.tree.map(jnp.zeros_like, state.fake_score)
             metrics = dict.fromkeys(_FAKE_METRICS, jnp.float32(0))
-            return Attempt(state, metrics, [zeros] * updates, jnp.bool_(True))
+            return FakeScoreTurn(
+                state.fake_score,
+                state.fake_score_opt,
+                metrics,
+                [zeros] * updates,
+                jnp.bool_(True),
+            )
 
         if self.fake_score_every == 1:
             return take(state)
@@ -354,6 +405,15 @@ class _Shared(NamedTuple):
 
     samples: Array
     pullback: Callable[[Array], tuple[Params]]
+
+
+def _settle(before: DistillState, attempt: Attempt) -> tuple[DistillState, Metrics]:
+    """The state after an attempt that is judged, and its metrics."""
+    skipped = 1 - attempt.finite.astype(jnp.float32)
+    return (
+        guard.settle(before, attempt.state, attempt.finite),
+        {**attempt.metrics, "skipped": skipped},
+    )
 
 
 def _diffuse(x: Array, draws: NetworkDraws) -> Array:

@@ -192,6 +192,10 @@ def compile_for(
     devices, hbm = describe_slice(name)
     if config.get("task") != "distill":
         raise ValueError(f"config.task={config.get('task')!r}: only 'distill' is compiled here.")
+    if config.compile_apart:
+        raise ValueError(
+            "config.compile_apart=True: one program is compiled here; set it to False."
+        )
     exp, mesh = _prepare(devices, config)
     started = time.monotonic()
     compile_ = _lay_out if layout_only else _compile

@@ -208,6 +208,16 @@ def test_what_the_slice_does_not_divide(capsys, argument, message):
 
 
 @needs_libtpu
+def test_an_update_in_two_programs(capsys, tmp_path):
+    text = Path(DIGITS).read_text()
+    changed = text.replace('"compile_apart": False', '"compile_apart": True')
+    assert changed != text
+    (tmp_path / "apart.py").write_text(changed)
+    line = refusal(capsys, f"--config={tmp_path / 'apart.py'}", "--topology=v5e:2x2")
+    assert "config.compile_apart=True" in line
+
+
+@needs_libtpu
 def test_a_config_that_distils_nothing(capsys):
     line = refusal(capsys, "--config=configs/teacher_digits.py", "--topology=v5e:2x2")
     assert "config.task='pretrain'" in line
