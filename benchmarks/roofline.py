@@ -63,7 +63,10 @@ def main() -> None:
     arguments = parser.parse_args()
     module = arguments.folder / "module.txt.gz"
     if not module.is_file():
-        parser.error(f"there is no {module}: profile something with benchmarks.step first")
+        parser.error(
+            f"there is no {module}: profile something with benchmarks.step first, an update as one "
+            "program (--set compile_apart=never)"
+        )
     try:
         kernels = work.kernels(gzip.decompress(module.read_bytes()).decode(), arguments.updates)
     except ValueError as error:

@@ -54,7 +54,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     state, frozen = _start(exp, mesh)
 
     start = time.perf_counter()
-    apart = config.get("compile_apart", False)
+    apart = experiment.compiles_apart(config)
     lowered = compilation.updates(exp, mesh, count, apart=apart).lower(state, frozen, key, count)
     traced = time.perf_counter() - start
     compiled = lowered.compile()
@@ -81,6 +81,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return measuring.describe(arguments, config, mesh) | {
         "accumulation": accumulation,
         "rematerialize": config.rematerialize,
+        "compiled_apart": apart,
         **measuring.speed(config.batch_size, update, flops, peak),
         "seconds_per_update": update,
         "slowest_over_median": max(seconds) / update,

@@ -151,7 +151,7 @@ _DISTILL = {
     "init_sigma": POSITIVE,
     "dropout": DECAY,
     "share_samples": FLAG,
-    "compile_apart": FLAG,
+    "compile_apart": _named("auto", "always", "never"),
     "teacher_dtype": DTYPE_OR_SAME,
     "optimizer_state_dtype": _named("float32", "bfloat16"),
     "fake_score.loss_scale": POSITIVE,
@@ -215,10 +215,10 @@ def check(config: ConfigDict) -> None:
             f"config.fake_score.every={config.fake_score.every} asks for fewer updates and "
             f"fake_score.updates={config.fake_score.updates} for more; set one of them to 1."
         )
-    if config.task == "distill" and config.compile_apart and config.share_samples:
+    if config.task == "distill" and config.compile_apart == "always" and config.share_samples:
         raise ValueError(
-            "config.compile_apart=True needs an update in two halves, and with share_samples=True "
-            "it has none; set one of them to False."
+            "config.compile_apart='always' needs an update in two halves, and with "
+            "share_samples=True it has none; set it to 'auto', or share_samples to False."
         )
     if config.task == "distill" and config.generator.decay_kimg:
         frozen, decay = config.generator.frozen_kimg, config.generator.decay_kimg

@@ -180,7 +180,7 @@ class _Loop:
         self._dog = dog
         self._key = jax.random.key(config.seed)
         self._updates_per_call = config.updates_per_call
-        self._compile_apart = config.get("compile_apart", False)
+        self._compile_apart = experiment.compiles_apart(config)
         self._pending = RunningMeans({})
         self._collapse = CollapseWatch({}, {})
         self._in_flight: tuple[int, Totals] | None = None  # not shown yet

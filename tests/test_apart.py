@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import runpy
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from diffjax.distill import draws, methods, update
 from diffjax.generator import DenoiserGenerator
 from tests import golden_cases
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 BATCH = 8
 KEY = jax.random.key(3)
 INIT_KWARGS = {
@@ -145,6 +148,32 @@ def test_the_fake_score_waits_for_its_turn():
     ours = run(apart=True, every=2)
     assert_same(ours, run(apart=False, every=2))
     assert ours[1][0].sums["fake_updates"] == 2
+
+
+@pytest.mark.parametrize(
+    ("backend", "processes", "changes", "apart"),
+    [
+        ("gpu", 1, {}, True),
+        ("gpu", 1, {"share_samples": True}, False),
+        ("gpu", 2, {}, False),
+        ("gpu", 2, {"compile_apart": "always"}, True),
+        ("gpu", 1, {"compile_apart": "never"}, False),
+        ("tpu", 1, {}, False),
+        ("cpu", 1, {}, False),
+        ("cpu", 1, {"compile_apart": "always"}, True),
+    ],
+)
+def test_when_an_update_is_two_programs(monkeypatch, backend, processes, changes, apart):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    config = runpy.run_path(str(CONFIGS / "sid_cifar.py"))["get_config"]()
+    config.update(changes)
+    assert experiment.compiles_apart(config) is apart
+
+
+def test_a_teacher_s_update_is_one_program():
+    config = runpy.run_path(str(CONFIGS / "teacher_digits.py"))["get_config"]()
+    assert experiment.compiles_apart(config) is False
 
 
 def test_shared_samples_have_no_halves():

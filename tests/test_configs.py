@@ -324,10 +324,10 @@ MISTAKES = [
     ),
     (
         "sid_cifar",
-        {"compile_apart": True, "share_samples": True},
-        "config.compile_apart=True needs an update in two halves, and with share_samples=True",
+        {"compile_apart": "always", "share_samples": True},
+        "config.compile_apart='always' needs an update in two halves, and with share_samples=True",
     ),
-    ("sid_cifar", {"compile_apart": 1}, "config.compile_apart=1: True or False is needed"),
+    ("sid_cifar", {"compile_apart": True}, "config.compile_apart=True is unknown; known are: "),
     ("sid_cifar", {"generator__decay_kimg": -1.0}, "generator.decay_kimg=-1.0: a number of at"),
     (
         "sid_cifar",

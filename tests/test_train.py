@@ -212,7 +212,7 @@ def test_many_updates_per_call_are_the_same_updates(sid_run, tmp_path):
 def test_two_programs_make_the_same_run(sid_run, tmp_path):
     workdir, config = sid_run
     apart = config.copy_and_resolve_references()
-    apart.compile_apart, apart.updates_per_call = True, 4
+    apart.compile_apart, apart.updates_per_call = "always", 4
     apart.evaluate.every_kimg = 0.0
     train(apart, str(tmp_path))
     before = [row for row in lines(workdir) if "fake_loss" in row]

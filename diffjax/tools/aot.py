@@ -192,9 +192,9 @@ def compile_for(
     devices, hbm = describe_slice(name)
     if config.get("task") != "distill":
         raise ValueError(f"config.task={config.get('task')!r}: only 'distill' is compiled here.")
-    if config.compile_apart:
+    if config.compile_apart == "always":
         raise ValueError(
-            "config.compile_apart=True: one program is compiled here; set it to False."
+            "config.compile_apart='always': one program is compiled here; set it to 'auto'."
         )
     exp, mesh = _prepare(devices, config)
     started = time.monotonic()

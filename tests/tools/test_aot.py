@@ -210,11 +210,11 @@ def test_what_the_slice_does_not_divide(capsys, argument, message):
 @needs_libtpu
 def test_an_update_in_two_programs(capsys, tmp_path):
     text = Path(DIGITS).read_text()
-    changed = text.replace('"compile_apart": False', '"compile_apart": True')
+    changed = text.replace('"compile_apart": "auto"', '"compile_apart": "always"')
     assert changed != text
     (tmp_path / "apart.py").write_text(changed)
     line = refusal(capsys, f"--config={tmp_path / 'apart.py'}", "--topology=v5e:2x2")
-    assert "config.compile_apart=True" in line
+    assert "config.compile_apart='always'" in line
 
 
 @needs_libtpu
