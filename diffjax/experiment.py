@@ -396,13 +396,13 @@ def evaluator(config: ConfigDict, exp: Experiment, mesh: Mesh) -> evaluation.Eva
 def compiles_apart(config: ConfigDict) -> bool:
     """Whether an update is two programs, as `config.compile_apart` says.
 
-    "auto" is yes on the GPUs of one process, if the update has two halves: on one GPU it was
-    measured to compile in half the time, and to need less memory and no more time an update.
+    "auto" is yes on one GPU, if the update has two halves: there it was measured to compile in
+    half the time, and to need less memory and no more time an update. On several it wasn't tried.
     """
     if config.task != "distill" or config.compile_apart != "auto":
         return bool(config.get("compile_apart") == "always")
-    on_gpus = jax.default_backend() == "gpu" and jax.process_count() == 1
-    return on_gpus and not config.share_samples
+    is_one_gpu = jax.default_backend() == "gpu" and jax.device_count() == 1
+    return is_one_gpu and not config.share_samples
 
 
 def heun_settings(config: ConfigDict) -> sampling.HeunSettings:

@@ -151,7 +151,7 @@ def test_the_fake_score_waits_for_its_turn():
 
 
 @pytest.mark.parametrize(
-    ("backend", "processes", "changes", "apart"),
+    ("backend", "devices", "changes", "apart"),
     [
         ("gpu", 1, {}, True),
         ("gpu", 1, {"share_samples": True}, False),
@@ -163,9 +163,9 @@ def test_the_fake_score_waits_for_its_turn():
         ("cpu", 1, {"compile_apart": "always"}, True),
     ],
 )
-def test_when_an_update_is_two_programs(monkeypatch, backend, processes, changes, apart):
+def test_when_an_update_is_two_programs(monkeypatch, backend, devices, changes, apart):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
     config = runpy.run_path(str(CONFIGS / "sid_cifar.py"))["get_config"]()
     config.update(changes)
     assert experiment.compiles_apart(config) is apart
