@@ -66,7 +66,8 @@ class UpdatesApart:
 
     What XLA takes for a program grows faster than the program, and the two halves don't wait for
     each other. The fake score's half must leave the state as it is until the generator's is known
-    to be finite, which costs its parameters and their moments once more in memory.
+    to be finite, which costs its parameters and their moments once more in memory; neither program
+    holds what only the other needs, which was measured to be more.
 
     Called as what `compile_updates` returns, with the same result up to rounding.
     """

@@ -11,70 +11,29 @@ import numpy as np
 import optax
 import pytest
 
-from diffjax import compilation, denoiser, experiment, noise, sampling, sharding
-from diffjax.distill import draws, methods, update
-from diffjax.generator import DenoiserGenerator
-from tests import golden_cases
+from diffjax import compilation, experiment, sharding
+from tests import golden_cases, small_distillation
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 BATCH = 8
 KEY = jax.random.key(3)
-INIT_KWARGS = {
-    "class_name": "EDMPrecond",
-    "model_type": "SongUNet",
-    "img_resolution": 8,
-    "img_channels": 1,
-    "label_dim": 2,
-    "model_channels": 8,
-    "channel_mult": (1,),
-    "num_blocks": 0,
-    "attn_resolutions": (),
-    "dropout": 0.1,
-}
 NETWORKS = ("generator", "generator_ema", "fake_score", "generator_opt", "fake_score_opt")
 
 
 def distillation(bad_steps=(), **changes):
     """A small experiment, the noise of whose draws is NaN at bad steps."""
-    model = denoiser.from_edm_kwargs(INIT_KWARGS)
-    setup = update.Distillation(
-        teacher=model,
-        fake_score=model,
-        generator=DenoiserGenerator(model, 2.5),
-        method=methods.sid(alpha=1.2),
-        # Not Adam, which makes steps of rounding.
-        fake_score_optimizer=optax.sgd(1e-6, momentum=0.9),
-        generator_optimizer=optax.sgd(1e-6, momentum=0.9),
-        batch_size=BATCH,
-        unroll=True,
-        **changes,
-    )
-    draw = draws.Sampler(
-        data_shape=model.image_shape,
-        batch_size=BATCH,
-        fake_score_sigma=noise.LogNormal(),
-        generator_sigma=noise.KarrasUniform(),
-        label_dim=2,
-    )
+    # Not Adam, which makes steps of rounding.
+    exp = small_distillation.build(optax.sgd(1e-6, momentum=0.9), BATCH, **changes)
 
     def poisoned(key):
-        drawn = draw(key)
+        drawn = exp.draw(key)
         bad = [jax.random.key_data(jax.random.fold_in(KEY, step)) for step in (*bad_steps, 99)]
         is_bad = (jnp.stack(bad) == jax.random.key_data(key)).all(axis=1).any()
         part = drawn.generator
         part = part.replace(noise=jnp.where(is_bad, jnp.nan, part.noise))
         return drawn.replace(generator=part)
 
-    return experiment.DistillExperiment(
-        teacher="",
-        init_kwargs=INIT_KWARGS,
-        denoiser=model,
-        setup=setup,
-        draw=poisoned,
-        heun=sampling.HeunSettings(),
-        init_sigma=2.5,
-        max_skipped_in_a_row=2,
-    )
+    return dataclasses.replace(exp, draw=poisoned, max_skipped_in_a_row=2)
 
 
 @functools.cache

@@ -10,27 +10,12 @@ from jax.sharding import PartitionSpec
 
 from diffjax import denoiser, experiment, noise, optimizer, sampling, sharding
 from diffjax.compilation import compile_updates
-from diffjax.distill import draws, methods, update
-from diffjax.generator import DenoiserGenerator
 from diffjax.pretrain import state as pretrain_state
 from diffjax.pretrain import update as pretrain_update
-from tests import golden_cases
+from tests import golden_cases, small_distillation
 
 LEARNING_RATE = 1e-3
 BATCH = 16
-# All kinds of layers in little time: the blocks of an encoder are those of a decoder.
-INIT_KWARGS = {
-    "class_name": "EDMPrecond",
-    "model_type": "SongUNet",
-    "img_resolution": 8,
-    "img_channels": 1,
-    "label_dim": 2,
-    "model_channels": 8,
-    "channel_mult": (1,),
-    "num_blocks": 0,
-    "attn_resolutions": (),
-    "dropout": 0.1,
-}
 
 
 def keeping_gradient():
@@ -41,46 +26,20 @@ def keeping_gradient():
 @functools.cache
 def distillation():
     """An experiment, what its updates read, and what makes its first state of that."""
-    model = denoiser.from_edm_kwargs(INIT_KWARGS)
-    setup = update.Distillation(
-        teacher=model,
-        fake_score=model,
-        generator=DenoiserGenerator(model, 2.5),
-        method=methods.sid(alpha=1.2),
-        fake_score_optimizer=keeping_gradient(),
-        generator_optimizer=keeping_gradient(),
-        batch_size=BATCH,
-        unroll=True,
-    )
-    draw = draws.Sampler(
-        data_shape=model.image_shape,
-        batch_size=BATCH,
-        fake_score_sigma=noise.LogNormal(),
-        generator_sigma=noise.KarrasUniform(),
-        label_dim=2,
-    )
-    exp = experiment.DistillExperiment(
-        teacher="",
-        init_kwargs=INIT_KWARGS,
-        denoiser=model,
-        setup=setup,
-        draw=draw,
-        heun=sampling.HeunSettings(),
-        init_sigma=2.5,
-    )
-    return exp, golden_cases.weights(model), exp.init_state
+    exp = small_distillation.build(keeping_gradient(), BATCH)
+    return exp, golden_cases.weights(exp.denoiser), exp.init_state
 
 
 @functools.cache
 def pretraining():
     """The same of a teacher's training."""
-    model = denoiser.from_edm_kwargs(INIT_KWARGS)
+    model = denoiser.from_edm_kwargs(small_distillation.INIT_KWARGS)
     setup = pretrain_update.Pretraining(
         denoiser=model, optimizer=keeping_gradient(), batch_size=BATCH
     )
     exp = experiment.PretrainExperiment(
         source=None,  # the images are here already
-        init_kwargs=INIT_KWARGS,
+        init_kwargs=small_distillation.INIT_KWARGS,
         denoiser=model,
         setup=setup,
         draw=pretrain_update.Sampler(batch_size=BATCH, sigma=noise.LogNormal(), label_dim=2),
