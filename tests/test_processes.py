@@ -10,7 +10,7 @@ import pytest
 
 from diffjax import checkpointing, denoiser
 from tests import golden_cases, processes
-from tests.test_sharding import INIT_KWARGS
+from tests.small_distillation import INIT_KWARGS
 from tests.test_train import BATCH, assert_trees_equal, miniature, state_of
 
 KIMG = BATCH / 1000
