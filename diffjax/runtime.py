@@ -14,6 +14,9 @@ from jax.experimental import multihost_utils
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 # JAX reads the first itself; all three make a plain host list.
 _HOST_LIST = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+# JAX's service hears each process every half of its time, so that it may find one dead after half
+# of it. `peers`, which say more, need 1.25 times `peer_seconds`.
+_JAX_WAITS = 4
 
 
 def prepare(
@@ -32,7 +35,7 @@ def prepare(
         on TPU pods, under SLURM, Open MPI and Kubernetes; anywhere else JAX_COORDINATOR_ADDRESS
         (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID name them.
       peer_seconds: how long a process may be silent; JAX's own service, which ends processes with
-        less to read, waits twice as long.
+        less to say, waits two to four times as long.
       join_seconds: how long to wait for all processes to come.
       compilation_cache: folder where compiled functions are kept for the next start, on the same
         devices with the same versions; "" leaves it to JAX_COMPILATION_CACHE_DIR.
@@ -57,7 +60,7 @@ def prepare(
         jax.distributed.initialize(
             **hosts,
             initialization_timeout=join_seconds + 60,
-            heartbeat_timeout_seconds=math.ceil(2 * peer_seconds),
+            heartbeat_timeout_seconds=math.ceil(_JAX_WAITS * peer_seconds),
         )
     except (ValueError, jax.errors.JaxRuntimeError) as error:
         raise ValueError(

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from diffjax import runtime
+from diffjax import peers, runtime
 from tests.processes import PATIENCE, ROOT, Processes, free_port
 
 HOSTS = {
@@ -35,6 +35,19 @@ def test_a_host_list_that_is_wrong_is_told_before_anything_starts(monkeypatch, c
             monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
         runtime.prepare(deterministic=False, distributed=True)
+
+
+def test_a_dead_process_is_named_before_jax_ends_this_one(monkeypatch):
+    """JAX hears every half of its time: the last sign may be so old when a process dies."""
+    said = {}
+    monkeypatch.setattr(runtime.jax.distributed, "initialize", said.update)
+    for name, value in HOSTS.items():
+        monkeypatch.setenv(name, value)
+    runtime.prepare(deterministic=False, distributed=True, peer_seconds=7.0)
+    ours = peers.Peers(silent_seconds=7.0, store=None, index=0, count=2)
+    # Silence, an exchange, a judgement, and the leader's wait until the others have read it.
+    needed = 7.0 + (1 + 1 + 3) * ours._tick
+    assert said["heartbeat_timeout_seconds"] / 2 > 1.5 * needed
 
 
 def test_peak_memory_is_in_gib_and_none_where_nobody_counts(monkeypatch):
