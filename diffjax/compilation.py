@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from diffjax import guard, sharding, totals
+from diffjax.ahead import Compilable
 from diffjax.experiment import DistillExperiment, Experiment
 from diffjax.totals import Totals
 from diffjax.types import Array, PRNGKey
@@ -16,7 +17,7 @@ from diffjax.types import Array, PRNGKey
 
 def updates(
     exp: Experiment, mesh: Mesh, updates_per_call: int, *, apart: bool = False
-) -> Callable[..., Any]:
+) -> Compilable:
     """What a run calls: `UpdatesApart` if `apart`, else `compile_updates`."""
     if not apart:
         return compile_updates(exp, mesh, updates_per_call)
@@ -24,7 +25,7 @@ def updates(
     return UpdatesApart(exp, mesh)
 
 
-def compile_updates(exp: Experiment, mesh: Mesh, updates_per_call: int) -> Callable[..., Any]:
+def compile_updates(exp: Experiment, mesh: Mesh, updates_per_call: int) -> Compilable:
     """One compiled call for up to `updates_per_call` updates, the state donated.
 
     Once `exp.max_skipped_in_a_row` updates in a row were skipped, the state stays as it is, in this
@@ -126,3 +127,15 @@ class UpdatesApart:
             state, latest = second(state, first(state, frozen, key), frozen, key)
             so_far = self._add(so_far, latest)
         return state, so_far
+
+
+def abstract_inputs(exp: Experiment, mesh: Mesh) -> tuple[Any, Any]:
+    """The first two arguments of what `updates` returns, as shapes that say where arrays lie.
+
+    Returns:
+      (state, what updates read; None where that is streamed).
+    """
+    return tuple(
+        sharding.with_shardings(abstract, sharding.state(abstract, mesh))
+        for abstract in (exp.abstract_state(), exp.abstract_frozen())
+    )

@@ -58,6 +58,15 @@ def load(source: DataSource) -> Dataset:
     return Dataset(jnp.asarray(pictures), jnp.asarray(classes))
 
 
+def abstract(source: DataSource) -> Dataset:
+    """The shapes and types of what `load` returns."""
+    images = jnp.float32 if source.name == "digits" else jnp.uint8
+    return Dataset(
+        jax.ShapeDtypeStruct((len(source), *source.image_shape), images),  # type: ignore[arg-type]
+        jax.ShapeDtypeStruct((len(source),), jnp.int32),  # type: ignore[arg-type]
+    )
+
+
 def stream(
     source: DataSource, *, batch_size: int, seed: int, x_flip: bool, start: int, mesh: Mesh
 ) -> Iterator[Dataset]:

@@ -256,6 +256,10 @@ class PretrainExperiment:
             return None
         return datasets.load(self.source)
 
+    def abstract_frozen(self) -> pretrain_update.Dataset | None:
+        """The shapes and types of what updates read, or None where that is streamed."""
+        return None if self.draw.in_order else datasets.abstract(self.source)
+
     def load_initial(self) -> None:
         """Nothing: a teacher starts from random parameters."""
 

@@ -66,6 +66,10 @@ class Preemption:
             return bool(multihost_utils.reached_preemption_sync_point(self._questions))
         return self._requested
 
+    def requested_alone(self) -> bool:
+        """The same for a process by itself, as often as it likes; among others it is never told."""
+        return self._requested
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del number, frame
         self._requested = True

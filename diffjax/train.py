@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,14 +29,17 @@ from diffjax import (
     watchdog,
 )
 from diffjax import totals as update_totals
+from diffjax.ahead import Ahead
 from diffjax.collapse import CollapseWatch
 from diffjax.experiment import Experiment
 from diffjax.logging import RunLogger
 from diffjax.running_means import RunningMeans
 from diffjax.schedule import Schedule
 from diffjax.totals import Totals
+from diffjax.types import PRNGKey
 
 _CHECKPOINTS = "checkpoints"
+_PATIENCE = 0.2  # seconds from one question whether to stop to the next, while compiling
 
 
 def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = False) -> None:
@@ -88,8 +91,10 @@ def _run(
 ) -> None:
     """From the newest checkpoint, or the start, to the end."""
     # First, so that one that can't be had, or doesn't fit, is refused before anything is written.
-    initial = _load_initial(exp, Path(folder) / _CHECKPOINTS)
+    initial, step = _look_ahead(exp, Path(folder) / _CHECKPOINTS)
     workdir = files.make_writable(folder)
+    key = jax.random.key(config.seed)
+    updates = _compile(config, exp, mesh, key, is_needed=step < experiment.total_steps(config))
     evaluator = experiment.evaluator(config, exp, mesh) if config.evaluate.every_kimg else None
     frozen = exp.load_frozen()
     frozen = sharding.put(frozen, sharding.state(frozen, mesh))
@@ -123,14 +128,30 @@ def _run(
             loop.begin(state, meta)
             if loop.step == loop.schedule.total and reporter.is_finished(loop.step):
                 logger.note(f"{workdir} is complete; a larger duration_kimg would go on.")
-            elif loop.run(frozen):
+            elif loop.run(updates, frozen, key):
                 reporter.finish(loop.state, frozen, loop.step)
 
 
-def _load_initial(exp: Experiment, checkpoints: Path) -> Any:
-    """What a new run's generator starts as; one that goes on doesn't need it, nor look for it."""
+def _look_ahead(exp: Experiment, checkpoints: Path) -> tuple[Any, int]:
+    """What a new run's generator starts as, and the update that the newest checkpoint is of.
+
+    A run that goes on doesn't need the first, nor look for it.
+    """
     with checkpointing.Checkpointer(checkpoints, read_only=True) as checkpointer:
-        return exp.load_initial() if checkpointer.latest_step() is None else None
+        step = checkpointer.latest_step()
+    return (exp.load_initial(), 0) if step is None else (None, step)
+
+
+def _compile(
+    config: ConfigDict, exp: Experiment, mesh: Mesh, key: PRNGKey, *, is_needed: bool
+) -> Callable[..., Any]:
+    """The updates; from here on they are compiled, while this thread reads, places and draws."""
+    updates = compilation.updates(
+        exp, mesh, config.updates_per_call, apart=experiment.compiles_apart(config)
+    )
+    state, frozen = compilation.abstract_inputs(exp, mesh)
+    is_streamed = frozen is None
+    return Ahead(updates, state, frozen, key, 1) if is_needed and not is_streamed else updates
 
 
 def _start(
@@ -178,9 +199,7 @@ class _Loop:
         self._checkpointer, self._logger, self._reporter = checkpointer, logger, reporter
         self._stop, self._calls = stop, 0
         self._dog = dog
-        self._key = jax.random.key(config.seed)
         self._updates_per_call = config.updates_per_call
-        self._compile_apart = experiment.compiles_apart(config)
         self._pending = RunningMeans({})
         self._collapse = CollapseWatch({}, {})
         self._in_flight: tuple[int, Totals] | None = None  # not shown yet
@@ -202,29 +221,34 @@ class _Loop:
         if meta.get("unreported"):
             self._report()
 
-    def run(self, frozen: Any) -> bool:
+    def run(self, updates: Callable[..., Any], frozen: Any, key: PRNGKey) -> bool:
         """Updates to the end, and returns True; or saves and returns False if told to stop."""
-        call = compilation.updates(
-            self._exp, self._mesh, self._updates_per_call, apart=self._compile_apart
-        )
         stream = self._exp.stream(self.step, self._mesh)
         self._stopwatch.start(self.step)
-        if self.step < self.schedule.total:
-            if self._stop.requested():
-                self._logger.note("told to stop before the first update; the same command goes on")
-                return False
-            self._logger.compiling()
+        if self.step < self.schedule.total and not self._is_compiled(updates):
+            self._logger.note("told to stop before the first update; the same command goes on")
+            return False
         while self.step < self.schedule.total:
             stop_at = self.schedule.next_stop(self.step)
             count = min(self._updates_per_call, stop_at - self.step)
             inputs = frozen if stream is None else next(stream)
-            self.state, totals = call(self.state, inputs, self._key, count)
+            self.state, totals = updates(self.state, inputs, key, count)
             self._after_call(totals, count)
             self._dog.done(self.step)
             if self._happenings():
                 self._logger.note(
                     f"told to stop: saved update {self.step}; the same command goes on"
                 )
+                return False
+        return True
+
+    def _is_compiled(self, updates: Callable[..., Any]) -> bool:
+        """Waits for updates that are compiled ahead; returns False if told to stop before."""
+        if self._stop.requested():
+            return False
+        self._logger.compiling()
+        while isinstance(updates, Ahead) and not updates.is_compiled(within=_PATIENCE):
+            if self._stop.requested_alone():
                 return False
         return True
 

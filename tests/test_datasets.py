@@ -42,12 +42,18 @@ def losses(workdir):
     return [row["loss"] for row in run_logging.read_scalars(workdir / "metrics.jsonl")]
 
 
+def assert_described(source, loaded):
+    """What is compiled before a data set is read."""
+    assert datasets.abstract(source) == jax.eval_shape(lambda: loaded)
+
+
 def test_digits_keep_their_exact_ink():
     source = datasets.open_square("digits", conditional=True)
     loaded = datasets.load(source)
     np.testing.assert_array_equal(loaded.images, digits.load()[0])
     assert loaded.images.dtype == jnp.float32
     assert datasets.is_resident(source)
+    assert_described(source, loaded)
 
 
 def test_small_sets_lie_on_the_devices_as_uint8(tmp_path):
@@ -57,6 +63,7 @@ def test_small_sets_lie_on_the_devices_as_uint8(tmp_path):
     assert loaded.images.dtype == jnp.uint8
     np.testing.assert_array_equal(loaded.images, images)
     assert loaded.classes.tolist() == classes
+    assert_described(source, loaded)
 
 
 def test_what_is_resident():

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "diffjax"
 
 # From bottom to top: a room may import what stands in a lower row, and itself, nothing else.
 ROWS = [
-    ["files"],
+    ["files", "ahead"],
     [
         "types",
         "plain_json",

@@ -95,6 +95,13 @@ def test_files_of_a_run(sid_run):
     assert picture.shape[1] > picture.shape[0]
 
 
+def test_a_run_that_is_complete_compiles_no_update(sid_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("diffjax.train.Ahead", None)
+    workdir = shutil.copytree(sid_run[0], tmp_path / "run")
+    train(sid_run[1], str(workdir))
+    assert "is complete" in capsys.readouterr().out
+
+
 def test_a_run_from_a_student_first_teaches_the_fake_score(sid_run, tmp_path):
     student = shutil.copytree(sid_run[0] / "network", tmp_path / "student")
     config = miniature("sid_digits", updates=3, teacher=sid_run[1].teacher)

@@ -34,8 +34,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffjax import experiment, sharding
-from diffjax.compilation import compile_updates
+from diffjax import compilation, experiment, sharding
 from diffjax.experiment import DTYPES, DistillExperiment
 from diffjax.tools import hlo, layout
 
@@ -225,12 +224,10 @@ def abstract_arguments(exp: DistillExperiment, mesh: Mesh) -> tuple[Any, ...]:
     Returns:
       (state, teacher's parameters, key, count).
     """
-    state, frozen = exp.abstract_state(), exp.abstract_frozen()
     key = jax.eval_shape(lambda: jax.random.key(0))
     everywhere = sharding.replicated(mesh)
     return (
-        sharding.with_shardings(state, sharding.state(state, mesh)),
-        sharding.with_shardings(frozen, sharding.state(frozen, mesh)),
+        *compilation.abstract_inputs(exp, mesh),
         jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere),
         jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere, weak_type=True),
     )
@@ -328,8 +325,8 @@ def _prepare(devices: list[jax.Device], config: ConfigDict) -> tuple[DistillExpe
 
 
 def _lower(exp: DistillExperiment, mesh: Mesh, updates_per_call: int) -> Any:
-    call = compile_updates(exp, mesh, updates_per_call)
-    return call.lower(*abstract_arguments(exp, mesh))  # type: ignore[attr-defined]
+    call = compilation.compile_updates(exp, mesh, updates_per_call)
+    return call.lower(*abstract_arguments(exp, mesh))
 
 
 def _compile(name: str, config: ConfigDict, verbose: bool) -> tuple[Cost | None, str | None]:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from diffjax.train import train
@@ -15,13 +16,18 @@ from tests.test_train import ROOT, assert_trees_equal, state_of
 class Process:
     """`python -m diffjax.main` on `config.py`, its lines read as they come."""
 
-    def __init__(self, workdir: Path, kind: str, *flags: str) -> None:
+    def __init__(
+        self,
+        workdir: Path,
+        kind: str,
+        *flags: str,
+        program: Sequence[str] = ("-m", "diffjax.main"),
+    ) -> None:
         self._workdir = workdir
         self._process = subprocess.Popen(
             [
                 sys.executable,
-                "-m",
-                "diffjax.main",
+                *program,
                 f"--config={Path(config.__file__)}:{kind}",
                 f"--workdir={workdir}",
                 *flags,

@@ -11,6 +11,7 @@ import pytest
 
 from tests.faults import config
 from tests.faults.running import Process, assert_same_runs, names, run_here
+from tests.processes import PATIENCE
 
 KILLS, KILLS_IN_ALL = 2, 20
 STOPS, STOPS_IN_ALL = 2, 10
@@ -53,11 +54,59 @@ def test_sigterm(tmp_path, undisturbed, updates, seconds, kind):
     (line,) = [line for line in process.lines if "told to stop" in line]
     print(line)
     assert "the same command goes on" in line
-    saved = int(line.split("saved update ")[1].split(";")[0])
-    assert 1 <= saved < config.UPDATES
-    assert (tmp_path / "checkpoints" / str(saved)).is_dir()
+    if "before the first update" in line:  # which may still be compiled
+        assert updates == 0
+        assert names(tmp_path / "checkpoints") == []
+    else:
+        saved = int(line.split("saved update ")[1].split(";")[0])
+        assert 1 <= saved < config.UPDATES
+        assert (tmp_path / "checkpoints" / str(saved)).is_dir()
     run_here(tmp_path, kind)
     assert_same_runs(tmp_path, undisturbed(kind), kind)
+
+
+# A compiler that takes longer than the test would wait for it.
+ENDLESS = f"""
+import sys, time
+from diffjax import compilation, main
+class Endless:
+    def lower(self, *arguments):
+        time.sleep({2 * PATIENCE})
+compilation.updates = lambda *arguments, **options: Endless()
+sys.argv[0] = "main"
+main.cli()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "line"),
+    [
+        (signal.SIGTERM, 0, "told to stop before the first update; the same command goes on"),
+        (signal.SIGINT, 130, "interrupted: the same command resumes"),
+    ],
+)
+def test_while_the_update_is_compiled(tmp_path, undisturbed, number, code, line):
+    process = Process(tmp_path, "teacher", program=["-c", ENDLESS])
+    process.wait_for("compiling")
+    process.signal(number)
+    assert process.end() == code
+    assert process.lines[-1] == line
+    run_here(tmp_path)
+    assert_same_runs(tmp_path, undisturbed())
+
+
+UNREADABLE = """
+from diffjax import datasets
+def load(source):
+    raise OSError("the digits can't be read")
+datasets.load = load
+"""
+
+
+def test_an_error_does_not_wait_for_the_compiler(tmp_path):
+    process = Process(tmp_path, "teacher", program=["-c", UNREADABLE + ENDLESS])
+    assert process.end() == 1
+    assert process.lines[-1] == "error: the digits can't be read"
 
 
 def test_sigterm_at_the_last_update_and_before_the_first(tmp_path, undisturbed, monkeypatch):
