@@ -4,6 +4,7 @@
 
 Runs the command twice in processes of their own, with an empty compilation cache and with the one
 that the first run filled, on a teacher of random weights, and reads the times off the run's lines.
+The update is compiled meanwhile, so that its own part is what is left to be waited for.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def first_update_seconds(command: list[str], metrics: Path) -> dict[str, float]:
     while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
         time.sleep(0.02)
     now = time.monotonic()
-    parts["tracing and compiling the update, and the first one"] = now - last
+    parts["what remains of tracing and compiling the update, and the first one"] = now - last
     parts["from the command to the first update"] = now - start
     rest, _ = process.communicate()
     if process.returncode or marks:
