@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from benchmarks import cifar_report, measuring
-from diffjax import experiment, images, sampling, sharding
+from diffjax import from_config, images, sampling, sharding
 
 STUDENTS = ("sid_alpha1.2", "diff_instruct")
 ROWS = 6
@@ -56,7 +56,7 @@ def student_panel(output: Path, name: str, columns: int, size: int) -> tuple[str
 
 def teacher_panel(config: ConfigDict, count: int) -> tuple[str, np.ndarray]:
     """Caption and images of the config's teacher, [count, H, W, 3] uint8."""
-    exp, mesh = experiment.build(config), sharding.make_mesh(data=1)
+    exp, mesh = from_config.build(config), sharding.make_mesh(data=1)
     [(caption, sampler, params)] = exp.comparisons(
         exp.load_frozen(), seed=config.grid.seed, mesh=mesh
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffjax import digits, evaluation, experiment, features, images, modes, sampling, sharding
+from diffjax import digits, evaluation, features, from_config, images, modes, sampling, sharding
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -25,9 +25,9 @@ def sampled_rows(runs: dict[str, Path], seed: int) -> list[tuple[str, int, dict[
     mesh = sharding.make_mesh()
     for name, workdir in runs.items():
         config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
-        exp = experiment.build(config)
+        exp = from_config.build(config)
         config.evaluate.seed = seed
-        measure = experiment.evaluator(config, exp, mesh)
+        measure = from_config.evaluator(config, exp, mesh)
         if not rows:
             heun = sampling.heun(exp.denoiser, settings=exp.heun, seed=seed, mesh=mesh)
             values = measure(heun, exp.load_frozen(), label_dim=exp.denoiser.label_dim)

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from benchmarks import synthetic
-from diffjax import config_checks, experiment, runtime, sharding
+from diffjax import config_checks, from_config, runtime, sharding
 from diffjax.denoiser import NetworkDenoiser
 from diffjax.experiment import Experiment
 from diffjax.types import Params
@@ -84,7 +84,7 @@ def build(config: ConfigDict, rounds: int = 1) -> tuple[Experiment, Mesh]:
         source = None
         if config.task == "pretrain":
             source = synthetic.images_like(config.dataset, conditional=config.conditional)
-        return experiment.build(config, source=source), mesh
+        return from_config.build(config, source=source), mesh
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
 

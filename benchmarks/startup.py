@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 
 from benchmarks import measuring
-from diffjax import checkpointing, experiment, sharding
+from diffjax import checkpointing, experiment, from_config, sharding
 
 # What a line says when a part of the way is over.
 MARKS = {
@@ -62,7 +62,7 @@ def main() -> None:
     arguments = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")  # of this process, which leaves the device to theirs
     config = measuring.load_config(arguments.config)
-    exp = experiment.build(config)
+    exp = from_config.build(config)
     assert isinstance(exp, experiment.DistillExperiment)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

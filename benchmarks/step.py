@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from benchmarks import measuring
-from diffjax import compilation, experiment, sharding
+from diffjax import compilation, from_config, sharding
 from diffjax.experiment import DistillExperiment, Experiment
 from diffjax.pretrain import state as pretrain_state
 
@@ -54,7 +54,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     state, frozen = _start(exp, mesh)
 
     start = time.perf_counter()
-    apart = experiment.compiles_apart(config)
+    apart = from_config.compiles_apart(config)
     lowered = compilation.updates(exp, mesh, count, apart=apart).lower(state, frozen, key, count)
     traced = time.perf_counter() - start
     compiled = lowered.compile()
@@ -76,7 +76,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         )
 
     update = float(np.median(seconds))
-    peak = measuring.matrix_peak(experiment.DTYPES[config.dtype]) * mesh.size
+    peak = measuring.matrix_peak(from_config.DTYPES[config.dtype]) * mesh.size
     flops = measuring.forward_flops(exp.denoiser) * forwards(config)
     return measuring.describe(arguments, config, mesh) | {
         "accumulation": accumulation,

@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from diffjax import (
     checkpointing,
     config_checks,
-    experiment,
     files,
+    from_config,
     images,
     peers,
     sampling,
@@ -65,7 +65,7 @@ def _joined(config: ConfigDict) -> AbstractContextManager[peers.Peers]:
 
 def _sample(config: ConfigDict, workdir: str) -> None:
     mesh = sharding.make_mesh(**config.mesh)
-    settings, exp = config.sample, experiment.build(config)
+    settings, exp = config.sample, from_config.build(config)
     if settings.format not in _FORMATS:
         raise ValueError(f"config.sample.format={settings.format!r}: known are {_FORMATS}.")
     if settings.count < 0:
@@ -140,12 +140,12 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
 
 def _evaluate(config: ConfigDict, workdir: str) -> None:
     mesh = sharding.make_mesh(**config.mesh)
-    exp = experiment.build(config)
+    exp = from_config.build(config)
     settings = config.evaluate
-    experiment.check_evaluation(config)
+    from_config.check_evaluation(config)
     files.make_writable(workdir)
     subject = _find(settings.source, Path(workdir), exp, settings.seed, mesh)
-    evaluator = experiment.evaluator(config, exp, mesh)
+    evaluator = from_config.evaluator(config, exp, mesh)
     measured = [
         evaluator(subject.sampler, subject.params, label_dim=exp.denoiser.label_dim, repeat=repeat)
         for repeat in range(settings.seeds)

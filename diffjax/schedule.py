@@ -4,7 +4,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from diffjax import experiment
+from diffjax import from_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Schedule:
             return max(1, round(kimg * 1000 / config.batch_size)) if kimg else 0
 
         return cls(
-            total=experiment.total_steps(config),
+            total=from_config.total_steps(config),
             log=updates(config.log_kimg),
             grid=updates(config.grid_kimg),
             checkpoint=updates(config.checkpoint_kimg),

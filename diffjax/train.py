@@ -16,9 +16,9 @@ from diffjax import (
     compilation,
     config_checks,
     evaluation,
-    experiment,
     failures,
     files,
+    from_config,
     guard,
     peers,
     preemption,
@@ -71,9 +71,9 @@ def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = Fals
     ) as others:
         mesh = sharding.make_mesh(**config.mesh)
         sharding.check_batch(config.batch_size, config.get("accumulation", 1), mesh)
-        exp = experiment.build(config)
+        exp = from_config.build(config)
         if config.evaluate.every_kimg:
-            experiment.check_evaluation(config)
+            from_config.check_evaluation(config)
             evaluation.check_best(config.evaluate.best, config.evaluate.metrics)
         if not allow_changed_config:
             run_config.check_unchanged(Path(workdir), config)
@@ -94,8 +94,8 @@ def _run(
     initial, step = _look_ahead(exp, Path(folder) / _CHECKPOINTS)
     workdir = files.make_writable(folder)
     key = jax.random.key(config.seed)
-    updates = _compile(config, exp, mesh, key, is_needed=step < experiment.total_steps(config))
-    evaluator = experiment.evaluator(config, exp, mesh) if config.evaluate.every_kimg else None
+    updates = _compile(config, exp, mesh, key, is_needed=step < from_config.total_steps(config))
+    evaluator = from_config.evaluator(config, exp, mesh) if config.evaluate.every_kimg else None
     frozen = exp.load_frozen()
     frozen = sharding.put(frozen, sharding.state(frozen, mesh))
     if jax.process_index() == 0:
@@ -109,7 +109,7 @@ def _run(
         step = int(state.step)
         logger = RunLogger(
             workdir,
-            total_kimg=experiment.total_steps(config) * exp.batch_size / 1000,
+            total_kimg=from_config.total_steps(config) * exp.batch_size / 1000,
             is_main=jax.process_index() == 0,
             resume_step=step if meta else None,
         )
@@ -147,7 +147,7 @@ def _compile(
 ) -> Callable[..., Any]:
     """The updates; from here on they are compiled, while this thread reads, places and draws."""
     updates = compilation.updates(
-        exp, mesh, config.updates_per_call, apart=experiment.compiles_apart(config)
+        exp, mesh, config.updates_per_call, apart=from_config.compiles_apart(config)
     )
     state, frozen = compilation.abstract_inputs(exp, mesh)
     is_streamed = frozen is None
@@ -211,7 +211,7 @@ class _Loop:
         if guard.halted(state, self._exp.max_skipped_in_a_row):
             state = guard.resume(state)
         self.state, self.step, self._pending = state, int(state.step), RunningMeans(meta)
-        self._collapse = CollapseWatch(experiment.suspects(self._config), meta)
+        self._collapse = CollapseWatch(from_config.suspects(self._config), meta)
         if not meta:
             self._announce()
             self._report()
@@ -368,7 +368,7 @@ class _Loop:
         if jax.process_index() == 0:
             failed.write(self._workdir)
         raise FloatingPointError(
-            failures.message(failed, self._workdir, experiment.suspects(self._config))
+            failures.message(failed, self._workdir, from_config.suspects(self._config))
         )
 
     def _kimg(self, step: int) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from diffjax import compilation, experiment, sharding
+from diffjax import compilation, from_config, sharding
 from tests import golden_cases, small_distillation
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -127,12 +127,12 @@ def test_when_an_update_is_two_programs(monkeypatch, backend, devices, changes, 
     monkeypatch.setattr(jax, "device_count", lambda: devices)
     config = runpy.run_path(str(CONFIGS / "sid_cifar.py"))["get_config"]()
     config.update(changes)
-    assert experiment.compiles_apart(config) is apart
+    assert from_config.compiles_apart(config) is apart
 
 
 def test_a_teacher_s_update_is_one_program():
     config = runpy.run_path(str(CONFIGS / "teacher_digits.py"))["get_config"]()
-    assert experiment.compiles_apart(config) is False
+    assert from_config.compiles_apart(config) is False
 
 
 def test_shared_samples_have_no_halves():

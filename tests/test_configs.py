@@ -15,7 +15,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from diffjax import config_checks, experiment, sharding
+from diffjax import config_checks, from_config, sharding
 from diffjax.convert import download
 from diffjax.train import train
 
@@ -194,7 +194,7 @@ def test_distillations_have_the_same_fields_of_the_same_types():
 @pytest.mark.parametrize("name", NAMES)
 def test_builds_without_a_download(name, no_download, real_images):
     config = load_with_data(name, real_images)
-    exp = experiment.build(config)
+    exp = from_config.build(config)
     params = exp.denoiser.abstract_params()
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert count == PARAMETERS.get(name.partition("_")[2], 188_945)
@@ -209,9 +209,9 @@ def test_builds_without_a_download(name, no_download, real_images):
 def test_what_is_built_follows_the_config(name, no_download):
     _, rate, _, eps, batch, mimg, halflife, dropout, augment, init_sigma, scale = PUBLISHED[name]
     config = load(name)
-    exp = experiment.build(config)
+    exp = from_config.build(config)
     setup, draw = exp.setup, exp.draw
-    assert experiment.total_steps(config) == -(-mimg * 1_000_000 // batch)
+    assert from_config.total_steps(config) == -(-mimg * 1_000_000 // batch)
     assert exp.denoiser.network.dropout == dropout
     assert draw.augment_probability == augment
     assert setup.generator.init_sigma == init_sigma
@@ -238,7 +238,7 @@ def test_what_is_built_follows_the_config(name, no_download):
 )
 def test_the_update_traces_at_full_size(name, no_download, real_images):
     config = load_with_data(name, real_images)
-    exp = experiment.build(config)
+    exp = from_config.build(config)
     mesh = sharding.make_mesh(**config.mesh)
     state = exp.abstract_state()
     if config.task == "distill":
@@ -366,7 +366,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("name", "changes", "message"), MISTAKES)
 def test_a_mistake_is_told_in_one_line(name, changes, message, no_download):
     with pytest.raises(ValueError, match=message) as caught:
-        experiment.build(changed(name, **changes))
+        from_config.build(changed(name, **changes))
     assert "\n" not in str(caught.value)
 
 
@@ -447,7 +447,7 @@ def test_values_at_the_bounds(changes, message):
 def test_a_teacher_that_is_not_there(tmp_path, no_download):
     path = tmp_path / "teacher"
     with pytest.raises(FileNotFoundError, match=f"teacher={re.escape(str(path))}: .*convert"):
-        experiment.build(changed("sid_cifar", teacher=str(path)))
+        from_config.build(changed("sid_cifar", teacher=str(path)))
 
 
 @pytest.mark.parametrize(
@@ -468,14 +468,14 @@ def test_a_teacher_that_is_not_there(tmp_path, no_download):
 def test_a_mistake_in_the_evaluation(changes, message, no_download):
     config = changed("sid_digits", **changes)
     with pytest.raises(ValueError, match=message) as caught:
-        experiment.evaluator(config, experiment.build(config), sharding.make_mesh())
+        from_config.evaluator(config, from_config.build(config), sharding.make_mesh())
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_the_evaluation_asks_for_can_be_measured(name, no_download):
     config = load(name)
-    experiment.check_evaluation(config)
+    from_config.check_evaluation(config)
     assert config.evaluate.count == (1797 if name in DIGITS else 50_000)
     assert config.evaluate.best in config.evaluate.metrics
 
@@ -514,7 +514,7 @@ def test_training_refuses_before_it_writes_anything(tmp_path):
 )
 def test_a_teacher_that_is_not_known(teacher, nearest, no_download):
     with pytest.raises(ValueError, match=f"^teacher='{teacher}' is .*the nearest is '{nearest}"):
-        experiment.build(changed("sid_digits", teacher=teacher))
+        from_config.build(changed("sid_digits", teacher=teacher))
 
 
 @pytest.mark.parametrize(
@@ -531,21 +531,21 @@ def test_a_teacher_that_is_not_known(teacher, nearest, no_download):
 def test_a_generator_that_cannot_start_so(initial, message, no_download):
     config = load("sid_digits")
     config.generator.initial = initial
-    exp = experiment.build(config)  # which what it started from need not outlive
+    exp = from_config.build(config)  # which what it started from need not outlive
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         exp.load_initial()
 
 
 @pytest.mark.parametrize("name", ["sid_digits", "teacher_digits"])
 def test_no_rampup_is_a_constant_half_life(name):
-    assert experiment.build(load(name)).setup.ema_rampup == 0.05
-    assert experiment.build(changed(name, ema_rampup=0.0)).setup.ema_rampup is None
+    assert from_config.build(load(name)).setup.ema_rampup == 0.05
+    assert from_config.build(changed(name, ema_rampup=0.0)).setup.ema_rampup is None
 
 
 def test_the_greatest_norms_reach_the_optimizers_they_are_of():
     config = load("sid_digits")
     config.generator.max_grad_norm, config.fake_score.max_grad_norm = 2.0, 3.0
-    setup = experiment.build(config).setup
+    setup = from_config.build(config).setup
     for optimizer, norm in ((setup.generator_optimizer, 2.0), (setup.fake_score_optimizer, 3.0)):
         params = {"x": jnp.zeros(4)}
         # Adam's second moment, after one gradient, is a thousandth of its square.
@@ -567,7 +567,7 @@ def test_the_generators_rate_waits_and_decays(frozen, decay, rates):
     kimg = config.batch_size / 1000
     config.duration_kimg = 10 * kimg
     config.generator.frozen_kimg, config.generator.decay_kimg = frozen * kimg, decay * kimg
-    optimizer = experiment.build(config).setup.generator_optimizer
+    optimizer = from_config.build(config).setup.generator_optimizer
     params = {"x": jnp.zeros(1)}
     state, steps = optimizer.init(params), []
     for _ in rates:
@@ -582,11 +582,11 @@ def test_cudnn_reaches_all_networks_and_not_float32_ones(monkeypatch):
     config = load("sid_cifar")
     config.attention = "cudnn"
     with pytest.raises(ValueError, match=r"config\.attention='cudnn' computes in bfloat16"):
-        experiment.build(config)
+        from_config.build(config)
     config.dtype = "bfloat16"
-    setup = experiment.build(config).setup
+    setup = from_config.build(config).setup
     for denoiser in (setup.teacher, setup.fake_score, setup.generator.denoiser):
         assert denoiser.network.attention == "cudnn"
     config.teacher_dtype = "float32"
     with pytest.raises(ValueError, match=r"config\.attention='cudnn' computes in bfloat16"):
-        experiment.build(config)
+        from_config.build(config)

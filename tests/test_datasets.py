@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import datasets, digits, experiment, noise, sharding
+from diffjax import datasets, digits, from_config, noise, sharding
 from diffjax import logging as run_logging
 from diffjax.pretrain import update
 from diffjax.train import train
@@ -130,7 +130,7 @@ def test_training_on_a_zip_resumes_in_the_middle_of_an_epoch(is_resident, tmp_pa
         monkeypatch.setattr(datasets, "_MAX_RESIDENT_BYTES", 1000)
     dataset = write_zip(tmp_path, making.pictures(40), [i % 4 for i in range(40)])
     config = miniature(dataset, x_flip=True)
-    exp = experiment.build(config)
+    exp = from_config.build(config)
     assert exp.denoiser.image_shape == (8, 8, 3)
     assert exp.denoiser.label_dim == 4
     assert (exp.stream(0, sharding.make_mesh()) is None) == is_resident
@@ -155,16 +155,16 @@ def test_a_bad_image_stops_training_before_anything_is_written(tmp_path, monkeyp
 def test_mistakes(tmp_path, monkeypatch):
     unlabelled = write_zip(tmp_path, making.pictures(3))
     with pytest.raises(ValueError, match=r"config\.conditional=True, but config\.dataset=.*set it"):
-        experiment.build(miniature(unlabelled))
+        from_config.build(miniature(unlabelled))
     config = miniature(unlabelled, conditional=False)
     with config.ignore_type():
         config.x_flip = 1
     with pytest.raises(ValueError, match=r"config\.x_flip=1: True or False is needed"):
-        experiment.build(config)
+        from_config.build(config)
     monkeypatch.setattr(datasets, "_MAX_RESIDENT_BYTES", 1)
     with pytest.raises(ValueError, match=r"config\.updates_per_call=2 needs a data set that fits"):
-        experiment.build(miniature(unlabelled, conditional=False, updates_per_call=2))
+        from_config.build(miniature(unlabelled, conditional=False, updates_per_call=2))
     wide = making.encoded(making.pictures(1)[0][:4])
     dataset = str(making.write_zip(tmp_path / "wide.zip", {"a.png": wide}))
     with pytest.raises(ValueError, match=r"wide\.zip' has images of 4x8; networks take square"):
-        experiment.build(miniature(dataset, conditional=False))
+        from_config.build(miniature(dataset, conditional=False))

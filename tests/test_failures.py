@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import checkpointing, collapse, denoiser, experiment, failures, optimizer
+from diffjax import checkpointing, collapse, denoiser, failures, from_config, optimizer
 from diffjax.distill import draws as distill_draws
 from diffjax.pretrain import state as pretrain_state
 from diffjax.pretrain import update as pretrain_update
@@ -311,7 +311,7 @@ def test_stages_of_a_teachers_training():
 
 def test_the_limit_comes_from_the_config(teacher):
     config = distillation(teacher, max_skipped_in_a_row=3)
-    assert experiment.build(config).max_skipped_in_a_row == 3
+    assert from_config.build(config).max_skipped_in_a_row == 3
 
 
 def test_a_record_is_json_that_others_read(stopped):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import checkpointing, config_checks, denoiser, experiment, narrow
+from diffjax import checkpointing, config_checks, denoiser, from_config, narrow
 from diffjax.tools import replay
 from diffjax.train import train
 from tests import golden_cases
@@ -77,7 +77,7 @@ def test_replay_knows_of_savings(teacher, tmp_path, monkeypatch):
 
 
 def test_the_teacher_alone_is_narrowed(teacher):
-    exp = experiment.build(saving(teacher))
+    exp = from_config.build(saving(teacher))
     loaded = exp.load_frozen()
     narrowed = exp.narrowed(loaded)
     assert {leaf.dtype for leaf in jax.tree.leaves(narrowed)} == {np.dtype(jnp.bfloat16)}
@@ -97,7 +97,7 @@ def test_the_teacher_alone_is_narrowed(teacher):
 def test_a_teacher_that_float16_cannot_hold(teacher):
     config = saving(teacher)
     config.teacher_dtype = "float16"
-    exp = experiment.build(config)
+    exp = from_config.build(config)
     loaded = exp.load_frozen()
     assert narrow.cast(loaded, jnp.dtype(jnp.float16))
     loaded["params"]["map_layer0"]["kernel"] *= 1e6
@@ -112,7 +112,7 @@ def test_a_teacher_that_float16_cannot_hold(teacher):
 
 def test_without_savings_nothing_is_narrowed():
     config = miniature("sid_digits")
-    exp = experiment.build(config)
+    exp = from_config.build(config)
     loaded = exp.load_frozen()
     assert exp.narrowed(loaded) is loaded
     assert {leaf.dtype for leaf in jax.tree.leaves(exp.abstract_frozen())} == {np.dtype("float32")}
@@ -129,6 +129,6 @@ def test_more_and_fewer_updates_of_the_fake_score_exclude_each_other():
 
 def test_rematerialize_reaches_every_network():
     for flag in (False, True):
-        exp = experiment.build(miniature("sid_digits", rematerialize=flag))
+        exp = from_config.build(miniature("sid_digits", rematerialize=flag))
         assert exp.denoiser.network.rematerialize == flag
         assert exp.setup.teacher.network.rematerialize == flag

@@ -49,7 +49,8 @@ ROWS = [
     ["evaluation"],
     ["config_checks", "run_config"],
     ["experiment"],
-    ["schedule", "compilation", "reporting"],
+    ["compilation", "reporting", "from_config"],
+    ["schedule"],
     ["train", "modes"],
     ["main", "tools"],
 ]
@@ -62,7 +63,7 @@ MODULES = {
 CONFIG_ROOMS = {
     "config_checks",
     "run_config",
-    "experiment",
+    "from_config",
     "schedule",
     "reporting",
     "train",

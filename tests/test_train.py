@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffjax import checkpointing, experiment, modes, sharding, snapshots
+from diffjax import checkpointing, from_config, modes, sharding, snapshots
 from diffjax.train import train
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -47,7 +47,7 @@ def miniature(name, updates=4, **changes):
 def state_of(workdir, config):
     """What the newest checkpoint of a run holds."""
     mesh = sharding.make_mesh(**config.mesh)
-    state, _ = modes.restore(pathlib.Path(workdir), experiment.build(config), mesh)
+    state, _ = modes.restore(pathlib.Path(workdir), from_config.build(config), mesh)
     return state
 
 
@@ -108,7 +108,7 @@ def test_a_run_from_a_student_first_teaches_the_fake_score(sid_run, tmp_path):
     config.checkpoint_kimg = BATCH / 1000
     config.generator.initial, config.generator.frozen_kimg = str(student), 1.5 * BATCH / 1000
     train(config, str(tmp_path / "run"))
-    exp = experiment.build(config)
+    exp = from_config.build(config)
     initial = checkpointing.load_params(student, exp.denoiser.abstract_params())
     abstract = sharding.with_shardings(
         exp.abstract_state(), sharding.state(exp.abstract_state(), sharding.make_mesh(data=1))
@@ -140,7 +140,7 @@ def test_trained_network_is_the_average_of_the_checkpoint(sid_run):
     state = state_of(workdir, config)
     assert int(state.step) == 4
     network = checkpointing.load_params(
-        workdir / "network", experiment.build(config).denoiser.abstract_params()
+        workdir / "network", from_config.build(config).denoiser.abstract_params()
     )
     assert_trees_equal(network, state.generator_ema)
     moved = [
@@ -275,7 +275,7 @@ def test_the_best_network_is_kept(sid_run):
     folder, record = snapshots.find_best(workdir)
     assert folder == workdir / "best" / str(best)
     assert record["value"] == measured[best]
-    abstract = experiment.build(config).denoiser.abstract_params()
+    abstract = from_config.build(config).denoiser.abstract_params()
     params = checkpointing.load_params(folder, abstract)
     if best == 4:
         assert_trees_equal(params, state_of(workdir, config).generator_ema)

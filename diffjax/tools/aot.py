@@ -34,8 +34,8 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffjax import compilation, experiment, sharding
-from diffjax.experiment import DTYPES, DistillExperiment
+from diffjax import compilation, from_config, sharding
+from diffjax.experiment import DistillExperiment
 from diffjax.tools import hlo, layout
 
 # Memory of a chip in GiB that programs can have, by what libtpu 0.0.42 says when it refuses one;
@@ -279,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch_size", type=int, help="instead of the config's")
     parser.add_argument("--accumulation", type=int, help="instead of the config's")
     parser.add_argument("--fsdp", type=int, help="devices to shard parameters over")
-    parser.add_argument("--dtype", choices=list(DTYPES), help="instead of the config's")
+    parser.add_argument("--dtype", choices=list(from_config.DTYPES), help="instead of the config's")
     parser.add_argument(
         "--updates_per_call",
         type=int,
@@ -316,7 +316,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(devices: list[jax.Device], config: ConfigDict) -> tuple[DistillExperiment, Mesh]:
-    exp = experiment.build(config)
+    exp = from_config.build(config)
     assert isinstance(exp, DistillExperiment)
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
     sharding.check_batch(config.batch_size, config.accumulation, mesh)

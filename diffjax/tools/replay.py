@@ -25,7 +25,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffjax import checkpointing, experiment, failures, runtime, sharding
+from diffjax import checkpointing, failures, from_config, runtime, sharding
 from diffjax.experiment import DistillExperiment, Experiment, PretrainExperiment
 from diffjax.types import Array, PRNGKey
 
@@ -92,7 +92,7 @@ def replay(workdir: Path, step: int | None = None) -> tuple[list[Stage], failure
     config = ConfigDict(failed.config)
     runtime.prepare(deterministic=config.deterministic, distributed=False)
     mesh = sharding.make_mesh(**config.mesh)
-    exp = experiment.build(config)
+    exp = from_config.build(config)
     frozen = exp.load_frozen()
     frozen = jax.device_put(frozen, sharding.state(frozen, mesh))
     frozen = exp.narrowed(frozen)

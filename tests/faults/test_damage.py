@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import checkpointing, digests, experiment, modes, sharding
+from diffjax import checkpointing, digests, from_config, modes, sharding
 from tests.faults import config
 from tests.faults.running import assert_same_runs, run_here
 
@@ -100,7 +100,7 @@ def test_a_run_goes_on_from_the_checkpoint_before(tmp_path, undisturbed, capsys)
     flip(victim, random.Random(0))
 
     settings = config.get_config("teacher")
-    exp, mesh = experiment.build(settings), sharding.make_mesh(data=1)
+    exp, mesh = from_config.build(settings), sharding.make_mesh(data=1)
     restored, _ = modes.restore(tmp_path, exp, mesh)  # as sampling does, which changes nothing
     assert int(restored.step) == before
     assert f"{newest} is damaged" in capsys.readouterr().out

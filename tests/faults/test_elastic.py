@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffjax import checkpointing, experiment, modes, run_config, sharding
+from diffjax import checkpointing, from_config, modes, run_config, sharding
 from diffjax.train import train
 from tests.faults import config
 from tests.test_train import assert_trees_equal, lines, state_of
@@ -36,7 +36,7 @@ def random_state(exp, mesh):
 
 @functools.cache
 def build(kind):
-    return experiment.build(config.get_config(kind))
+    return from_config.build(config.get_config(kind))
 
 
 @pytest.mark.parametrize("kind", ["teacher", pytest.param("sid", marks=pytest.mark.slow)])
@@ -77,7 +77,7 @@ def test_a_run_of_one_device_is_trained_sampled_measured_and_exported_on_eight(
     train(settings, str(tmp_path))  # the mesh is no change of the config
     assert lines(tmp_path)[-1]["step"] == config.UPDATES + 1
     assert run_config.load(tmp_path).mesh == settings.mesh
-    denoiser = experiment.build(settings).denoiser
+    denoiser = from_config.build(settings).denoiser
     exported = checkpointing.load_params(tmp_path / "network", denoiser.abstract_params())
     settings.mesh.data, settings.mesh.fsdp = 1, 1
     assert_trees_equal(exported, state_of(tmp_path, settings).denoiser_ema)

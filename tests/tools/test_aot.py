@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from diffjax import checkpointing, experiment, sharding, teachers
+from diffjax import checkpointing, from_config, sharding, teachers
 from diffjax.convert import teacher
 from diffjax.tools import aot, hlo
 
@@ -55,7 +55,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def parameters_of(config) -> list[int]:
     """Sizes of the arrays of one network."""
-    exp = experiment.build(config)
+    exp = from_config.build(config)
     return [leaf.size for leaf in jax.tree.leaves(exp.denoiser.abstract_params())]
 
 
@@ -255,7 +255,7 @@ def test_files_that_are_not_there(capsys, tmp_path):
 
 
 def test_arguments_have_the_state_s_shapes_and_places():
-    exp = experiment.build(digits_config())
+    exp = from_config.build(digits_config())
     mesh = sharding.make_mesh(data=2, fsdp=4)
     state, frozen, key, count = aot.abstract_arguments(exp, mesh)
     assert jax.tree.map(lambda leaf: leaf.shape, state) == jax.tree.map(
