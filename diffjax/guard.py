@@ -66,4 +66,4 @@ def resume(state: Any) -> Any:
 def _select(condition: Array, if_true: Any, if_false: Any) -> Any:
     # One value with thousands of users: XLA would weigh them all anew whenever it fuses one.
     condition = jax.lax.optimization_barrier(condition)
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
+    return jax.tree.map(lambda a, b: jax.lax.select(condition, a, b), if_true, if_false)
