@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import runpy
+import threading
 from pathlib import Path
 
 import jax
@@ -107,6 +108,18 @@ def test_the_fake_score_waits_for_its_turn():
     ours = run(apart=True, every=2)
     assert_same(ours, run(apart=False, every=2))
     assert ours[1][0].sums["fake_updates"] == 2
+
+
+def test_both_programs_are_compiled_at_the_same_time():
+    both = threading.Barrier(2, timeout=60)
+
+    class Half:
+        def compile(self):
+            return both.wait()
+
+    call = compilation.updates(distillation(), sharding.make_mesh(data=1), 1, apart=True)
+    call._lowered = Half(), Half()
+    assert sorted(call.compile()._programs) == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,23 @@ import importlib.util
 import json
 import pathlib
 import shutil
+import threading
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffjax import checkpointing, from_config, modes, sharding, snapshots
+from diffjax import (
+    ahead,
+    checkpointing,
+    compilation,
+    experiment,
+    from_config,
+    modes,
+    sharding,
+    snapshots,
+)
 from diffjax.train import train
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -93,6 +103,26 @@ def test_files_of_a_run(sid_run):
     assert list((workdir / "tensorboard").iterdir())
     picture = np.asarray(Image.open(workdir / "samples" / "comparison_000000.png"))
     assert picture.shape[1] > picture.shape[0]
+
+
+def test_the_update_is_compiled_while_the_teacher_is_read(sid_run, tmp_path, monkeypatch):
+    read, under_way = threading.Event(), []
+
+    class Compiler:
+        def lower(self, *arguments):
+            assert read.wait(60)
+            raise ValueError("nobody waits for it")
+
+    def load_frozen(self):
+        under_way.append(ahead.is_compiling())
+        read.set()
+        raise OSError("read")
+
+    monkeypatch.setattr(compilation, "updates", lambda *arguments, **options: Compiler())
+    monkeypatch.setattr(experiment.DistillExperiment, "load_frozen", load_frozen)
+    with pytest.raises(OSError, match="read"):
+        train(sid_run[1], str(tmp_path))
+    assert under_way == [True]
 
 
 def test_a_run_that_is_complete_compiles_no_update(sid_run, tmp_path, monkeypatch, capsys):
