@@ -194,7 +194,7 @@ def cli() -> NoReturn:
         if ahead.is_compiling():  # for nobody
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(end.code if isinstance(end.code, int) else 1)
+            os._exit(end.code if isinstance(end.code, int) else bool(end.code))
         raise
     raise AssertionError("app.run exits")  # pragma: no cover
 
