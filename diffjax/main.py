@@ -186,12 +186,19 @@ def _print_error(message: str) -> None:
     print("error:", " ".join(message.split()), file=sys.stderr)
 
 
+def _is_alone() -> bool:
+    """Whether there are no other processes, who may have to read first how this one ended."""
+    import jax
+
+    return jax.process_count() == 1
+
+
 def cli() -> NoReturn:
     """Parses the command line, runs, and exits."""
     try:
         app.run(main, flags_parser=_parse_flags)
     except SystemExit as end:
-        if ahead.is_compiling():  # for nobody
+        if ahead.is_compiling() and _is_alone():  # for nobody
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(end.code if isinstance(end.code, int) else bool(end.code))

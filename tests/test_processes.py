@@ -187,6 +187,32 @@ def test_an_error_of_one_process_ends_the_other_with_its_words(teacher, tmp_path
     assert "failed: OSError: workdir=" in said[0]
 
 
+def test_an_error_while_updates_are_compiled(teacher, tmp_path):
+    """Of the leader, whose end takes with it what the other has to read."""
+    run = Run(tmp_path, teacher)
+    code = f"""
+import os, sys, time
+from diffjax import compilation, experiment, main
+class Endless:
+    def lower(self, *arguments):
+        time.sleep({2 * processes.PATIENCE})
+def load_frozen(self):
+    if os.environ["JAX_PROCESS_ID"] == "0":
+        raise OSError("unreadable")
+    time.sleep({2 * processes.PATIENCE})
+compilation.updates = lambda *arguments, **options: Endless()
+experiment.DistillExperiment.load_frozen = load_frozen
+main.cli()
+"""
+    flags = [f"--config={run.config}", f"--workdir={run.workdir}"]
+    with run.start(["-c", code, *flags]) as started:
+        assert started.wait() == [1, 1]
+        assert started.said(0).splitlines()[-1] == "error: unreadable"
+        said = started.said(1).splitlines()[-1]
+    assert said.startswith("error: process 0 of 2 (")
+    assert "failed: OSError: unreadable" in said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", range(10))
 def test_sigterm_at_random_moments(alone, teacher, tmp_path, moment):
