@@ -147,13 +147,13 @@ class DistillExperiment:
         self, state: distill_state.DistillState, frozen: Params, key: PRNGKey, mesh: Mesh
     ) -> tuple[distill_state.DistillState, Metrics]:
         """One update, all its randomness from `key`."""
-        return self.setup.update(state, frozen, self.draws(frozen, key, mesh))
+        return self._setup_on(mesh).update(state, frozen, self.draws(frozen, key, mesh))
 
     def update_fake_score(
         self, state: distill_state.DistillState, frozen: Params, key: PRNGKey, mesh: Mesh
     ) -> distill_update.FakeScoreTurn:
         """The first half of it; see `Distillation.update_fake_score`."""
-        return self.setup.update_fake_score(state, self.draws(frozen, key, mesh))
+        return self._setup_on(mesh).update_fake_score(state, self.draws(frozen, key, mesh))
 
     def update_generator(
         self,
@@ -164,7 +164,17 @@ class DistillExperiment:
         mesh: Mesh,
     ) -> tuple[distill_state.DistillState, Metrics]:
         """The second half of it, with the key of the first."""
-        return self.setup.update_generator(state, turn, frozen, self.draws(frozen, key, mesh))
+        draws = self.draws(frozen, key, mesh)
+        return self._setup_on(mesh).update_generator(state, turn, frozen, draws)
+
+    def _setup_on(self, mesh: Mesh) -> distill_update.Distillation:
+        """The update, by networks whose parameters are split over devices."""
+        return dataclasses.replace(
+            self.setup,
+            teacher=sharding.gathering(self.setup.teacher, mesh),
+            fake_score=sharding.gathering(self.setup.fake_score, mesh),
+            generator=sharding.gathering(self.setup.generator, mesh),
+        )
 
     def draws(self, frozen: Params, key: PRNGKey, mesh: Mesh) -> distill_draws.Draws:
         """That randomness, laid over the devices."""
@@ -284,7 +294,9 @@ class PretrainExperiment:
         mesh: Mesh,
     ) -> tuple[pretrain_state.PretrainState, Metrics]:
         """One update, all its randomness from `key`."""
-        return self.setup.update(state, self.draws(frozen, key, mesh))
+        denoiser = sharding.gathering(self.setup.denoiser, mesh)
+        setup = dataclasses.replace(self.setup, denoiser=denoiser)
+        return setup.update(state, self.draws(frozen, key, mesh))
 
     def draws(
         self, frozen: pretrain_update.Dataset, key: PRNGKey, mesh: Mesh

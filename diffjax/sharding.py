@@ -5,7 +5,7 @@ The mesh has two axes. A batch is split over both; parameters and optimiser stat
 in the update knows of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -142,6 +142,28 @@ def state(abstract: Any, mesh: Mesh) -> Any:
         return NamedSharding(mesh, PartitionSpec(*spec))
 
     return jax.tree.map(place, abstract)
+
+
+def gathering(network: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Inside jit: the network, its parameters brought together on each device where it is called.
+
+    Left to XLA, what is computed may be split as the parameters are, and then activations cross
+    devices, of which there are more.
+
+    Args:
+      network: takes its parameters first.
+      mesh: from `make_mesh`.
+    """
+    if mesh.shape["fsdp"] == 1:
+        return network
+
+    def call(params: Any, *arguments: Any, **options: Any) -> Any:
+        whole = jax.tree.map(
+            lambda leaf: jax.lax.with_sharding_constraint(leaf, replicated(mesh)), params
+        )
+        return network(whole, *arguments, **options)
+
+    return call
 
 
 def with_shardings(abstract: Any, shardings: Any) -> Any:

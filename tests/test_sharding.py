@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -114,6 +115,25 @@ def test_the_same_update_on_any_devices(task, mesh, other):
         assert (np.abs(ours - theirs)[is_clear] < 0.1 * LEARNING_RATE).all(), network
     is_sharded = any("fsdp" in spec for spec in specs)
     assert is_sharded == (mesh[1] > 1)
+
+
+@pytest.mark.parametrize("is_gathered", [True, False])
+def test_split_parameters_cross_devices_and_activations_do_not(is_gathered):
+    """What XLA does when left alone is here so that the test can tell."""
+    mesh = sharding.make_mesh(data=1, fsdp=8)
+
+    def network(params, x):
+        # Nearest neighbours, whose broadcast is split along what no batch says.
+        x = x @ params["first"]
+        return jnp.broadcast_to(x[:, None], (16, 8, 64)).reshape(128, 64) @ params["second"]
+
+    params = {name: jax.ShapeDtypeStruct((64, 64), np.float32) for name in ("first", "second")}
+    params = sharding.with_shardings(params, sharding.state(params, mesh))
+    x = jax.ShapeDtypeStruct((16, 64), np.float32, sharding=sharding.batch(mesh))
+    call = sharding.gathering(network, mesh) if is_gathered else network
+    text = jax.jit(call, out_shardings=sharding.batch(mesh)).lower(params, x).compile().as_text()
+    kinds = {kind for kind in ("all-gather", "all-to-all", "all-reduce") if f" {kind}(" in text}
+    assert (kinds == {"all-gather"}) is is_gathered
 
 
 def test_places_of_a_state():
