@@ -67,8 +67,9 @@ def test_sigterm(tmp_path, undisturbed, updates, seconds, kind):
 
 # A compiler that takes longer than the test would wait for it.
 ENDLESS = f"""
-import sys, time
+import signal, sys, time
 from diffjax import compilation, main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in background
 class Endless:
     def lower(self, *arguments):
         time.sleep({2 * PATIENCE})
