@@ -1,8 +1,8 @@
 """One mesh for one chip, one host or many: data parallel, and parameters sharded where asked.
 
 The mesh has two axes. A batch is split over both; parameters and optimiser state are split over
-`fsdp` and replicated over `data`. XLA derives every collective from these placements, so nothing
-in the update knows of them.
+`fsdp` and replicated over `data`, and gathered where a network is called. XLA derives every
+collective from these placements, so nothing in the update knows of them.
 """
 
 from collections.abc import Callable, Sequence
