@@ -1,8 +1,6 @@
-"""Updates of an experiment as one compiled call, or as one for each network."""
+"""Updates of an experiment as one compiled call, or as one for each part of them."""
 
-import concurrent.futures
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +8,7 @@ from jax.sharding import Mesh
 
 from diffjax import guard, sharding, totals
 from diffjax.ahead import Compilable
+from diffjax.apart import UpdatesApart
 from diffjax.experiment import DistillExperiment, Experiment
 from diffjax.totals import Totals
 from diffjax.types import Array, PRNGKey
@@ -21,7 +20,7 @@ def updates(
     """What a run calls: `UpdatesApart` if `apart`, else `compile_updates`."""
     if not apart:
         return compile_updates(exp, mesh, updates_per_call)
-    assert isinstance(exp, DistillExperiment), "a teacher's update has no halves"
+    assert isinstance(exp, DistillExperiment), "a teacher's update has no parts"
     return UpdatesApart(exp, mesh)
 
 
@@ -60,73 +59,6 @@ def compile_updates(exp: Experiment, mesh: Mesh, updates_per_call: int) -> Compi
         return jax.lax.fori_loop(0, count, body, (state, totals.of_none(shapes)))
 
     return call
-
-
-class UpdatesApart:
-    """Updates of a distillation by two programs, one for each network, compiled at the same time.
-
-    What XLA takes for a program grows faster than the program, and the two halves don't wait for
-    each other. The fake score's half must leave the state as it is until the generator's is known
-    to be finite, which costs its parameters and their moments once more in memory; neither program
-    holds what only the other needs, which was measured to be more.
-
-    Called as what `compile_updates` returns, with the same result up to rounding.
-    """
-
-    def __init__(self, exp: DistillExperiment, mesh: Mesh) -> None:
-        """Compiles nothing yet.
-
-        Args:
-          exp: the experiment.
-          mesh: the devices.
-        """
-        everywhere = sharding.replicated(mesh)
-        shardings = sharding.state(exp.abstract_state(), mesh)
-
-        def first(state: Any, frozen: Any, key: PRNGKey) -> Any:
-            key = jax.random.fold_in(key, state.step)
-            turn = exp.update_fake_score(state, frozen, key, mesh)
-            return jax.lax.with_sharding_constraint(turn, sharding.state(turn, mesh))
-
-        def second(state: Any, turn: Any, frozen: Any, key: PRNGKey) -> tuple[Any, Totals]:
-            key = jax.random.fold_in(key, state.step)
-            after, metrics = exp.update_generator(state, turn, frozen, key, mesh)
-            after = guard.freeze(state, after, guard.halted(state, exp.max_skipped_in_a_row))
-            return after, totals.of_update(state, after, metrics)
-
-        self._mesh = mesh
-        self._first = jax.jit(first)
-        self._second = jax.jit(second, donate_argnums=0, out_shardings=(shardings, everywhere))
-        self._add = jax.jit(totals.add)
-        self._lowered: tuple[Any, ...] = ()
-        self._programs: tuple[Callable[..., Any], ...] = ()
-
-    def lower(self, state: Any, frozen: Any, key: PRNGKey, count: int) -> "UpdatesApart":
-        """Traces both halves, of which `compile` makes programs; see `jax.stages.Lowered`."""
-        del count
-        first = self._first.lower(state, frozen, key)
-        turn = jax.eval_shape(self._first, state, frozen, key)
-        turn = sharding.with_shardings(turn, sharding.state(turn, self._mesh))
-        self._lowered = first, self._second.lower(state, turn, frozen, key)
-        return self
-
-    def compile(self) -> "UpdatesApart":
-        """Compiles both halves at the same time."""
-        halves, self._lowered = self._lowered, ()
-        with concurrent.futures.ThreadPoolExecutor(len(halves)) as pool:
-            self._programs = tuple(pool.map(lambda half: half.compile(), halves))
-        return self
-
-    def __call__(self, state: Any, frozen: Any, key: PRNGKey, count: int) -> tuple[Any, Totals]:
-        """Does `count` updates, the state donated, and returns it and their totals."""
-        if not self._programs:
-            self.lower(state, frozen, key, count).compile()
-        first, second = self._programs
-        state, so_far = second(state, first(state, frozen, key), frozen, key)
-        for _ in range(count - 1):
-            state, latest = second(state, first(state, frozen, key), frozen, key)
-            so_far = self._add(so_far, latest)
-        return state, so_far
 
 
 def abstract_inputs(exp: Experiment, mesh: Mesh) -> tuple[Any, Any]:

@@ -215,11 +215,6 @@ def check(config: ConfigDict) -> None:
             f"config.fake_score.every={config.fake_score.every} asks for fewer updates and "
             f"fake_score.updates={config.fake_score.updates} for more; set one of them to 1."
         )
-    if config.task == "distill" and config.compile_apart == "always" and config.share_samples:
-        raise ValueError(
-            "config.compile_apart='always' needs an update in two halves, and with "
-            "share_samples=True it has none; set it to 'auto', or share_samples to False."
-        )
     if config.task == "distill" and config.generator.decay_kimg:
         frozen, decay = config.generator.frozen_kimg, config.generator.decay_kimg
         if frozen + decay > config.duration_kimg:

@@ -147,27 +147,9 @@ class DistillExperiment:
         self, state: distill_state.DistillState, frozen: Params, key: PRNGKey, mesh: Mesh
     ) -> tuple[distill_state.DistillState, Metrics]:
         """One update, all its randomness from `key`."""
-        return self._setup_on(mesh).update(state, frozen, self.draws(frozen, key, mesh))
+        return self.setup_on(mesh).update(state, frozen, self.draws(frozen, key, mesh))
 
-    def update_fake_score(
-        self, state: distill_state.DistillState, frozen: Params, key: PRNGKey, mesh: Mesh
-    ) -> distill_update.FakeScoreTurn:
-        """The first half of it; see `Distillation.update_fake_score`."""
-        return self._setup_on(mesh).update_fake_score(state, self.draws(frozen, key, mesh))
-
-    def update_generator(
-        self,
-        state: distill_state.DistillState,
-        turn: distill_update.FakeScoreTurn,
-        frozen: Params,
-        key: PRNGKey,
-        mesh: Mesh,
-    ) -> tuple[distill_state.DistillState, Metrics]:
-        """The second half of it, with the key of the first."""
-        draws = self.draws(frozen, key, mesh)
-        return self._setup_on(mesh).update_generator(state, turn, frozen, draws)
-
-    def _setup_on(self, mesh: Mesh) -> distill_update.Distillation:
+    def setup_on(self, mesh: Mesh) -> distill_update.Distillation:
         """The update, by networks whose parameters are split over devices."""
         return dataclasses.replace(
             self.setup,
@@ -176,8 +158,8 @@ class DistillExperiment:
             generator=sharding.gathering(self.setup.generator, mesh),
         )
 
-    def draws(self, frozen: Params, key: PRNGKey, mesh: Mesh) -> distill_draws.Draws:
-        """That randomness, laid over the devices."""
+    def draws(self, frozen: Params | None, key: PRNGKey, mesh: Mesh) -> distill_draws.Draws:
+        """That randomness, laid over the devices; it isn't made from what is frozen."""
         del frozen
         draws = self.draw(key)
         return distill_draws.Draws(

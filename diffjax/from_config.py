@@ -98,15 +98,13 @@ def evaluator(config: ConfigDict, exp: Experiment, mesh: Mesh) -> evaluation.Eva
 
 
 def compiles_apart(config: ConfigDict) -> bool:
-    """Whether an update is two programs, as `config.compile_apart` says.
+    """Whether an update is several programs, as `config.compile_apart` says.
 
-    "auto" is yes on one GPU, if the update has two halves: there it was measured to compile in
-    half the time, and to need less memory and no more time an update. On several it wasn't tried.
+    "auto" is yes on one GPU; on several it wasn't tried.
     """
     if config.task != "distill" or config.compile_apart != "auto":
         return bool(config.get("compile_apart") == "always")
-    is_one_gpu = jax.default_backend() == "gpu" and jax.device_count() == 1
-    return is_one_gpu and not config.share_samples
+    return jax.default_backend() == "gpu" and jax.device_count() == 1
 
 
 def heun_settings(config: ConfigDict) -> sampling.HeunSettings:

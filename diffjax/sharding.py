@@ -122,6 +122,28 @@ def constrain_batch(tree: Any, mesh: Mesh, axis: int) -> Any:
     return jax.tree.map(constrain, tree)
 
 
+def batches(tree: Any, mesh: Mesh, axis: int) -> Any:
+    """Where `constrain_batch` leaves a tree: one sharding a leaf, of lower rank replicated."""
+    return jax.tree.map(
+        lambda leaf: batch(mesh, axis) if len(leaf.shape) > axis else replicated(mesh), tree
+    )
+
+
+def batches_of(size: int, tree: Any, mesh: Mesh) -> Any:
+    """Where activations go, told by their shapes alone: one sharding a leaf.
+
+    Arrays of that many examples are split over all devices, others replicated. One whose first
+    dimension is that large by chance, such as a matrix of weights, is then split too, which costs
+    little.
+    """
+
+    def place(leaf: Any) -> NamedSharding:
+        is_batch = len(leaf.shape) > 1 and leaf.shape[0] == size
+        return batch(mesh) if is_batch else replicated(mesh)
+
+    return jax.tree.map(place, tree)
+
+
 def state(abstract: Any, mesh: Mesh) -> Any:
     """Where the arrays of a state go: one sharding a leaf.
 

@@ -322,11 +322,6 @@ MISTAKES = [
         {"fake_score__learning_rate": float("nan")},
         f"config.fake_score.learning_rate=nan: {NUMBER}",
     ),
-    (
-        "sid_cifar",
-        {"compile_apart": "always", "share_samples": True},
-        "config.compile_apart='always' needs an update in two halves, and with share_samples=True",
-    ),
     ("sid_cifar", {"compile_apart": True}, "config.compile_apart=True is unknown; known are: "),
     ("sid_cifar", {"generator__decay_kimg": -1.0}, "generator.decay_kimg=-1.0: a number of at"),
     (

@@ -246,7 +246,7 @@ def test_many_updates_per_call_are_the_same_updates(sid_run, tmp_path):
             np.testing.assert_allclose(row[name], mean, rtol=2e-3)
 
 
-def test_two_programs_make_the_same_run(sid_run, tmp_path):
+def test_several_programs_make_the_same_run(sid_run, tmp_path):
     workdir, config = sid_run
     apart = config.copy_and_resolve_references()
     apart.compile_apart, apart.updates_per_call = "always", 4

@@ -128,53 +128,60 @@ class Distillation:
         """The update before it is judged; arguments as `update` takes them."""
         shared = self._share(state.generator, draws) if self.share_samples else None
         turn = self._fake_score_turn(state, draws.fake_score, shared)
-        return self._follow(state, turn, teacher_params, draws, shared)
 
-    def update_fake_score(self, state: DistillState, draws: Draws) -> FakeScoreTurn:
-        """The first half of `update`, for programs that are compiled apart.
+        def loss(x: Array, draw: NetworkDraws) -> tuple[Array, Metrics]:
+            return self.generator_loss(x, turn.fake_score, teacher_params, draw)
 
-        Raises:
-          ValueError: if both networks share their samples.
+        draw = self.generator_draws(draws)
+        if shared is None:
+            gradient, metrics = self._accumulate(
+                lambda params, draw: loss(self.samples(params, draw, train=True), draw),
+                state.generator,
+                draw,
+            )
+        else:
+            gradient, metrics = self._pull_back(loss, draw, shared)
+        return self._step_generator(state, turn, gradient, metrics)
+
+    def fake_score_gradient(
+        self, params: Params, x: Array, draws: NetworkDraws
+    ) -> tuple[Params, Metrics]:
+        """The gradient of `fake_score_loss`, and its metrics, summed over a round's examples."""
+        return jax.grad(self.fake_score_loss, has_aux=True)(params, x, draws)
+
+    def step_fake_score(
+        self, state: DistillState, gradient: Params, metrics: Metrics
+    ) -> FakeScoreTurn:
+        """One of the fake score's updates, from its rounds' sums; ψ and its optimiser are read."""
+        gradient, metrics = self._mean((gradient, metrics))
+        params, opt = _apply(
+            self.fake_score_optimizer, gradient, state.fake_score_opt, state.fake_score
+        )
+        metrics = {**metrics, "fake_grad_norm": optax.global_norm(gradient)}
+        return FakeScoreTurn(params, opt, metrics, [gradient], guard.all_finite(metrics))
+
+    def generator_samples(
+        self, params: Params, draws: NetworkDraws
+    ) -> tuple[Array, Callable[[Array], tuple[Params]]]:
+        """The samples of a round, the generator in training mode, and the way back to its gradient.
+
+        The latter takes a gradient of the samples; it is a tree of arrays and may leave a compiled
+        function.
         """
-        if self.share_samples:
-            raise ValueError("share_samples=True: an update that shares samples has no halves.")
-        turn = self._fake_score_turn(state, draws.fake_score, None)
-        return dataclasses.replace(turn, gradients=[])
+        return jax.vjp(lambda params: self.samples(params, draws, train=True), params)
 
-    def update_generator(
-        self, state: DistillState, turn: FakeScoreTurn, teacher_params: Params, draws: Draws
+    def sample_gradient(
+        self, x: Array, fake_score_params: Params, teacher_params: Params, draws: NetworkDraws
+    ) -> tuple[Array, Metrics]:
+        """The gradient of `generator_loss` by x, and its metrics, summed over a round."""
+        loss = jax.grad(self.generator_loss, has_aux=True)
+        return loss(x, fake_score_params, teacher_params, draws)
+
+    def step_generator(
+        self, state: DistillState, turn: FakeScoreTurn, gradient: Params, metrics: Metrics
     ) -> tuple[DistillState, Metrics]:
-        """The second half of `update`, after the first, from the same state and draws."""
-        return _settle(state, self._follow(state, turn, teacher_params, draws, None))
-
-    def _follow(
-        self,
-        before: DistillState,
-        turn: FakeScoreTurn,
-        teacher_params: Params,
-        draws: Draws,
-        shared: "_Shared | None",
-    ) -> Attempt:
-        """The generator's update and its average, after the fake score's."""
-        beta = ema.decay(
-            before.step.astype(jnp.float32) * self.batch_size,
-            self.batch_size,
-            halflife=self.ema_halflife,
-            rampup=self.ema_rampup,
-        )
-        state = before.replace(  # type: ignore[attr-defined]
-            fake_score=turn.fake_score, fake_score_opt=turn.fake_score_opt
-        )
-        state, gradient, metrics = self._update_generator(
-            state, teacher_params, self.generator_draws(draws), shared
-        )
-        average = ema.update(state.generator_ema, state.generator, beta)
-        return Attempt(
-            state=state.replace(generator_ema=average),  # type: ignore[attr-defined]
-            metrics={**turn.metrics, **metrics},
-            gradients=[*turn.gradients, gradient],
-            finite=turn.finite & guard.all_finite(metrics),
-        )
+        """The end of `update`: the generator's step, from its rounds' sums, and the average."""
+        return _settle(state, self._step_generator(state, turn, gradient, metrics))
 
     def generator_draws(self, draws: Draws) -> NetworkDraws:
         """The draws of the generator's update, which may take latents and labels from before."""
@@ -282,32 +289,40 @@ class Distillation:
             gradients, finite = [], jnp.bool_(True)
             for i in range(updates):
                 samples = None if shared is None or i < updates - 1 else shared.samples
-                state, gradient, metrics = self._update_fake_score(state, _index(draws, i), samples)
-                gradients.append(gradient)
-                finite &= guard.all_finite(metrics)
-            return FakeScoreTurn(state.fake_score, state.fake_score_opt, metrics, gradients, finite)
+                turn = self._update_fake_score(state, _index(draws, i), samples)
+                state = state.replace(  # type: ignore[attr-defined]
+                    fake_score=turn.fake_score, fake_score_opt=turn.fake_score_opt
+                )
+                gradients += turn.gradients
+                finite &= turn.finite
+            return turn.replace(gradients=gradients, finite=finite)  # type: ignore[attr-defined]
 
         def leave(state: DistillState) -> FakeScoreTurn:
             zeros = jax.tree.map(jnp.zeros_like, state.fake_score)
-            metrics = dict.fromkeys(_FAKE_METRICS, jnp.float32(0))
-            return FakeScoreTurn(
-                state.fake_score,
-                state.fake_score_opt,
-                metrics,
-                [zeros] * updates,
-                jnp.bool_(True),
+            return self.rest(state).replace(  # type: ignore[attr-defined]
+                gradients=[zeros] * updates
             )
 
         if self.fake_score_every == 1:
             return take(state)
         is_turn = state.step % self.fake_score_every == 0
-        done = jax.lax.cond(is_turn, take, leave, state)
-        metrics = {**done.metrics, "fake_updates": is_turn.astype(jnp.float32)}
-        return done.replace(metrics=metrics)
+        return self.count_turn(jax.lax.cond(is_turn, take, leave, state), is_turn)
+
+    def rest(self, state: DistillState) -> FakeScoreTurn:
+        """The fake score's turn in an update where it has none."""
+        metrics = dict.fromkeys(_FAKE_METRICS, jnp.float32(0))
+        return FakeScoreTurn(state.fake_score, state.fake_score_opt, metrics, [], jnp.bool_(True))
+
+    def count_turn(self, turn: FakeScoreTurn, is_turn: Array) -> FakeScoreTurn:
+        """The same with the metric `fake_updates`, where the fake score doesn't learn each time."""
+        if self.fake_score_every == 1:
+            return turn
+        metrics = {**turn.metrics, "fake_updates": is_turn.astype(jnp.float32)}
+        return turn.replace(metrics=metrics)  # type: ignore[attr-defined]
 
     def _update_fake_score(
         self, state: DistillState, draws: NetworkDraws, samples: Array | None
-    ) -> tuple[DistillState, Params, Metrics]:
+    ) -> FakeScoreTurn:
         """One of its updates, from samples [R, B, ...], or from such as it makes round by round."""
 
         def loss(
@@ -318,44 +333,43 @@ class Distillation:
             return self.fake_score_loss(params, x, draw)
 
         rounds = (draws,) if samples is None else (draws, samples)
-        gradient, metrics = self._accumulate(loss, state.fake_score, *rounds)
-        params, opt = _apply(
-            self.fake_score_optimizer, gradient, state.fake_score_opt, state.fake_score
-        )
-        state = state.replace(fake_score=params, fake_score_opt=opt)  # type: ignore[attr-defined]
-        return state, gradient, {**metrics, "fake_grad_norm": optax.global_norm(gradient)}
+        return self.step_fake_score(state, *self._accumulate(loss, state.fake_score, *rounds))
 
-    def _update_generator(
-        self,
-        state: DistillState,
-        teacher_params: Params,
-        draws: NetworkDraws,
-        shared: "_Shared | None",
-    ) -> tuple[DistillState, Params, Metrics]:
-        def loss(x: Array, draw: NetworkDraws) -> tuple[Array, Metrics]:
-            return self.generator_loss(x, state.fake_score, teacher_params, draw)
-
-        if shared is None:
-            gradient, metrics = self._accumulate(
-                lambda params, draw: loss(self.samples(params, draw, train=True), draw),
-                state.generator,
-                draws,
-            )
-        else:
-            gradient, metrics = self._pull_back(loss, draws, shared)
+    def _step_generator(
+        self, before: DistillState, turn: FakeScoreTurn, gradient: Params, metrics: Metrics
+    ) -> Attempt:
+        """The generator's step and its average, from its rounds' sums, after the fake score's."""
+        gradient, metrics = self._mean((gradient, metrics))
         params, opt = _apply(
-            self.generator_optimizer, gradient, state.generator_opt, state.generator
+            self.generator_optimizer, gradient, before.generator_opt, before.generator
         )
-        state = state.replace(generator=params, generator_opt=opt)  # type: ignore[attr-defined]
-        return state, gradient, {**metrics, "generator_grad_norm": optax.global_norm(gradient)}
+        beta = ema.decay(
+            before.step.astype(jnp.float32) * self.batch_size,
+            self.batch_size,
+            halflife=self.ema_halflife,
+            rampup=self.ema_rampup,
+        )
+        metrics = {**metrics, "generator_grad_norm": optax.global_norm(gradient)}
+        return Attempt(
+            state=before.replace(  # type: ignore[attr-defined]
+                generator=params,
+                generator_opt=opt,
+                generator_ema=ema.update(before.generator_ema, params, beta),
+                fake_score=turn.fake_score,
+                fake_score_opt=turn.fake_score_opt,
+            ),
+            metrics={**turn.metrics, **metrics},
+            gradients=[*turn.gradients, gradient],
+            finite=turn.finite & guard.all_finite(metrics),
+        )
 
     def _accumulate(
         self, loss: Callable[..., tuple[Array, Metrics]], params: Params, *rounds: Any
     ) -> tuple[Params, Metrics]:
-        """Gradient and metrics of the batch's mean loss(params, *round), a round at a time."""
+        """Gradient and metrics of loss(params, *round), a round at a time, summed over them."""
         round_ = jax.grad(loss, has_aux=True)
         if _length(rounds) == 1:
-            return self._mean(round_(params, *_index(rounds, 0)))
+            return round_(params, *_index(rounds, 0))
 
         def add(total: Any, each: Any) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, round_(params, *each)), None
@@ -363,8 +377,8 @@ class Distillation:
         shapes = jax.eval_shape(round_, params, *_index(rounds, 0))
         nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         total, _ = jax.lax.scan(add, nothing, rounds, unroll=self.unroll)
-        # Divided once, after the loop: XLA then moves the all-reduce of each round out of it too.
-        return self._mean(total)
+        # To be divided once, after the loop: XLA moves each round's all-reduce out of it only then.
+        return total
 
     def _pull_back(
         self,
@@ -375,7 +389,7 @@ class Distillation:
         """The same of a loss of samples, from samples that are there already."""
         gradients, metrics = self._each_round(jax.grad(loss, has_aux=True), shared.samples, draws)
         (gradient,) = shared.pullback(gradients)
-        return self._mean((gradient, jax.tree.map(lambda x: x.sum(axis=0), metrics)))
+        return gradient, jax.tree.map(lambda x: x.sum(axis=0), metrics)
 
     def _each_round(self, function: Callable[..., Any], *rounds: Any) -> Any:
         """The function's results, a round each, stacked."""
