@@ -6,6 +6,7 @@ program of its own, and a pass backward is handed what it needs of the pass forw
 
 import concurrent.futures
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -225,6 +226,7 @@ class _Program:
           **options: of `jax.jit`.
         """
 
+        @functools.wraps(function)  # whose name compilers and profilers then show
         def placed(*arguments: Any) -> Any:
             result = function(*arguments)
             return jax.lax.with_sharding_constraint(result, place(result))
