@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from diffjax import guard, sharding, totals
+from diffjax import sharding, totals
 from diffjax.distill.draws import Draws, NetworkDraws
 from diffjax.distill.state import DistillState
 from diffjax.distill.update import Distillation, FakeScoreTurn, Metrics
@@ -55,16 +55,16 @@ class UpdatesApart:
 
         self._setup = exp.setup_on(mesh)
         parts = _Parts(exp, self._setup, mesh)
-        self._draw = _Program(parts.draw, parts.of_draws)
-        self._generate = _Program(parts.generate, of_round)
-        self._judge = _Program(parts.judge, of_round)
-        self._pull_back = _Program(parts.pull_back, of_state)
-        self._sample = _Program(parts.sample, of_round)
-        self._learn = _Program(parts.learn, of_state)
-        self._step = _Program(parts.step, of_state)
-        self._rest = _Program(parts.rest, of_state)
+        self._draw = _Program(parts.draw, parts.of_draws, mesh)
+        self._generate = _Program(parts.generate, of_round, mesh)
+        self._judge = _Program(parts.judge, of_round, mesh)
+        self._pull_back = _Program(parts.pull_back, of_state, mesh)
+        self._sample = _Program(parts.sample, of_round, mesh)
+        self._learn = _Program(parts.learn, of_state, mesh)
+        self._step = _Program(parts.step, of_state, mesh)
+        self._rest = _Program(parts.rest, of_state, mesh)
         after = of_state(exp.abstract_state()), sharding.replicated(mesh)
-        self._finish = _Program(parts.finish, of_state, donate_argnums=0, out_shardings=after)
+        self._finish = _Program(parts.finish, of_state, mesh, donate_argnums=0, out_shardings=after)
         self._sum = jax.jit(lambda *trees: jax.tree.map(jnp.add, *trees), donate_argnums=0)
         self._add = jax.jit(totals.add)
         self._begun: list[_Program] = []
@@ -203,9 +203,8 @@ class _Parts:
     def finish(
         self, state: DistillState, turn: FakeScoreTurn, sums: Sums
     ) -> tuple[DistillState, Totals]:
-        after, metrics = self.setup.step_generator(state, turn, *sums)
-        is_halted = guard.halted(state, self.exp.max_skipped_in_a_row)
-        after = guard.freeze(state, after, is_halted)
+        limit = self.exp.max_skipped_in_a_row
+        after, metrics = self.setup.step_generator(state, turn, *sums, max_skipped_in_a_row=limit)
         return after, totals.of_update(state, after, metrics)
 
     def _generator_draws(self, draws: Draws, round_: Array) -> NetworkDraws:
@@ -216,20 +215,25 @@ class _Program:
     """A function that is compiled by itself, its results placed as the next ones take them."""
 
     def __init__(
-        self, function: Callable[..., Any], place: Callable[[Any], Any], **options: Any
+        self,
+        function: Callable[..., Any],
+        place: Callable[[Any], Any],
+        mesh: Mesh,
+        **options: Any,
     ) -> None:
         """Compiles nothing yet.
 
         Args:
           function: what to compile.
           place: from its results, or their shapes, where they go.
+          mesh: the devices.
           **options: of `jax.jit`.
         """
 
         @functools.wraps(function)  # whose name compilers and profilers then show
         def placed(*arguments: Any) -> Any:
             result = function(*arguments)
-            return jax.lax.with_sharding_constraint(result, place(result))
+            return sharding.constrain(result, place(result), mesh)
 
         self._function = jax.jit(placed, **options)
         self._place = place

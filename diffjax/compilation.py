@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from diffjax import guard, sharding, totals
+from diffjax import sharding, totals
 from diffjax.ahead import Compilable
 from diffjax.apart import UpdatesApart
 from diffjax.experiment import DistillExperiment, Experiment
@@ -40,7 +40,6 @@ def compile_updates(exp: Experiment, mesh: Mesh, updates_per_call: int) -> Compi
     @jax.jit  # traced once, though its result's shapes are asked for before the loop is built
     def update(state: Any, frozen: Any, key: PRNGKey) -> tuple[Any, Totals]:
         after, metrics = exp.update(state, frozen, jax.random.fold_in(key, state.step), mesh)
-        after = guard.freeze(state, after, guard.halted(state, exp.max_skipped_in_a_row))
         return after, totals.of_update(state, after, metrics)
 
     @functools.partial(

@@ -1,6 +1,7 @@
 """What a loop runs: the distillation of a teacher, or the training of one, by the same names."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -48,7 +49,8 @@ class DistillExperiment:
       init_sigma: σ at which the generator asks its denoiser.
       initial: where the parameters are that the generator starts from; "" for the teacher's.
       teacher_storage: type that the teacher's parameters are kept in; None is float32.
-      max_skipped_in_a_row: updates whose numbers are not finite, after which a run stops.
+      max_skipped_in_a_row: updates whose numbers are not finite, after which nothing changes any
+        more and a run stops.
       caption: of its samples.
       shown: metric's name -> its short name on the progress line.
     """
@@ -141,13 +143,22 @@ class DistillExperiment:
 
     def abstract_state(self) -> distill_state.DistillState:
         """The shapes of the state."""
+        return self._abstract_state
+
+    @functools.cached_property
+    def _abstract_state(self) -> distill_state.DistillState:
         return jax.eval_shape(self.init_state, self.denoiser.abstract_params())
 
     def update(
         self, state: distill_state.DistillState, frozen: Params, key: PRNGKey, mesh: Mesh
     ) -> tuple[distill_state.DistillState, Metrics]:
         """One update, all its randomness from `key`."""
-        return self.setup_on(mesh).update(state, frozen, self.draws(frozen, key, mesh))
+        return self.setup_on(mesh).update(
+            state,
+            frozen,
+            self.draws(frozen, key, mesh),
+            max_skipped_in_a_row=self.max_skipped_in_a_row,
+        )
 
     def setup_on(self, mesh: Mesh) -> distill_update.Distillation:
         """The update, by networks whose parameters are split over devices."""
@@ -209,7 +220,8 @@ class PretrainExperiment:
       draw: its data and randomness.
       heun: how it is sampled.
       seed: of its first parameters.
-      max_skipped_in_a_row: updates whose numbers are not finite, after which a run stops.
+      max_skipped_in_a_row: updates whose numbers are not finite, after which nothing changes any
+        more and a run stops.
       shown: metric's name -> its short name on the progress line.
     """
 
@@ -266,6 +278,10 @@ class PretrainExperiment:
 
     def abstract_state(self) -> pretrain_state.PretrainState:
         """The shapes of the state."""
+        return self._abstract_state
+
+    @functools.cached_property
+    def _abstract_state(self) -> pretrain_state.PretrainState:
         return jax.eval_shape(self.init_state)
 
     def update(
@@ -278,7 +294,8 @@ class PretrainExperiment:
         """One update, all its randomness from `key`."""
         denoiser = sharding.gathering(self.setup.denoiser, mesh)
         setup = dataclasses.replace(self.setup, denoiser=denoiser)
-        return setup.update(state, self.draws(frozen, key, mesh))
+        draws = self.draws(frozen, key, mesh)
+        return setup.update(state, draws, max_skipped_in_a_row=self.max_skipped_in_a_row)
 
     def draws(
         self, frozen: pretrain_update.Dataset, key: PRNGKey, mesh: Mesh

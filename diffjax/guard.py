@@ -27,7 +27,9 @@ def all_finite(scalars: Mapping[str, Array]) -> Array:
     return jnp.stack([jnp.isfinite(value) for value in scalars.values()]).all()
 
 
-def settle(before: Any, after: Any, finite: Array) -> Any:
+def settle(
+    before: Any, after: Any, finite: Array, *, max_skipped_in_a_row: int | None = None
+) -> Any:
     """The state after an update, which is left out unless it is finite.
 
     Selecting costs no pass over memory of its own: XLA does it where it writes the new state.
@@ -36,26 +38,26 @@ def settle(before: Any, after: Any, finite: Array) -> Any:
       before: a state with the counters `step`, `skipped` and `skipped_in_a_row`.
       after: what the update made of it.
       finite: bool scalar.
+      max_skipped_in_a_row: a state that is `halted` by it stays as it is, its counters too.
 
     Returns:
       `after` if `finite`, else `before`, to the last bit of each tree; in both cases with the
       counters of one more update. A skipped one counts as a step, since the step seeds the draws.
     """
-    return _select(finite, after, before).replace(
-        step=before.step + 1,
-        skipped=before.skipped + jnp.where(finite, 0, 1),
-        skipped_in_a_row=jnp.where(finite, 0, before.skipped_in_a_row + 1),
+    goes_on = jnp.bool_(True)
+    if max_skipped_in_a_row is not None:
+        goes_on = ~halted(before, max_skipped_in_a_row)
+    skips = goes_on & ~finite
+    return _select(goes_on & finite, after, before).replace(
+        step=before.step + goes_on,
+        skipped=before.skipped + skips,
+        skipped_in_a_row=jnp.where(goes_on & finite, 0, before.skipped_in_a_row + skips),
     )
 
 
 def halted(state: Any, max_skipped_in_a_row: int) -> Array:
     """Whether so many updates in a row were skipped that the run is to stop; a bool scalar."""
     return state.skipped_in_a_row >= max_skipped_in_a_row
-
-
-def freeze(before: Any, after: Any, is_halted: Array) -> Any:
-    """The state after an update, or the one before it where the run is to stop, as it is."""
-    return _select(is_halted, before, after)
 
 
 def resume(state: Any) -> Any:

@@ -108,22 +108,23 @@ def gather(array: Any) -> np.ndarray:
     return np.asarray(array)
 
 
+def constrain(tree: Any, shardings: Any, mesh: Mesh) -> Any:
+    """Inside jit: lays a tree over the devices, one sharding a leaf; nothing to do for one."""
+    if mesh.size == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, shardings)
+
+
 def constrain_batch(tree: Any, mesh: Mesh, axis: int) -> Any:
-    """Inside jit: splits `axis` of every leaf that has it over all devices.
-
-    Leaves of lower rank, such as a key a round, are left alone.
-    """
-
-    def constrain(leaf: jax.Array) -> jax.Array:
-        if leaf.ndim <= axis:
-            return leaf
-        return jax.lax.with_sharding_constraint(leaf, batch(mesh, axis))
-
-    return jax.tree.map(constrain, tree)
+    """Inside jit: splits `axis` of every leaf that has it over all devices; others stay whole."""
+    return constrain(tree, batches(tree, mesh, axis), mesh)
 
 
 def batches(tree: Any, mesh: Mesh, axis: int) -> Any:
-    """Where `constrain_batch` leaves a tree: one sharding a leaf, of lower rank replicated."""
+    """Where `constrain_batch` lays a tree: one sharding a leaf.
+
+    Leaves of lower rank, such as a key a round, are replicated.
+    """
     return jax.tree.map(
         lambda leaf: batch(mesh, axis) if len(leaf.shape) > axis else replicated(mesh), tree
     )

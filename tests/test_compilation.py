@@ -41,7 +41,9 @@ class Counting:
         is_bad = (state.step == jnp.asarray((*self.bad_steps, -1))).any()
         after = state.replace(value=state.value + 1 + 0 * frozen)
         metrics = {"loss": jnp.where(is_bad, NAN, state.step), "norm": jnp.float32(2)}
-        settled = guard.settle(state, after, guard.all_finite(metrics))
+        limit = self.max_skipped_in_a_row
+        finite = guard.all_finite(metrics)
+        settled = guard.settle(state, after, finite, max_skipped_in_a_row=limit)
         return settled, {**metrics, "skipped": is_bad.astype(jnp.float32)}
 
 

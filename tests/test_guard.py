@@ -251,10 +251,16 @@ def test_a_teachers_training_leaves_out_the_whole_update(place):
         assert bool(jnp.isfinite(metrics["loss"])) == (place == "gradient")
 
 
-def test_a_halted_state_stays_as_it_is():
+@pytest.mark.parametrize("place", ["nothing", "noise"])
+def test_a_halted_state_stays_as_it_is(place):
     setup = distillation()
-    before = start(setup).replace(skipped_in_a_row=jnp.int32(3))
-    after, _ = setup.update(before, params(0.5), draws())
-    for limit, expected in ((3, before), (4, after)):
-        halted = guard.halted(before, limit)
-        chex.assert_trees_all_equal(guard.freeze(before, after, halted), expected)
+    before = start(setup).replace(skipped_in_a_row=jnp.int32(3), step=jnp.int32(7))
+    drawn = draws()
+    if place == "noise":
+        noise = drawn.generator.noise.at[0, 0].set(NAN)
+        drawn = drawn.replace(generator=drawn.generator.replace(noise=noise))
+    free, _ = setup.update(before, params(0.5), drawn)
+    assert counters(free) == ((8, 0, 0) if place == "nothing" else (8, 1, 4))
+    for limit, expected in ((3, before), (4, free), (None, free)):
+        after, _ = setup.update(before, params(0.5), drawn, max_skipped_in_a_row=limit)
+        chex.assert_trees_all_equal(after, expected)

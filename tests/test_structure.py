@@ -49,6 +49,7 @@ ROWS = [
     ["evaluation"],
     ["config_checks", "run_config"],
     ["experiment"],
+    ["apart"],
     ["compilation", "reporting", "from_config"],
     ["schedule"],
     ["train", "modes"],

@@ -102,7 +102,12 @@ class Distillation:
     fake_score_every: int = 1
 
     def update(
-        self, state: DistillState, teacher_params: Params, draws: Draws
+        self,
+        state: DistillState,
+        teacher_params: Params,
+        draws: Draws,
+        *,
+        max_skipped_in_a_row: int | None = None,
     ) -> tuple[DistillState, Metrics]:
         """The fake score's updates, then the generator's, then the moving average.
 
@@ -113,6 +118,8 @@ class Distillation:
           state: before the update.
           teacher_params: φ.
           draws: all randomness.
+          max_skipped_in_a_row: once so many updates in a row were left out, the state stays as it
+            is, its counters too; None for never.
 
         Returns:
           The state after it, and scalars: `fake_loss` and `generator_loss` (sums over an example,
@@ -122,7 +129,8 @@ class Distillation:
           over 1 there is also `fake_updates`, 1 if the fake score's turn had come; if not, this and
           the fake score's metrics are 0.
         """
-        return _settle(state, self.attempt(state, teacher_params, draws))
+        attempt = self.attempt(state, teacher_params, draws)
+        return _settle(state, attempt, max_skipped_in_a_row)
 
     def attempt(self, state: DistillState, teacher_params: Params, draws: Draws) -> Attempt:
         """The update before it is judged; arguments as `update` takes them."""
@@ -178,10 +186,17 @@ class Distillation:
         return loss(x, fake_score_params, teacher_params, draws)
 
     def step_generator(
-        self, state: DistillState, turn: FakeScoreTurn, gradient: Params, metrics: Metrics
+        self,
+        state: DistillState,
+        turn: FakeScoreTurn,
+        gradient: Params,
+        metrics: Metrics,
+        *,
+        max_skipped_in_a_row: int | None = None,
     ) -> tuple[DistillState, Metrics]:
         """The end of `update`: the generator's step, from its rounds' sums, and the average."""
-        return _settle(state, self._step_generator(state, turn, gradient, metrics))
+        attempt = self._step_generator(state, turn, gradient, metrics)
+        return _settle(state, attempt, max_skipped_in_a_row)
 
     def generator_draws(self, draws: Draws) -> NetworkDraws:
         """The draws of the generator's update, which may take latents and labels from before."""
@@ -421,11 +436,15 @@ class _Shared(NamedTuple):
     pullback: Callable[[Array], tuple[Params]]
 
 
-def _settle(before: DistillState, attempt: Attempt) -> tuple[DistillState, Metrics]:
+def _settle(
+    before: DistillState, attempt: Attempt, max_skipped_in_a_row: int | None
+) -> tuple[DistillState, Metrics]:
     """The state after an attempt that is judged, and its metrics."""
     skipped = 1 - attempt.finite.astype(jnp.float32)
     return (
-        guard.settle(before, attempt.state, attempt.finite),
+        guard.settle(
+            before, attempt.state, attempt.finite, max_skipped_in_a_row=max_skipped_in_a_row
+        ),
         {**attempt.metrics, "skipped": skipped},
     )
 

@@ -150,11 +150,13 @@ class Pretraining:
         """The losses' mean over the batch."""
         return self.losses(params, draws).mean()
 
-    def update(self, state: PretrainState, draws: Draws) -> tuple[PretrainState, Metrics]:
+    def update(
+        self, state: PretrainState, draws: Draws, *, max_skipped_in_a_row: int | None = None
+    ) -> tuple[PretrainState, Metrics]:
         """One step of the optimiser, then of the moving average.
 
         If the loss or gradient is not finite, both are left out: the state stays as it was, to the
-        bit, and counts it.
+        bit, and counts it. Once `max_skipped_in_a_row` in a row were, nothing changes any more.
 
         Returns:
           The state after it, and scalars: `loss` and `grad_norm` as they came out, and `skipped`,
@@ -163,7 +165,9 @@ class Pretraining:
         attempt = self.attempt(state, draws)
         skipped = 1 - attempt.finite.astype(jnp.float32)
         return (
-            guard.settle(state, attempt.state, attempt.finite),
+            guard.settle(
+                state, attempt.state, attempt.finite, max_skipped_in_a_row=max_skipped_in_a_row
+            ),
             {**attempt.metrics, "skipped": skipped},
         )
 
