@@ -75,7 +75,7 @@ def get_config() -> ConfigDict:
             "ema_halflife_kimg": 2000.0,
             "ema_rampup": 0.05,  # 0 for none
             "updates_per_call": 4,
-            "compile_apart": "auto",  # in two programs; or "always", "never"
+            "compile_apart": "auto",  # in several programs; or "always", "never"
             "max_skipped_in_a_row": 10,  # updates that are not finite, before the run stops
             "mesh": {"data": -1, "fsdp": 1},
             "log_kimg": 32.768,

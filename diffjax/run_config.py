@@ -26,7 +26,7 @@ FREE = {
     "mesh": "checkpoints open on any; the mathematics is the same",
     "max_skipped_in_a_row": "when to give up",
     "updates_per_call": "the same updates, in larger portions",
-    "compile_apart": "the same updates, up to rounding, in two programs",
+    "compile_apart": "the same updates, up to rounding, in several programs",
     "rematerialize": "the same updates, in less memory",
     "compilation_cache": "the same updates, compiled sooner",
     "watchdog": "when a run is given up",

@@ -6,6 +6,8 @@
 # All arguments go to `python -m diffjax.main`; paths are relative to the repository. The same
 # command resumes a run. CUDA_VISIBLE_DEVICES picks GPUs, PYTHON another interpreter, and
 # JAX_PLATFORMS another kind of device: without a GPU, JAX stops instead of going on on the CPU.
+# XLA_FLAGS gets --xla_gpu_autotune_level=2 unless it names a level: kernels that XLA tries aren't
+# compared with each other then, which only warns, and compiling takes two thirds of the time.
 set -euo pipefail
 
 if [[ $# -eq 0 ]]; then
@@ -14,4 +16,7 @@ if [[ $# -eq 0 ]]; then
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cuda}"
+if [[ "${XLA_FLAGS:-}" != *xla_gpu_autotune_level* ]]; then
+  export XLA_FLAGS="${XLA_FLAGS:+$XLA_FLAGS }--xla_gpu_autotune_level=2"
+fi
 exec "${PYTHON:-python}" -m diffjax.main "$@"

@@ -18,6 +18,7 @@ if [[ "$2" == venv ]]; then
 elif [[ "$2" == pip ]]; then
   [[ -f pyproject.toml && -d diffjax ]] && printf '%s\\n' "$@" > "$HOME/pip.txt"
 else
+  echo "${XLA_FLAGS-}" > "$HOME/xla_flags.txt"
   { pwd; echo "JAX_PLATFORMS=${JAX_PLATFORMS-}"; env | grep -E "^JAX_(COORD|NUM|PROC)" | sort
     printf '%s\\n' "$@"; } > "$HOME/main.txt"
   exit "${MAIN_STATUS:-0}"
@@ -108,6 +109,19 @@ def test_gpu_host_takes_another_platform_and_returns_the_exit_code(run, tmp_path
     result = run("gpu_host.sh", *ARGUMENTS, JAX_PLATFORMS="rocm", MAIN_STATUS="7")
     assert result.returncode == 7
     assert "JAX_PLATFORMS=rocm" in (tmp_path / "main.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [
+        ("", "--xla_gpu_autotune_level=2"),
+        ("--xla_dump_to=D", "--xla_dump_to=D --xla_gpu_autotune_level=2"),
+        ("--xla_gpu_autotune_level=4 --xla_dump_to=D",) * 2,
+    ],
+)
+def test_gpu_host_asks_for_quicker_tuning_unless_told(run, tmp_path, given, passed):
+    assert run("gpu_host.sh", *ARGUMENTS, XLA_FLAGS=given).returncode == 0
+    assert (tmp_path / "xla_flags.txt").read_text().strip() == passed
 
 
 def test_gpu_host_without_arguments_says_how_to_call_it(run, tmp_path):
