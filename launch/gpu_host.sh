@@ -6,8 +6,9 @@
 # All arguments go to `python -m diffjax.main`; paths are relative to the repository. The same
 # command resumes a run. CUDA_VISIBLE_DEVICES picks GPUs, PYTHON another interpreter, and
 # JAX_PLATFORMS another kind of device: without a GPU, JAX stops instead of going on on the CPU.
-# XLA_FLAGS gets --xla_gpu_autotune_level=2 unless it names a level: kernels that XLA tries aren't
-# compared with each other then, which only warns, and compiling takes two thirds of the time.
+# XLA_FLAGS gets --xla_gpu_autotune_level=2 unless it names a level: XLA then times the kernels that
+# it tries and doesn't check them for wrong results and stray writes (4, its default, does), and
+# compiling takes two thirds of the time.
 set -euo pipefail
 
 if [[ $# -eq 0 ]]; then
