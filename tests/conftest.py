@@ -21,6 +21,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 LONGEST = (
     "test_processes.py",
     "test_train.py",
+    "test_apart.py",
     "distill/test_against_pytorch.py",
     "faults/test_signals.py",
     "networks/test_against_pytorch.py",

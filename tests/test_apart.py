@@ -108,15 +108,14 @@ def test_what_is_not_finite_for_one_network_leaves_out_both():
 
 
 def test_the_fake_score_waits_for_its_turn():
-    ours = run(counts=(2, 3), apart=True, fake_score_every=2)
-    assert_same(ours, run(counts=(2, 3), apart=False, fake_score_every=2))
+    changes = {"rounds": 2, "fake_score_every": 2}
+    ours = run(counts=(2, 3), apart=True, **changes)
+    assert_same(ours, run(counts=(2, 3), apart=False, **changes))
     assert [latest.sums["fake_updates"] for latest in ours[1]] == [1, 2]
 
 
-@pytest.mark.parametrize(
-    "changes", [{"rounds": 2}, {"turns": 2, "rounds": 2, "share_samples": True}]
-)
-def test_rounds_turns_and_shared_samples(changes):
+def test_turns_rounds_and_shared_samples():
+    changes = {"turns": 2, "rounds": 2, "share_samples": True}
     assert_same(run(apart=True, **changes), run(apart=False, **changes))
 
 

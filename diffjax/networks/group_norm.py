@@ -56,8 +56,7 @@ def group_norm(
         assert not dropout_rate, "dropout_seed is needed where dropout_rate is not 0"
         dropout_seed = jnp.zeros(2, jnp.uint32)
     settings = _Settings(groups, eps, silu, dropout_rate)
-    flat = x.reshape(batch, math.prod(x.shape[1:-1]), channels)
-    return _group_norm(flat, scale, bias, shift, dropout_seed, settings).reshape(x.shape)
+    return _group_norm(x, scale, bias, shift, dropout_seed, settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +71,7 @@ class _Settings:
 def _group_norm(
     x: Array, scale: Array, bias: Array, shift: Array, seed: Array, settings: _Settings
 ) -> Array:
-    """The same with x [B, N, C], [B, C] float32 three times, and a seed."""
+    """The same with [B, C] float32 three times, and a seed."""
     return _forward(x, scale, bias, shift, seed, settings)[0]
 
 
@@ -83,6 +82,9 @@ _Residuals = tuple[Array, Array, Array, Array, Array, Array, Array]
 def _forward(
     x: Array, scale: Array, bias: Array, shift: Array, seed: Array, settings: _Settings
 ) -> tuple[Array, _Residuals]:
+    # Kept is x as it came, since other layers keep it too: reshaped it would be a copy where
+    # another program makes the pass back.
+    given, x = x, _flat(x)
     # Sums are of differences from one pixel: E[x²] − E[x]² by itself cancels where the mean is
     # large, and two passes would cost another reading.
     reference = x[:, 0].astype(jnp.float32)
@@ -100,15 +102,16 @@ def _forward(
     out = _affine(_normalise(x, centre, inverse_std), scale, bias)
     if settings.silu:
         out = jax.nn.silu(out)
-    out = dropout(out, settings.rate, seed).astype(x.dtype)
-    return out, (x, scale, bias, seed, centre, inverse_std, offset * inverse_std)
+    out = dropout(out, settings.rate, seed).astype(x.dtype).reshape(given.shape)
+    return out, (given, scale, bias, seed, centre, inverse_std, offset * inverse_std)
 
 
 @functools.partial(jax.jit, static_argnums=0, inline=True)
 def _backward(
     settings: _Settings, kept: _Residuals, d_out: Array
 ) -> tuple[Array, Array, Array, Array, None]:
-    x, scale, bias, seed, centre, inverse_std, offset = kept
+    given, scale, bias, seed, centre, inverse_std, offset = kept
+    x, d_out = _flat(given), _flat(d_out)
 
     def terms(x: Array, d_out: Array) -> tuple[Array, Array]:
         normalised = _normalise(x, centre, inverse_std)
@@ -129,7 +132,7 @@ def _backward(
     dx = (d_normalised - normalised * (along_std[:, None] / count)) * inverse_std[:, None]
     # The sum of dx over pixels, by what is known of its terms.
     d_shift = (scale * d_bias - along_mean - along_std * offset) * inverse_std
-    return dx.astype(x.dtype), d_scale, d_bias, d_shift, None
+    return dx.astype(x.dtype).reshape(given.shape), d_scale, d_bias, d_shift, None
 
 
 def _computed_again(*arrays: Array) -> tuple[Array, ...]:
@@ -146,6 +149,11 @@ def _computed_again(*arrays: Array) -> tuple[Array, ...]:
 
 
 _group_norm.defvjp(_forward, _backward)
+
+
+def _flat(x: Array) -> Array:
+    """[B, ..., C] -> [B, N, C]."""
+    return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
 
 
 def _normalise(x: Array, centre: Array, inverse_std: Array) -> Array:

@@ -52,7 +52,23 @@ def test_same_gradients_and_less_is_kept(model_type):
     params = jax.tree.map(
         lambda leaf: leaf + 0.05 * jax.random.normal(jax.random.key(3), leaf.shape), params
     )
-    assert bytes_kept(again, params) < 0.5 * bytes_kept(plain, params)
+    assert bytes_kept(again, params) < 0.6 * bytes_kept(plain, params)
     wanted, got = jax.jit(jax.grad(plain))(params), jax.jit(jax.grad(again))(params)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize("model_type", ["SongUNet", "DhariwalUNet"])
+def test_nothing_is_kept_in_two_shapes(model_type):
+    denoiser, loss = a_loss(model_type, rematerialize=False)
+    jaxpr = jax.make_jaxpr(lambda params: jax.vjp(loss, params)[1])(denoiser.abstract_params())
+    made_by = {out: equation for equation in jaxpr.jaxpr.eqns for out in equation.outvars}
+
+    def origin(value):
+        while value in made_by and made_by[value].primitive.name == "reshape":
+            (value,) = made_by[value].invars
+        return value
+
+    large = [out for out in jaxpr.jaxpr.outvars if out.aval.size >= 4 * RESOLUTION**2 * 16]
+    assert len(large) > 10
+    assert len({origin(out) for out in large}) == len(large)
