@@ -5,6 +5,7 @@ the run can't go on, 2 that the command line isn't right.
 """
 
 import difflib
+import gc
 import os
 import re
 import runpy
@@ -195,6 +196,9 @@ def _is_alone() -> bool:
 
 def cli() -> NoReturn:
     """Parses the command line, runs, and exits."""
+    # Tracing makes objects by the million, most of which stay: looking for garbage among them as
+    # often as by default takes a quarter of it.
+    gc.set_threshold(100_000, 50, 100)
     try:
         app.run(main, flags_parser=_parse_flags)
     except SystemExit as end:
