@@ -34,7 +34,8 @@ class UpdatesApart:
 
     The fake score's part must leave the state as it is until the generator's is known to be finite,
     which costs its parameters and their moments once more in memory; no program holds what only
-    others need. Rounds of gradient accumulation are calls of the same programs.
+    others need. Rounds of gradient accumulation are calls of the same programs, and on several
+    devices the gradient of each is reduced over them.
     """
 
     def __init__(self, exp: DistillExperiment, mesh: Mesh) -> None:
@@ -75,6 +76,7 @@ class UpdatesApart:
         The longest come first, but for what their arguments need.
         """
         del count
+        self._begun = []
         pool = concurrent.futures.ThreadPoolExecutor(_PROGRAMS)
 
         def begin(program: _Program, *arguments: Any) -> Any:
