@@ -75,15 +75,23 @@ def _group_norm(
     return _forward(x, scale, bias, shift, seed, settings)[0]
 
 
+def _forward_and_kept(
+    x: Array, scale: Array, bias: Array, shift: Array, seed: Array, settings: _Settings
+) -> tuple[Array, "_Residuals"]:
+    out, *statistics = _forward(x, scale, bias, shift, seed, settings)
+    # Kept is x as it came, since other layers keep it too: reshaped, or come out of a function, it
+    # would be a copy where another program makes the pass back.
+    return out, (x, scale, bias, seed, *statistics)
+
+
 _Residuals = tuple[Array, Array, Array, Array, Array, Array, Array]
 
 
 @functools.partial(jax.jit, static_argnums=5, inline=True)
 def _forward(
     x: Array, scale: Array, bias: Array, shift: Array, seed: Array, settings: _Settings
-) -> tuple[Array, _Residuals]:
-    # Kept is x as it came, since other layers keep it too: reshaped it would be a copy where
-    # another program makes the pass back.
+) -> tuple[Array, Array, Array, Array]:
+    """The result, and what its gradient needs of x's statistics."""
     given, x = x, _flat(x)
     # Sums are of differences from one pixel: E[x²] − E[x]² by itself cancels where the mean is
     # large, and two passes would cost another reading.
@@ -103,7 +111,7 @@ def _forward(
     if settings.silu:
         out = jax.nn.silu(out)
     out = dropout(out, settings.rate, seed).astype(x.dtype).reshape(given.shape)
-    return out, (given, scale, bias, seed, centre, inverse_std, offset * inverse_std)
+    return out, centre, inverse_std, offset * inverse_std
 
 
 @functools.partial(jax.jit, static_argnums=0, inline=True)
@@ -148,7 +156,7 @@ def _computed_again(*arrays: Array) -> tuple[Array, ...]:
     return jax.lax.platform_dependent(*arrays, tpu=lambda *arrays: arrays, default=barrier)
 
 
-_group_norm.defvjp(_forward, _backward)
+_group_norm.defvjp(_forward_and_kept, _backward)
 
 
 def _flat(x: Array) -> Array:
