@@ -48,6 +48,9 @@ class UpdatesApart:
         sigma = jax.eval_shape(exp.draw, jax.random.key(0)).fake_score.sigma
         self._turns, self._rounds, batch = sigma.shape
 
+        def of_draws(draws: Draws) -> Draws:
+            return exp.draws_shardings(draws, mesh)
+
         def of_state(tree: Any) -> Any:
             return sharding.state(tree, mesh)
 
@@ -56,7 +59,7 @@ class UpdatesApart:
 
         self._setup = exp.setup_on(mesh)
         parts = _Parts(exp, self._setup, mesh)
-        self._draw = _Program(parts.draw, parts.of_draws, mesh)
+        self._draw = _Program(parts.draw, of_draws, mesh)
         self._generate = _Program(parts.generate, of_round, mesh)
         self._judge = _Program(parts.judge, of_round, mesh)
         self._pull_back = _Program(parts.pull_back, of_state, mesh)
@@ -159,7 +162,7 @@ class UpdatesApart:
 
 @dataclasses.dataclass(frozen=True)
 class _Parts:
-    """What each program computes. Its name says which of the steps of `Distillation.update`."""
+    """What each program computes: a step of `Distillation.update`."""
 
     exp: DistillExperiment
     setup: Distillation
@@ -167,13 +170,6 @@ class _Parts:
 
     def draw(self, step: Array, key: PRNGKey) -> Draws:
         return self.exp.draws(None, jax.random.fold_in(key, step), self.mesh)
-
-    def of_draws(self, draws: Draws) -> Draws:
-        """Where draws lie."""
-        return Draws(
-            fake_score=sharding.batches(draws.fake_score, self.mesh, 2),
-            generator=sharding.batches(draws.generator, self.mesh, 1),
-        )
 
     def sample(self, params: Params, draws: Draws, turn: Array, round_: Array) -> Array:
         return self.setup.samples(params, _take(draws.fake_score, turn, round_), train=False)

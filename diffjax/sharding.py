@@ -109,7 +109,13 @@ def gather(array: Any) -> np.ndarray:
 
 
 def constrain(tree: Any, shardings: Any, mesh: Mesh) -> Any:
-    """Inside jit: lays a tree over the devices, one sharding a leaf; nothing to do for one."""
+    """Inside jit: lays a tree over the devices; nothing to do for one.
+
+    Args:
+      tree: of arrays.
+      shardings: one for all, or a tree of them.
+      mesh: from `make_mesh`.
+    """
     if mesh.size == 1:
         return tree
     return jax.lax.with_sharding_constraint(tree, shardings)
@@ -181,10 +187,7 @@ def gathering(network: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
         return network
 
     def call(params: Any, *arguments: Any, **options: Any) -> Any:
-        whole = jax.tree.map(
-            lambda leaf: jax.lax.with_sharding_constraint(leaf, replicated(mesh)), params
-        )
-        return network(whole, *arguments, **options)
+        return network(constrain(params, replicated(mesh), mesh), *arguments, **options)
 
     return call
 

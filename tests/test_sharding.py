@@ -173,3 +173,16 @@ def test_a_mesh_over_devices_that_are_named():
     assert mesh.devices.tolist() == [devices[:2], devices[2:]]
     with pytest.raises(ValueError, match=r"mesh\.fsdp=8 does not divide the 4 devices"):
         sharding.make_mesh(fsdp=8, devices=devices)
+
+
+def test_arrays_of_a_batch_are_split_and_others_whole():
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    shapes = {"pixels": (16, 4, 4, 3), "kernel": (3, 3, 16, 16), "sigma": (16,), "loss": ()}
+    tree = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    whole = sharding.replicated(mesh)
+    assert sharding.batches_of(16, tree, mesh) == {
+        "pixels": sharding.batch(mesh),
+        "kernel": whole,
+        "sigma": whole,
+        "loss": whole,
+    }
