@@ -48,7 +48,8 @@ def prepare(
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}".strip()
     if compilation_cache:
         jax.config.update("jax_compilation_cache_dir", compilation_cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        # JAX by itself keeps only what took a second, and a start needs a dozen smaller programs.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if not distributed or jax.distributed.is_initialized():
         return
     hosts = _host_list()

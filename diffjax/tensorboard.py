@@ -4,17 +4,37 @@ tensorboardX makes the records; its own writer has a thread, which ends when the
 lets the program wait for it for ever.
 """
 
+import contextlib
 import socket
 import struct
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from tensorboardX import summary
-from tensorboardX.proto import event_pb2
-from tensorboardX.record_writer import masked_crc32c
 
 from diffjax import files
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """Lets an import believe that PyTorch isn't installed, unless it is imported already."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # so importing it fails
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+
+
+# tensorboardX imports it where it can, for a type's name alone, which takes seconds.
+with _without_torch():
+    from tensorboardX import summary
+    from tensorboardX.proto import event_pb2
+    from tensorboardX.record_writer import masked_crc32c
 
 
 class EventWriter:

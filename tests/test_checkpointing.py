@@ -95,6 +95,17 @@ class TestDenoiser:
         assert_trees_equal(restored, params)
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(restored))
 
+    def test_reading_compiles_nothing(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        params = {"of_a_shape_of_its_own": np.ones((3, 17, 5), np.float32)}
+        checkpointing.save_denoiser(tmp_path / "teacher", KWARGS, params)
+        with jax.log_compiles(), caplog.at_level("WARNING", "jax"):
+            checkpointing.load_params(tmp_path / "teacher", abstract(params))
+            assert "Compiling" not in caplog.text
+            jax.jit(jnp.sin)(np.ones((3, 17, 5)))
+            assert "Compiling" in caplog.text
+
     def test_description_is_strict_json(self, tmp_path: Path) -> None:
         checkpointing.save_denoiser(tmp_path / "teacher", KWARGS, small_params())
         text = (tmp_path / "teacher" / "denoiser.json").read_text()

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -209,6 +210,19 @@ class TestTensorBoard:
         )
         subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
         assert sum(1 for _ in events(tmp_path)) >= 3
+
+    def test_leaves_pytorch_alone_where_it_is_installed(self, tmp_path: Path) -> None:
+        (tmp_path / "torch.py").write_text("Tensor = object\n")
+        code = (
+            "import sys, diffjax.train\n"
+            "assert 'torch' not in sys.modules\n"
+            "import torch\n"
+            "assert torch.Tensor is object\n"
+        )
+        path = os.pathsep.join([str(tmp_path), os.getcwd()])
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path}
+        )
 
 
 class TestProgressLine:
