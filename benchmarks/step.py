@@ -54,7 +54,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     state, frozen = _start(exp, mesh)
 
     start = time.perf_counter()
-    apart = from_config.compiles_apart(config)
+    apart = from_config.compiles_apart(config, exp)
     lowered = compilation.updates(exp, mesh, count, apart=apart).lower(state, frozen, key, count)
     traced = time.perf_counter() - start
     compiled = lowered.compile()

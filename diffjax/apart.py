@@ -130,12 +130,29 @@ class UpdatesApart:
         if self._setup.share_samples:
             shared = [self._generate(state.generator, draws, r) for r in _indices(self._rounds)]
         turn = self._turn(state, draws, shared) if is_turn else self._rest(state)
+        shared.reverse()
         sums: Sums | None = None
         for r in _indices(self._rounds):
-            x, pullback = shared[r] if shared else self._generate(state.generator, draws, r)
-            by_x, metrics = self._judge(x, turn.fake_score, frozen, draws, r)
-            sums = self._total(sums, (self._pull_back(pullback, by_x), metrics))
+            of_round = shared.pop() if shared else None
+            latest = self._generator_gradient(state, turn, frozen, draws, r, of_round)
+            del of_round
+            sums = self._total(sums, latest)
         return self._finish(state, turn, sums)
+
+    def _generator_gradient(
+        self,
+        state: DistillState,
+        turn: FakeScoreTurn,
+        frozen: Params,
+        draws: Draws,
+        round_: np.int32,
+        sampled: tuple[Array, Pullback] | None,
+    ) -> Sums:
+        """Of one round; what only its pass backward needs goes before the next one's is made."""
+        x, pullback = sampled or self._generate(state.generator, draws, round_)
+        del sampled
+        by_x, metrics = self._judge(x, turn.fake_score, frozen, draws, round_)
+        return self._pull_back(pullback, by_x), metrics
 
     def _turn(
         self, state: DistillState, draws: Draws, shared: list[tuple[Array, Pullback]]

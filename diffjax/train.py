@@ -147,7 +147,7 @@ def _compile(
 ) -> Callable[..., Any]:
     """The updates; from here on they are compiled, while this thread reads, places and draws."""
     updates = compilation.updates(
-        exp, mesh, config.updates_per_call, apart=from_config.compiles_apart(config)
+        exp, mesh, config.updates_per_call, apart=from_config.compiles_apart(config, exp)
     )
     state, frozen = compilation.abstract_inputs(exp, mesh)
     is_streamed = frozen is None

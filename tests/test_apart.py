@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import runpy
 import threading
+import weakref
 from pathlib import Path
 
 import jax
@@ -166,26 +167,55 @@ def test_what_a_program_fails_with_is_told(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("backend", "devices", "changes", "apart"),
+    ("name", "backend", "devices", "changes", "apart"),
     [
-        ("gpu", 1, {}, True),
-        ("gpu", 1, {"share_samples": True}, True),
-        ("gpu", 2, {}, False),
-        ("gpu", 2, {"compile_apart": "always"}, True),
-        ("gpu", 1, {"compile_apart": "never"}, False),
-        ("tpu", 1, {}, False),
-        ("cpu", 1, {}, False),
-        ("cpu", 1, {"compile_apart": "always"}, True),
+        ("sid_cifar", "gpu", 1, {}, True),
+        ("sid_cifar", "gpu", 1, {"share_samples": True}, True),
+        ("sid_cifar", "gpu", 1, {"share_samples": True, "accumulation": 2}, False),
+        ("sid_cifar", "gpu", 2, {}, False),
+        ("sid_cifar", "gpu", 2, {"compile_apart": "always"}, True),
+        ("sid_cifar", "gpu", 1, {"compile_apart": "never"}, False),
+        ("sid_cifar", "tpu", 1, {}, False),
+        ("sid_cifar", "cpu", 1, {}, False),
+        ("sid_cifar", "cpu", 1, {"compile_apart": "always"}, True),
+        # Where calling them would take longer than what they do.
+        ("sid_cifar", "gpu", 1, {"batch_size": 128}, True),
+        ("sid_cifar", "gpu", 1, {"batch_size": 64}, False),
+        ("sid_cifar", "gpu", 1, {"accumulation": 4}, False),
+        ("sid_cifar_tiny", "gpu", 1, {}, False),
+        ("sid_digits", "gpu", 1, {}, False),
+        ("sid_imagenet64", "gpu", 1, {"accumulation": 512}, True),
     ],
 )
-def test_when_an_update_is_several_programs(monkeypatch, backend, devices, changes, apart):
+def test_when_an_update_is_several_programs(monkeypatch, name, backend, devices, changes, apart):
+    config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+    config.update(changes)
+    exp = from_config.build(config)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(jax, "device_count", lambda: devices)
-    config = runpy.run_path(str(CONFIGS / "sid_cifar.py"))["get_config"]()
-    config.update(changes)
-    assert from_config.compiles_apart(config) is apart
+    assert from_config.compiles_apart(config, exp) is apart
 
 
 def test_a_teacher_s_update_is_one_program():
     config = runpy.run_path(str(CONFIGS / "teacher_digits.py"))["get_config"]()
-    assert from_config.compiles_apart(config) is False
+    assert from_config.compiles_apart(config, from_config.build(config)) is False
+
+
+def test_a_round_s_activations_go_before_the_next_round_s_come(monkeypatch):
+    exp, mesh = distillation(rounds=4), sharding.make_mesh(data=1)
+    frozen = golden_cases.weights(exp.denoiser)
+    updates = compilation.updates(exp, mesh, 1, apart=True)
+    kept, there = [], []
+    generate = updates._generate
+
+    def counted(*arguments):
+        there.append(sum(reference() is not None for reference in kept))
+        x, pullback = generate(*arguments)
+        kept.append(weakref.ref(jax.tree.leaves(pullback)[0]))
+        return x, pullback
+
+    state = jax.jit(exp.init_state)(frozen)
+    updates.lower(state, frozen, KEY, 1).compile()
+    monkeypatch.setattr(updates, "_generate", counted)
+    updates(state, frozen, KEY, 1)
+    assert there == [0, 0, 0, 0]
