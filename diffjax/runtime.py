@@ -48,7 +48,7 @@ def prepare(
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}".strip()
     if compilation_cache:
         jax.config.update("jax_compilation_cache_dir", compilation_cache)
-        # JAX by itself keeps only what took a second, and a start needs a dozen smaller programs.
+        # JAX by itself keeps only what took a second, and a start needs smaller programs too.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if not distributed or jax.distributed.is_initialized():
         return
