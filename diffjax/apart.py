@@ -130,12 +130,9 @@ class UpdatesApart:
         if self._setup.share_samples:
             shared = [self._generate(state.generator, draws, r) for r in _indices(self._rounds)]
         turn = self._turn(state, draws, shared) if is_turn else self._rest(state)
-        shared.reverse()
         sums: Sums | None = None
         for r in _indices(self._rounds):
-            of_round = shared.pop() if shared else None
-            latest = self._generator_gradient(state, turn, frozen, draws, r, of_round)
-            del of_round
+            latest = self._generator_gradient(state, turn, frozen, draws, r, shared)
             sums = self._total(sums, latest)
         return self._finish(state, turn, sums)
 
@@ -146,11 +143,13 @@ class UpdatesApart:
         frozen: Params,
         draws: Draws,
         round_: np.int32,
-        sampled: tuple[Array, Pullback] | None,
+        shared: list[tuple[Array, Pullback]],
     ) -> Sums:
-        """Of one round; what only its pass backward needs goes before the next one's is made."""
-        x, pullback = sampled or self._generate(state.generator, draws, round_)
-        del sampled
+        """Of one round, whose pass forward is shared's first, if there is one, and is taken away.
+
+        So what only its pass backward needs goes before the next round's comes.
+        """
+        x, pullback = shared.pop(0) if shared else self._generate(state.generator, draws, round_)
         by_x, metrics = self._judge(x, turn.fake_score, frozen, draws, round_)
         return self._pull_back(pullback, by_x), metrics
 

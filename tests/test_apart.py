@@ -202,19 +202,32 @@ def test_a_teacher_s_update_is_one_program():
     assert from_config.compiles_apart(config, from_config.build(config)) is False
 
 
-def test_a_round_s_activations_go_before_the_next_round_s_come(monkeypatch):
-    exp = distillation(rounds=4)
+@pytest.mark.parametrize(
+    ("share", "at_generate", "at_pull_back"),
+    [(False, [0, 0, 0, 0], [1, 1, 1, 1]), (True, [0, 1, 2, 3], [4, 3, 2, 1])],
+)
+def test_a_round_s_activations_go_before_the_next_round_s_come(
+    monkeypatch, share, at_generate, at_pull_back
+):
+    exp = distillation(rounds=4, share_samples=share)
     updates = compilation.updates(exp, sharding.make_mesh(data=1), 1, apart=True)
-    made, there = [], []
+    made, generating, pulling_back = [], [], []
 
     class Activations:
         pass
 
+    def alive():
+        return sum(reference() is not None for reference in made)
+
     def generate(*_):
-        there.append(sum(reference() is not None for reference in made))
+        generating.append(alive())
         pullback = Activations()
         made.append(weakref.ref(pullback))
         return 0.0, pullback
+
+    def pull_back(*_):
+        pulling_back.append(alive())
+        return {}
 
     turn = types.SimpleNamespace(finite=True, fake_score={}, fake_score_opt={})
     results = {  # of programs that aren't compiled, since only what is kept of them matters
@@ -223,12 +236,13 @@ def test_a_round_s_activations_go_before_the_next_round_s_come(monkeypatch):
         "_learn": ({}, {}),
         "_step": turn,
         "_judge": (0.0, {}),
-        "_pull_back": {},
         "_finish": (None, None),
     }
     for name, result in results.items():
         monkeypatch.setattr(updates, name, lambda *_, result=result: result)
     monkeypatch.setattr(updates, "_generate", generate)
+    monkeypatch.setattr(updates, "_pull_back", pull_back)
     monkeypatch.setattr(updates, "_begun", [None])
     updates(exp.abstract_state(), {}, KEY, 1)
-    assert there == [0, 0, 0, 0]
+    assert generating == at_generate
+    assert pulling_back == at_pull_back

@@ -34,6 +34,13 @@ def test_what_is_written(folder):
     assert digests.problem(folder) is None
 
 
+def test_files_are_read_in_blocks(folder, monkeypatch):
+    monkeypatch.setattr(digests, "_BLOCK", 2)
+    assert digests.problem(folder) is None
+    (folder / "deep" / "er" / "a").write_bytes(b"abd")
+    assert digests.problem(folder) is not None
+
+
 def test_problems_are_named(folder):
     (folder / "deep" / "er" / "a").write_bytes(b"abd")
     assert digests.problem(folder) == "deep/er/a isn't what was written: its SHA-256 differs"
