@@ -122,7 +122,7 @@ def compiles_apart(config: ConfigDict, exp: Experiment) -> bool:
         return False
     if config.share_samples and config.accumulation > 1:
         return False
-    params = parameter_overview.count_parameters(exp.denoiser.abstract_params())
+    params = int(parameter_overview.count_parameters(exp.denoiser.abstract_params()))
     height, width, _ = exp.denoiser.image_shape
     round_ = exp.batch_size // config.accumulation
     return params * height * width * round_ >= _WORTH_CALLING_APART
