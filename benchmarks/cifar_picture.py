@@ -14,7 +14,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from benchmarks import cifar_report, measuring
-from diffjax import from_config, images, sampling, sharding
+from diffjax.distributed import sharding
+from diffjax.evaluation import sampling
+from diffjax.files import images
+from diffjax.runs import building
 
 STUDENTS = ("sid_alpha1.2", "diff_instruct")
 ROWS = 6
@@ -56,7 +59,7 @@ def student_panel(output: Path, name: str, columns: int, size: int) -> tuple[str
 
 def teacher_panel(config: ConfigDict, count: int) -> tuple[str, np.ndarray]:
     """Caption and images of the config's teacher, [count, H, W, 3] uint8."""
-    exp, mesh = from_config.build(config), sharding.make_mesh(data=1)
+    exp, mesh = building.build(config), sharding.make_mesh(data=1)
     [(caption, sampler, params)] = exp.comparisons(
         exp.load_frozen(), seed=config.grid.seed, mesh=mesh
     )

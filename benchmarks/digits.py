@@ -14,7 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from diffjax import digits, evaluation, features, from_config, images, modes, sampling, sharding
+from diffjax.data import digits
+from diffjax.distributed import sharding
+from diffjax.evaluation import evaluator, features, sampling
+from diffjax.files import images
+from diffjax.runs import building, modes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -25,9 +29,9 @@ def sampled_rows(runs: dict[str, Path], seed: int) -> list[tuple[str, int, dict[
     mesh = sharding.make_mesh()
     for name, workdir in runs.items():
         config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
-        exp = from_config.build(config)
+        exp = building.build(config)
         config.evaluate.seed = seed
-        measure = from_config.evaluator(config, exp, mesh)
+        measure = building.make_evaluator(config, exp, mesh)
         if not rows:
             heun = sampling.heun(exp.denoiser, settings=exp.heun, seed=seed, mesh=mesh)
             values = measure(heun, exp.load_frozen(), label_dim=exp.denoiser.label_dim)
@@ -49,11 +53,11 @@ def scale_rows(seed: int) -> list[tuple[str, int, dict[str, float]]]:
     gaussian = rng.multivariate_normal(real.mean(axis=0), np.cov(real.T), len(real))
     first, second = (features.pixels(images.to_uint8(half)) for half in digits.halves(seed))
     return [
-        ("Gaussian fitted to the scans", 0, evaluation.compare(real, gaussian, name="pixels")),
+        ("Gaussian fitted to the scans", 0, evaluator.compare(real, gaussian, name="pixels")),
         (
             "half of the scans against the other",
             0,
-            evaluation.compare(first, second, name="pixels"),
+            evaluator.compare(first, second, name="pixels"),
         ),
     ]
 

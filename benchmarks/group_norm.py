@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffjax.interfaces import Array
 from diffjax.networks import dropout
 from diffjax.networks.group_norm import group_norm
-from diffjax.types import Array
 
 GROUPS, EPS = 32, 1e-5
 

@@ -17,8 +17,10 @@ from typing import SupportsIndex
 import jax
 import numpy as np
 
-from diffjax import data, evaluation, features, metrics, sharding, stats
+from diffjax import data, metrics
 from diffjax.data import DataSource
+from diffjax.distributed import sharding
+from diffjax.evaluation import evaluator, features, image_statistics
 
 
 class Subset:
@@ -41,7 +43,7 @@ def statistics(source: DataSource, extract: features.Features, batch_size: int) 
     mesh = sharding.make_mesh()
     batches = data.in_order(source, batch_size=batch_size * mesh.size)
     images: Iterator[np.ndarray] = (batch.images for batch in batches)
-    return stats.compute(images, extract, mesh=mesh, batch_size=batch_size)
+    return image_statistics.compute(images, extract, mesh=mesh, batch_size=batch_size)
 
 
 def time_statistics(source: DataSource, extract: features.Features, batch_size: int) -> None:
@@ -80,7 +82,7 @@ def compare_halves(
     distance = metrics.frechet_distance(first.mean, first.cov, second.mean, second.cov)
     itself = metrics.frechet_distance(first.mean, first.cov, first.mean, first.cov)
     metric = "fid" if extract.is_published_inception else "fd"
-    name = evaluation.result_name(metric, features=extract.name, count=half)
+    name = evaluator.result_name(metric, features=extract.name, count=half)
     print(f"{name} of two halves, seed {seed}: {distance:.6g}; of one with itself: {itself:.2g}")
 
 

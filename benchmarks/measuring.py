@@ -20,10 +20,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from benchmarks import synthetic
-from diffjax import config_checks, from_config, runtime, sharding
-from diffjax.denoiser import NetworkDenoiser
-from diffjax.experiment import Experiment
-from diffjax.types import Params
+from diffjax.distributed import runtime, sharding
+from diffjax.interfaces import Params
+from diffjax.models.denoiser import NetworkDenoiser
+from diffjax.runs import building, checks
+from diffjax.runs.experiment import Experiment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +60,7 @@ def config_of(arguments: argparse.Namespace) -> ConfigDict:
     for change in arguments.set:
         field, _, value = change.partition("=")
         try:
-            kind = type(config_checks.get(config, field))
+            kind = type(checks.get(config, field))
             parsed = value if kind is str else ast.literal_eval(value)
             config.update_from_flattened_dict({field: parsed})
         except (SyntaxError, TypeError, ValueError) as error:
@@ -67,7 +68,7 @@ def config_of(arguments: argparse.Namespace) -> ConfigDict:
     if arguments.devices:
         config.mesh.data = arguments.devices
     try:
-        config_checks.check(config)
+        checks.check(config)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     return config
@@ -84,7 +85,7 @@ def build(config: ConfigDict, rounds: int = 1) -> tuple[Experiment, Mesh]:
         source = None
         if config.task == "pretrain":
             source = synthetic.images_like(config.dataset, conditional=config.conditional)
-        return from_config.build(config, source=source), mesh
+        return building.build(config, source=source), mesh
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
 

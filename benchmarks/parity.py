@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from tests import golden_cases
 from tests.networks.test_against_pytorch import FULL, SMALL
+from tests.support import golden_cases
 
 
 def output(case: golden_cases.Case, model, params, x):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import measuring
-from diffjax.logging import read_scalars
+from diffjax.runs.logger import read_scalars
 
 DTYPES = ("float32", "bfloat16")
 

@@ -17,7 +17,9 @@ from pathlib import Path
 import jax
 
 from benchmarks import measuring
-from diffjax import checkpointing, experiment, from_config, sharding
+from diffjax.distributed import sharding
+from diffjax.models import network_folder
+from diffjax.runs import building, experiment
 
 # What a line says when a part of the way is over.
 MARKS = {
@@ -62,12 +64,12 @@ def main() -> None:
     arguments = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")  # of this process, which leaves the device to theirs
     config = measuring.load_config(arguments.config)
-    exp = from_config.build(config)
+    exp = building.build(config)
     assert isinstance(exp, experiment.DistillExperiment)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         params = measuring.random_params(exp.denoiser, sharding.make_mesh(data=1))
-        checkpointing.save_denoiser(folder / "teacher", exp.init_kwargs, params)
+        network_folder.save_denoiser(folder / "teacher", exp.init_kwargs, params)
         runs = {}
         for run in ("cold", "cached"):
             command = [

@@ -21,9 +21,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from benchmarks import measuring
-from diffjax import compilation, from_config, sharding
-from diffjax.experiment import DistillExperiment, Experiment
+from diffjax.distributed import sharding
 from diffjax.pretrain import state as pretrain_state
+from diffjax.runs import building
+from diffjax.runs.experiment import DistillExperiment, Experiment
+from diffjax.training import compilation
 
 # Of a teacher's update.
 PRETRAINING = 3
@@ -54,7 +56,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     state, frozen = _start(exp, mesh)
 
     start = time.perf_counter()
-    apart = from_config.compiles_apart(config, exp)
+    apart = building.compiles_apart(config, exp)
     lowered = compilation.updates(exp, mesh, count, apart=apart).lower(state, frozen, key, count)
     traced = time.perf_counter() - start
     compiled = lowered.compile()
@@ -76,7 +78,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         )
 
     update = float(np.median(seconds))
-    peak = measuring.matrix_peak(from_config.DTYPES[config.dtype]) * mesh.size
+    peak = measuring.matrix_peak(building.DTYPES[config.dtype]) * mesh.size
     flops = measuring.forward_flops(exp.denoiser) * forwards(config)
     return measuring.describe(arguments, config, mesh) | {
         "accumulation": accumulation,

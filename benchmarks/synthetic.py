@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from diffjax import datasets
 from diffjax.data.source import ArraySource
 
 # Batches are drawn from them with replacement; their number costs no time.
@@ -27,7 +26,7 @@ def images_like(dataset: str, *, conditional: bool) -> ArraySource:
       ValueError: naming what doesn't fit.
     """
     try:
-        found = datasets.open_square(dataset, conditional=conditional)
+        found = dataset.open_square(dataset, conditional=conditional)
         shape, classes = found.image_shape, found.num_classes
     except FileNotFoundError as error:
         size = re.search(r"-(\d+)x\1(?!\d)", Path(dataset).name)

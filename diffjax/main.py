@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from diffjax import ahead
+from diffjax.training import background_compilation
 
 FLAGS = flags.FLAGS
 
@@ -85,11 +85,11 @@ def _run(mode: str, config: Any, workdir: str) -> None:
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the run's own lines say what matters
     if mode == "train":
-        from diffjax.train import train
+        from diffjax.runs.train import train
 
         train(config, workdir, allow_changed_config=_ALLOW_CHANGED_CONFIG.value)
     else:
-        from diffjax import modes
+        from diffjax.runs import modes
 
         {"sample": modes.sample, "evaluate": modes.evaluate}[mode](config, workdir)
 
@@ -202,7 +202,7 @@ def cli() -> NoReturn:
     try:
         app.run(main, flags_parser=_parse_flags)
     except SystemExit as end:
-        if ahead.is_compiling() and _is_alone():  # for nobody
+        if background_compilation.is_compiling() and _is_alone():  # for nobody
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(end.code if isinstance(end.code, int) else bool(end.code))

@@ -1,109 +1,21 @@
-"""Noise levels: how they are drawn, how they are weighted, and the grid that samplers walk.
+"""Noise levels, by their short name: see `diffjax.diffusion.noise`."""
 
-Drawing is split into raw draws and a function of them, so that a published run can be replayed.
-"""
+from diffjax.diffusion.noise import (
+    KarrasUniform,
+    LogNormal,
+    SigmaDistribution,
+    edm_weight,
+    heun_sigmas,
+    karras_sigma,
+    lognormal_sigma,
+)
 
-import dataclasses
-import math
-from collections.abc import Sequence
-from typing import Protocol
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from diffjax.types import Array, PRNGKey
-
-
-class SigmaDistribution(Protocol):
-    """Draws noise levels."""
-
-    def __call__(self, key: PRNGKey, shape: Sequence[int]) -> Array:
-        """Noise levels σ > 0 of the given shape, float32."""
-        ...
-
-
-def lognormal_sigma(normal: Array, mean: float = -1.2, std: float = 1.2) -> Array:
-    """σ with ln σ ~ N(mean, std²), from standard normals (EDM, Table 1: training)."""
-    return jnp.exp(normal * std + mean)
-
-
-def karras_sigma(
-    u: Array, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
-) -> Array:
-    """EDM's power-law warp of u ∈ [0, 1] to σ: σ_min at 0, σ_max at 1 (EDM, equation 5)."""
-    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    return (high + (1 - u) * (low - high)) ** rho
-
-
-@dataclasses.dataclass(frozen=True)
-class LogNormal:
-    """The ln σ ~ N(mean, std²) of EDM's training, clipped to [sigma_min, sigma_max].
-
-    Attributes:
-      mean: of ln σ.
-      std: of ln σ.
-      sigma_min: the least σ.
-      sigma_max: the greatest σ.
-    """
-
-    mean: float = -1.2
-    std: float = 1.2
-    sigma_min: float = 0.0
-    sigma_max: float = math.inf
-
-    def __call__(self, key: PRNGKey, shape: Sequence[int]) -> Array:
-        """Noise levels of the given shape."""
-        sigma = lognormal_sigma(jax.random.normal(key, shape), self.mean, self.std)
-        return jnp.clip(sigma, self.sigma_min, self.sigma_max)
-
-
-@dataclasses.dataclass(frozen=True)
-class KarrasUniform:
-    """SiD's: u ~ U(0, t_max / 1000) warped by `karras_sigma`, clipped to a network's range.
-
-    Attributes:
-      t_max: in (0, 1000]; SiD's 800 gives σ in [0.002, 24.4].
-      grid_min: σ at u = 0.
-      grid_max: σ at u = 1.
-      rho: exponent of the warp.
-      sigma_min: the least σ.
-      sigma_max: the greatest σ.
-    """
-
-    t_max: float = 800.0
-    grid_min: float = 0.002
-    grid_max: float = 80.0
-    rho: float = 7.0
-    sigma_min: float = 0.0
-    sigma_max: float = math.inf
-
-    def __call__(self, key: PRNGKey, shape: Sequence[int]) -> Array:
-        """Noise levels of the given shape."""
-        u = jax.random.uniform(key, shape) * (self.t_max / 1000)
-        sigma = karras_sigma(u, self.grid_min, self.grid_max, self.rho)
-        return jnp.clip(sigma, self.sigma_min, self.sigma_max)
-
-
-def edm_weight(sigma: Array, sigma_data: float = 0.5) -> Array:
-    """λ(σ) = (σ² + σ_data²) / (σ σ_data)², which makes EDM's loss even over σ (Table 1)."""
-    return (jnp.square(sigma) + sigma_data**2) / jnp.square(sigma * sigma_data)
-
-
-def heun_sigmas(
-    steps: int = 18, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
-) -> np.ndarray:
-    """The grid of EDM's sampler: `steps` levels from σ_max to σ_min, then 0 (equation 5).
-
-    Computed in float64; [steps + 1].
-
-    Raises:
-      ValueError: fewer than two steps, or a range that is empty.
-    """
-    if steps < 2:
-        raise ValueError(f"steps={steps}: EDM's sampler takes at least 2.")
-    if not 0 < sigma_min < sigma_max:
-        raise ValueError(f"0 < sigma_min < sigma_max is needed, not {sigma_min} and {sigma_max}.")
-    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    grid = (high + np.arange(steps) / (steps - 1) * (low - high)) ** rho
-    return np.append(grid, 0.0)
+__all__ = [
+    "KarrasUniform",
+    "LogNormal",
+    "SigmaDistribution",
+    "edm_weight",
+    "heun_sigmas",
+    "karras_sigma",
+    "lognormal_sigma",
+]

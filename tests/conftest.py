@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import compiling
+from tests.support import compiling
 
 # Before JAX starts: eight virtual devices, for the tests of sharding, and one cache of compiled
 # code for the whole session, since many tests run the same update.
@@ -19,20 +19,20 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 # Files of half a minute and more, so that no process is left with one of them at the end.
 LONGEST = (
-    "test_processes.py",
-    "test_train.py",
-    "test_apart.py",
-    "distill/test_against_pytorch.py",
+    "distributed/test_processes.py",
+    "runs/test_train.py",
+    "training/test_separate_programs.py",
+    "methods/test_against_pytorch.py",
     "faults/test_signals.py",
     "networks/test_against_pytorch.py",
     "test_notebook.py",
-    "test_failures.py",
+    "training/test_failures.py",
     "faults/test_disk.py",
-    "distill/test_update.py",
-    "test_sharding.py",
-    "test_datasets.py",
-    "distill/test_mixture.py",
-    "test_configs.py",
+    "training/test_update.py",
+    "distributed/test_sharding.py",
+    "training/test_dataset.py",
+    "methods/test_mixture.py",
+    "runs/test_configs.py",
 )
 
 
@@ -60,8 +60,8 @@ def pytest_xdist_make_scheduler(config, log):
 @pytest.fixture(scope="session")
 def teacher(tmp_path_factory):
     """A folder with a network that is compiled in little time, of digits' shape and classes."""
-    from diffjax import checkpointing, denoiser
-    from tests import golden_cases
+    from diffjax.models import denoiser, network_folder
+    from tests.support import golden_cases
 
     kwargs = {
         "class_name": "EDMPrecond",
@@ -77,5 +77,5 @@ def teacher(tmp_path_factory):
     }
     folder = tmp_path_factory.mktemp("teacher") / "tiny"
     weights = golden_cases.weights(denoiser.from_edm_kwargs(kwargs))
-    checkpointing.save_denoiser(folder, kwargs, weights)
+    network_folder.save_denoiser(folder, kwargs, weights)
     return folder

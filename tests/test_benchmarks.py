@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from benchmarks import cifar, cifar_picture, cifar_report, measuring, precision, profile
-from diffjax import config_checks, images
-from tests.test_train import ROOT, load_config
+from diffjax.files import images
+from diffjax.runs import checks
+from tests.runs.test_train import ROOT, load_config
 
 needs_matplotlib = pytest.mark.skipif(
     importlib.util.find_spec("matplotlib") is None,
@@ -147,7 +148,7 @@ def test_the_study_changes_fields_that_are_there_to_allowed_values():
                 owner = config[group] if group else config
                 kind = type(owner[name])
                 owner[name] = eval(value) if kind is tuple else kind(value)
-        config_checks.check(config)
+        checks.check(config)
 
 
 class TestReport:

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffjax import checkpointing, teachers
-from diffjax.convert import download, edm
+from diffjax.convert import catalogue, edm
+from diffjax.files import download
+from diffjax.models import network_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,14 +50,14 @@ def convert(source: str, output: str) -> None:
         _, params = edm.to_denoiser(init_kwargs, state_dict)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
-    checkpointing.save_denoiser(output, init_kwargs, params)
+    network_folder.save_denoiser(output, init_kwargs, params)
 
 
 def _locate(source: str) -> str:
     """Returns the URL of a released name, and a path or a URL as it is."""
     looks_like_name = not ("://" in source or "/" in source or Path(source).suffix)
     if looks_like_name and not Path(source).exists():
-        return teachers.lookup(source).url
+        return catalogue.lookup(source).url
     return source
 
 

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.convert import safe_pickle, torch_storage
-from diffjax.denoiser import NetworkDenoiser, from_edm_kwargs
-from diffjax.types import Params
+from diffjax.files import restricted_pickle, torch_storage
+from diffjax.interfaces import Params
+from diffjax.models.denoiser import NetworkDenoiser, from_edm_kwargs
 
 MAX_FILE_BYTES = 16 * 2**30
 _MAX_MODULE_DEPTH = 16
@@ -52,7 +52,7 @@ _WANTED = (
 )
 
 
-class _Module(safe_pickle.Stateful):
+class _Module(restricted_pickle.Stateful):
     """What a pickle says of a `torch.nn.Module`: its class's name and its attributes."""
 
     def __init__(self, class_name: str) -> None:
@@ -62,7 +62,7 @@ class _Module(safe_pickle.Stateful):
     def set_state(self, state: Any) -> None:
         if not isinstance(state, dict):
             raise ValueError(
-                f"the state of a {safe_pickle.quote(self.class_name)} is not a dictionary"
+                f"the state of a {restricted_pickle.quote(self.class_name)} is not a dictionary"
             )
         self.attributes = state
 
@@ -70,19 +70,25 @@ class _Module(safe_pickle.Stateful):
         """Returns `_parameters`, `_buffers` or `_modules`, without the entries that are None."""
         children = self.attributes.get(kind)
         if not isinstance(children, dict):
-            raise ValueError(f"a {safe_pickle.quote(self.class_name)} has no dictionary {kind}")
+            raise ValueError(
+                f"a {restricted_pickle.quote(self.class_name)} has no dictionary {kind}"
+            )
         if not all(isinstance(name, str) and name and "." not in name for name in children):
-            raise ValueError(f"a {safe_pickle.quote(self.class_name)} has improper names in {kind}")
+            raise ValueError(
+                f"a {restricted_pickle.quote(self.class_name)} has improper names in {kind}"
+            )
         return {name: child for name, child in children.items() if child is not None}
 
 
-class _NumpyType(safe_pickle.Stateful):
+class _NumpyType(restricted_pickle.Stateful):
     """A `numpy.dtype` of numbers."""
 
     def __init__(self, code: Any, align: Any = False, copy: Any = True) -> None:
         del align, copy
         if not isinstance(code, str) or code not in ("b1", "f2", "f4", "f8", "i4", "i8", "u1"):
-            raise ValueError(f"a number is of an unknown NumPy type {safe_pickle.quote(code)}")
+            raise ValueError(
+                f"a number is of an unknown NumPy type {restricted_pickle.quote(code)}"
+            )
         self.dtype = np.dtype(code)
 
     def set_state(self, state: Any) -> None:
@@ -202,25 +208,25 @@ def _check_signature(data: bytes) -> None:
 
 def _load_network(data: bytes) -> _Module:
     _check_signature(data)
-    budget = safe_pickle.Budget()
-    contents = safe_pickle.load(io.BytesIO(data), _allowed_names(budget), budget=budget)
+    budget = restricted_pickle.Budget()
+    contents = restricted_pickle.load(io.BytesIO(data), _allowed_names(budget), budget=budget)
     if not isinstance(contents, dict):
         raise ValueError(f"its pickle holds a {type(contents).__name__}, not a dict with 'ema'")
     if "ema" not in contents:
-        keys = ", ".join(safe_pickle.quote(key) for key in list(contents)[:8])
+        keys = ", ".join(restricted_pickle.quote(key) for key in list(contents)[:8])
         raise ValueError(f"its pickle has no entry 'ema'; it has {keys or 'no entries'}")
     network = contents["ema"]
     if not isinstance(network, _Module):
         raise ValueError(f"its entry 'ema' is a {type(network).__name__}, not a network")
     if network.class_name not in _POSITIONAL:
         raise ValueError(
-            f"the class of its network, {safe_pickle.quote(network.class_name)}, is none of "
+            f"the class of its network, {restricted_pickle.quote(network.class_name)}, is none of "
             f"{', '.join(_POSITIONAL)}"
         )
     return network
 
 
-def _allowed_names(budget: safe_pickle.Budget) -> dict[str, object]:
+def _allowed_names(budget: restricted_pickle.Budget) -> dict[str, object]:
     def make_set(items: Any = ()) -> set[str]:
         if not isinstance(items, list | tuple):
             raise ValueError("a set is not made from a list")
@@ -245,7 +251,7 @@ def _allowed_names(budget: safe_pickle.Budget) -> dict[str, object]:
         "torch._utils._rebuild_tensor_v2": torch_storage.rebuild_tensor,
         "torch._utils._rebuild_parameter": torch_storage.rebuild_parameter,
     }
-    return {name: safe_pickle.Constructor(name, build) for name, build in functions.items()}
+    return {name: restricted_pickle.Constructor(name, build) for name, build in functions.items()}
 
 
 def _empty_dict() -> dict[str, Any]:
@@ -280,7 +286,7 @@ def _init_kwargs(network: _Module) -> dict[str, Any]:
     init_kwargs: dict[str, Any] = {"class_name": network.class_name}
     for name, value in [*zip(names, args, strict=False), *kwargs.items()]:
         if name in init_kwargs or not isinstance(name, str):
-            raise ValueError(f"its network has the argument {safe_pickle.quote(name)} twice")
+            raise ValueError(f"its network has the argument {restricted_pickle.quote(name)} twice")
         init_kwargs[name] = _plain(name, value)
     return init_kwargs
 
@@ -293,8 +299,8 @@ def _plain(name: str, value: Any) -> Any:
     elif _is_scalar(value):
         return value
     raise ValueError(
-        f"the argument {safe_pickle.quote(name)} of its network is neither a short string or number"
-        " nor a short list of them"
+        f"the argument {restricted_pickle.quote(name)} of its network is neither a short string or "
+        "number nor a short list of them"
     )
 
 
@@ -319,21 +325,25 @@ def _state_dict(network: _Module, max_bytes: int) -> dict[str, np.ndarray]:
 def _walk(module: _Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, np.ndarray]]:
     """Yields names and arrays in the order of PyTorch's `state_dict`."""
     if id(module) in seen or prefix.count(".") > _MAX_MODULE_DEPTH:
-        raise ValueError(f"its module {safe_pickle.quote(prefix)} holds itself or is held twice")
+        raise ValueError(
+            f"its module {restricted_pickle.quote(prefix)} holds itself or is held twice"
+        )
     seen.add(id(module))
     transient = module.attributes.get("_non_persistent_buffers_set", set())
     if not isinstance(transient, set):
-        raise ValueError(f"its module {safe_pickle.quote(prefix)} has no set of transient buffers")
+        raise ValueError(
+            f"its module {restricted_pickle.quote(prefix)} has no set of transient buffers"
+        )
     for kind in ("_parameters", "_buffers"):
         for name, array in module.children(kind).items():
             if kind == "_buffers" and name in transient:
                 continue
             if not isinstance(array, np.ndarray):
-                raise ValueError(f"{safe_pickle.quote(prefix + name)} is not a tensor")
+                raise ValueError(f"{restricted_pickle.quote(prefix + name)} is not a tensor")
             yield prefix + name, array
     for name, child in module.children("_modules").items():
         if not isinstance(child, _Module):
-            raise ValueError(f"{safe_pickle.quote(prefix + name)} is not a module")
+            raise ValueError(f"{restricted_pickle.quote(prefix + name)} is not a module")
         yield from _walk(child, f"{prefix}{name}.", seen)
 
 

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from diffjax.convert import download, torch_state_dict
+from diffjax.files import download, torch_state_dict
+from diffjax.interfaces import Array, Params
 from diffjax.networks.inception import INPUT_SIZE, InceptionV3, preprocess
-from diffjax.types import Array, Params
 
 WEIGHTS_URL = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"

@@ -6,10 +6,11 @@ import importlib.resources
 from pathlib import Path
 from typing import Any
 
-from diffjax import checkpointing, teachers
-from diffjax.convert import download, edm
-from diffjax.denoiser import from_edm_kwargs
-from diffjax.types import Params
+from diffjax.convert import catalogue, edm
+from diffjax.files import download
+from diffjax.interfaces import Params
+from diffjax.models import network_folder
+from diffjax.models.denoiser import from_edm_kwargs
 
 # Denoisers that come with the package, as folders of `diffjax/assets`.
 SHIPPED = ("cifar_tiny", "digits")
@@ -38,11 +39,11 @@ def describe(source: str, *, field: str = "teacher") -> dict[str, Any]:
     Raises:
       FileNotFoundError, ConnectionError, ValueError: as `load`.
     """
-    if source in teachers.RELEASED:
-        return teachers.RELEASED[source].init_kwargs
+    if source in catalogue.RELEASED:
+        return catalogue.RELEASED[source].init_kwargs
     directory = _directory(source)
     if directory is not None:
-        return checkpointing.load_denoiser_kwargs(directory)
+        return network_folder.load_denoiser_kwargs(directory)
     return load(source, field=field).init_kwargs
 
 
@@ -50,7 +51,7 @@ def load(source: str, *, field: str = "teacher") -> Teacher:
     """Reads a teacher.
 
     Args:
-      source: "digits" or "cifar_tiny", which are shipped; a name in `teachers.RELEASED`; a folder
+      source: "digits" or "cifar_tiny", which are shipped; a name in `catalogue.RELEASED`; a folder
         that `python -m diffjax.convert` or a teacher's training wrote; or an EDM pickle's path or
         https URL, downloaded once.
       field: of the config that names it, for errors.
@@ -62,11 +63,11 @@ def load(source: str, *, field: str = "teacher") -> Teacher:
     """
     directory = _directory(source)
     if directory is not None:
-        init_kwargs = checkpointing.load_denoiser_kwargs(directory)
+        init_kwargs = network_folder.load_denoiser_kwargs(directory)
         abstract = from_edm_kwargs(init_kwargs).abstract_params()
-        return Teacher(init_kwargs, checkpointing.load_params(directory, abstract))
-    if source in teachers.RELEASED:
-        source = teachers.RELEASED[source].url
+        return Teacher(init_kwargs, network_folder.load_params(directory, abstract))
+    if source in catalogue.RELEASED:
+        source = catalogue.RELEASED[source].url
     elif "://" not in source and not Path(source).exists():
         _raise_unknown(source, field)
     init_kwargs, state_dict = edm.read_pickle(download.fetch(source))
@@ -90,6 +91,6 @@ def _raise_unknown(source: str, field: str) -> None:
     if shipped := difflib.get_close_matches(source, SHIPPED, n=1):
         raise ValueError(f"{field}={source!r} is unknown; the nearest is {shipped[0]!r}, shipped.")
     try:
-        teachers.lookup(source)
+        catalogue.lookup(source)
     except ValueError as error:
         raise ValueError(f"{field}={error}") from None

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from diffjax import digits, images
-from diffjax.data import files, prepared
+from diffjax.data import digits, files, prepared
 from diffjax.data.source import ArraySource, DataSource
+from diffjax.files import images
 
 _FORMS = "digits, a zip as EDM's dataset_tool.py writes it, a folder of images, tfds:NAME[#SPLIT]"
 # Images that wait to be decoded, so that memory doesn't grow with the data set.

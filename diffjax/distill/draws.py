@@ -6,9 +6,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from diffjax import augment
-from diffjax.noise import SigmaDistribution
-from diffjax.types import Array, PRNGKey
+from diffjax.diffusion import augmentation as augment
+from diffjax.diffusion.noise import SigmaDistribution
+from diffjax.interfaces import Array, PRNGKey
 
 
 @flax.struct.dataclass

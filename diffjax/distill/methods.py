@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable
 
 from diffjax import losses
-from diffjax.types import Array
+from diffjax.interfaces import Array
 
 GeneratorLoss = Callable[[Array, Array, Array], Array]
 

@@ -13,11 +13,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from diffjax import augment, ema, guard, losses, noise
+from diffjax import losses
+from diffjax.diffusion import augmentation as augment
+from diffjax.diffusion import noise
 from diffjax.distill.draws import Draws, NetworkDraws
 from diffjax.distill.methods import Method
 from diffjax.distill.state import DistillState
-from diffjax.types import Array, Denoiser, Generator, Params
+from diffjax.interfaces import Array, Denoiser, Generator, Params
+from diffjax.training import ema, guard
 
 Metrics = dict[str, Array]
 

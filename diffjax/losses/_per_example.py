@@ -3,7 +3,7 @@
 import chex
 import jax.numpy as jnp
 
-from diffjax.types import Array
+from diffjax.interfaces import Array
 
 
 def check(x: Array, *others: Array, weight: Array | float | None) -> None:

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from diffjax.interfaces import Array
 from diffjax.losses import _per_example
-from diffjax.types import Array
 
 
 def denoising(x: Array, d_fake: Array, *, weight: Array | float) -> Array:

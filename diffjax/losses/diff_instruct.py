@@ -2,8 +2,8 @@
 
 import jax
 
+from diffjax.interfaces import Array
 from diffjax.losses import _per_example
-from diffjax.types import Array
 
 
 def diff_instruct(

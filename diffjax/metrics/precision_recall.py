@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from diffjax.interfaces import Array
 from diffjax.metrics._rows import as_row_pair
-from diffjax.types import Array
 
 # Rows of one block of distances: against 50,000 others a block takes 200 MB.
 _BLOCK_ROWS = 1024

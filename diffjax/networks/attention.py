@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from diffjax.types import Array
+from diffjax.interfaces import Array
 
 
 def self_attention(q: Array, k: Array, v: Array, num_heads: int, attention: str = "xla") -> Array:

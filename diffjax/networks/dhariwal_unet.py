@@ -8,8 +8,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from diffjax.interfaces import Array
 from diffjax.networks import layers
-from diffjax.types import Array
 
 _HEAD_CHANNELS = 64
 

@@ -1,6 +1,6 @@
 """Dropout whose mask is cheap enough to draw again in the backward pass.
 
-The mask is a hash of the element's place and the key; see `diffjax.hashing`.
+The mask is a hash of the element's place and the key; see `diffjax.networks.hashing`.
 """
 
 import math
@@ -8,8 +8,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from diffjax import hashing
-from diffjax.types import Array, PRNGKey
+from diffjax.interfaces import Array, PRNGKey
+from diffjax.networks import hashing
 
 _PLACES = 2**32
 

@@ -13,8 +13,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from diffjax.interfaces import Array
 from diffjax.networks.dropout import dropout
-from diffjax.types import Array
 
 
 def group_norm(

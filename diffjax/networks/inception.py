@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.types import Array
+from diffjax.interfaces import Array
 
 INPUT_SIZE = 299
 NUM_FEATURES = 2048

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax.interfaces import Array, Params
 from diffjax.networks import dropout, group_norm
 from diffjax.networks.attention import self_attention
-from diffjax.types import Array, Params
 
 Initializer = Callable[..., Array]
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from diffjax.types import Array, Params
+from diffjax.interfaces import Array, Params
 
 
 @flax.struct.dataclass

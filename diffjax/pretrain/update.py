@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from diffjax import augment, ema, guard, losses, noise
+from diffjax import losses
+from diffjax.diffusion import augmentation as augment
+from diffjax.diffusion import noise
+from diffjax.interfaces import Array, Denoiser, Params, PRNGKey
 from diffjax.pretrain.state import PretrainState
-from diffjax.types import Array, Denoiser, Params, PRNGKey
+from diffjax.training import ema, guard
 
 Metrics = dict[str, Array]
 
@@ -81,16 +84,16 @@ class Sampler:
                 x = jnp.where(flip[:, None, None, None], x[:, :, ::-1], x)
         if x.dtype == jnp.uint8:
             x = x.astype(jnp.float32) / 127.5 - 1
-        augmentation = None
+        drawn = None
         if self.augment_probability:
-            augmentation = augment.draw(augment_key, self.batch_size, p=self.augment_probability)
+            drawn = augment.draw(augment_key, self.batch_size, p=self.augment_probability)
         return Draws(
             x=x,
             labels=jax.nn.one_hot(classes, self.label_dim) if self.label_dim else None,
             sigma=self.sigma(sigma_key, (self.batch_size,)),
             noise=jax.random.normal(noise_key, x.shape),
             dropout=dropout_key,
-            augmentation=augmentation,
+            augmentation=drawn,
         )
 
 

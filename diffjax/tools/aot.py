@@ -34,9 +34,11 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffjax import compilation, from_config, sharding
-from diffjax.experiment import DistillExperiment
+from diffjax.distributed import sharding
+from diffjax.runs import building
+from diffjax.runs.experiment import DistillExperiment
 from diffjax.tools import hlo, layout
+from diffjax.training import compilation
 
 # Memory of a chip in GiB that programs can have, by what libtpu 0.0.42 says when it refuses one;
 # some of what https://cloud.google.com/tpu/docs calls "HBM capacity" is its own.
@@ -279,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch_size", type=int, help="instead of the config's")
     parser.add_argument("--accumulation", type=int, help="instead of the config's")
     parser.add_argument("--fsdp", type=int, help="devices to shard parameters over")
-    parser.add_argument("--dtype", choices=list(from_config.DTYPES), help="instead of the config's")
+    parser.add_argument("--dtype", choices=list(building.DTYPES), help="instead of the config's")
     parser.add_argument(
         "--updates_per_call",
         type=int,
@@ -316,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(devices: list[jax.Device], config: ConfigDict) -> tuple[DistillExperiment, Mesh]:
-    exp = from_config.build(config)
+    exp = building.build(config)
     assert isinstance(exp, DistillExperiment)
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
     sharding.check_batch(config.batch_size, config.accumulation, mesh)

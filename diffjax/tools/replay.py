@@ -25,9 +25,11 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffjax import checkpointing, failures, from_config, runtime, sharding
-from diffjax.experiment import DistillExperiment, Experiment, PretrainExperiment
-from diffjax.types import Array, PRNGKey
+from diffjax.distributed import runtime, sharding
+from diffjax.interfaces import Array, PRNGKey
+from diffjax.runs import building
+from diffjax.runs.experiment import DistillExperiment, Experiment, PretrainExperiment
+from diffjax.training import checkpointing, failures
 
 
 @flax.struct.dataclass
@@ -92,7 +94,7 @@ def replay(workdir: Path, step: int | None = None) -> tuple[list[Stage], failure
     config = ConfigDict(failed.config)
     runtime.prepare(deterministic=config.deterministic, distributed=False)
     mesh = sharding.make_mesh(**config.mesh)
-    exp = from_config.build(config)
+    exp = building.build(config)
     frozen = exp.load_frozen()
     frozen = jax.device_put(frozen, sharding.state(frozen, mesh))
     frozen = exp.narrowed(frozen)

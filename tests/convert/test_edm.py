@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from diffjax.convert import edm
-from tests import golden_cases
-from tests.convert import cases, fabricate
-from tests.convert.fabricate import Call, Raw, pickle_bytes
+from tests.support import edm_cases, fabricate, golden_cases
+from tests.support.fabricate import Call, Raw, pickle_bytes
 
 MUTATIONS = int(os.environ.get("DIFFJAX_TEST_MUTATIONS", "300"))
 
@@ -40,19 +39,19 @@ def refuse(path, message):
 # Files that EDM's code wrote.
 
 
-@pytest.mark.parametrize("name", cases.GENUINE)
+@pytest.mark.parametrize("name", edm_cases.GENUINE)
 def test_genuine_pickles(name, write):
-    case = cases.genuine()
-    init_kwargs, state_dict = edm.read_pickle(write(cases.genuine_pickle(name)))
+    case = edm_cases.genuine()
+    init_kwargs, state_dict = edm.read_pickle(write(edm_cases.genuine_pickle(name)))
     assert init_kwargs == {"class_name": "EDMPrecond", **case.meta["config"]["kwargs"]}
     assert list(state_dict) == list(case.meta["shapes"])
     for array_name, array in state_dict.items():
-        expected = cases.genuine_array(array_name, case.meta["shapes"][array_name])
+        expected = edm_cases.genuine_array(array_name, case.meta["shapes"][array_name])
         assert array.dtype == np.float32
         np.testing.assert_array_equal(array, expected)
         array += 1  # the caller's own, writable
 
-    init_kwargs, state_dict = edm.read_pickle(write(cases.genuine_pickle(name)))
+    init_kwargs, state_dict = edm.read_pickle(write(edm_cases.genuine_pickle(name)))
     denoiser, params = edm.to_denoiser(init_kwargs, state_dict)
     output = denoiser(params, case["x"], case["sigma"])
     assert golden_cases.relative_l2(output, case["D"]) < 1e-5
@@ -61,21 +60,21 @@ def test_genuine_pickles(name, write):
     assert all(np.array_equal(back[n], state_dict[n]) for n in back)
 
 
-@pytest.mark.parametrize("case", cases.shapes())
+@pytest.mark.parametrize("case", edm_cases.shapes())
 def test_names_and_shapes_are_pytorchs(case):
-    expected = {name: tuple(shape) for name, shape in cases.shapes()[case]["shapes"].items()}
-    assert edm.state_dict_shapes(cases.init_kwargs(case)) == expected
+    expected = {name: tuple(shape) for name, shape in edm_cases.shapes()[case]["shapes"].items()}
+    assert edm.state_dict_shapes(edm_cases.init_kwargs(case)) == expected
 
 
-SMALL = [case for case in cases.shapes() if case.startswith("net_")]
+SMALL = [case for case in edm_cases.shapes() if case.startswith("net_")]
 
 
 @pytest.mark.parametrize("case", SMALL)
 def test_a_converted_network_gives_the_published_codes_output(case, write):
     golden = golden_cases.Case(case)
-    kwargs = cases.init_kwargs(case)
+    kwargs = edm_cases.init_kwargs(case)
     state_dict = {}
-    for name, shape in cases.shapes()[case]["shapes"].items():
+    for name, shape in edm_cases.shapes()[case]["shapes"].items():
         if name.endswith("resample_filter"):
             taps = np.array(kwargs.get("resample_filter", [1, 1]))
             state_dict[name] = (np.outer(taps, taps) / taps.sum() ** 2).reshape(shape)
@@ -105,7 +104,7 @@ def test_a_converted_network_gives_the_published_codes_output(case, write):
 
 
 def test_positional_arguments_are_named(write):
-    kwargs, state_dict = cases.small_network()
+    kwargs, state_dict = edm_cases.small_network()
     by_name = {k: v for k, v in kwargs.items() if k not in ("img_resolution", "img_channels")}
     data = fabricate.edm_pickle(by_name, state_dict, args=(4, 1))
     assert edm.read_pickle(write(data))[0] == kwargs
@@ -138,7 +137,7 @@ def test_positional_arguments_of_each_class(class_name, args, named, write):
 
 
 def test_numpy_scalars_and_tuples_become_plain(write):
-    kwargs, state_dict = cases.small_network()
+    kwargs, state_dict = edm_cases.small_network()
     unusual = kwargs | {
         "dropout": fabricate.numpy_scalar(0.25, "f8"),
         "num_blocks": fabricate.numpy_scalar(1, "i8", home="numpy.core.multiarray"),
@@ -152,7 +151,7 @@ def test_numpy_scalars_and_tuples_become_plain(write):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_other_precisions(dtype, write):
-    kwargs, state_dict = cases.small_network()
+    kwargs, state_dict = edm_cases.small_network()
     stored = {name: array.astype(jnp.dtype(dtype)) for name, array in state_dict.items()}
     read_kwargs, read = edm.read_pickle(write(fabricate.edm_pickle(kwargs, stored)))
     expected = np.float32 if dtype == "bfloat16" else np.dtype(dtype)
@@ -229,7 +228,7 @@ def entry(value):
 
 
 def with_argument(name, value):
-    kwargs, state_dict = cases.small_network()
+    kwargs, state_dict = edm_cases.small_network()
     return fabricate.edm_pickle(kwargs | {name: value}, state_dict)
 
 
@@ -368,20 +367,20 @@ def test_hostile_files_are_refused_in_one_line(name, write):
 
 def test_nothing_of_the_file_is_run(write):
     # The module source that `fabricate` writes would end the test run.
-    kwargs, state_dict = cases.small_network()
+    kwargs, state_dict = edm_cases.small_network()
     data = fabricate.edm_pickle(kwargs, state_dict)
     assert b"raise SystemExit" in data
     assert edm.read_pickle(write(data))[0] == kwargs
 
 
 def test_every_truncation_is_refused(write):
-    kwargs, state_dict = cases.small_network()
+    kwargs, state_dict = edm_cases.small_network()
     data = fabricate.edm_pickle(kwargs, state_dict)
     for length in range(0, len(data), len(data) // 150):
         refuse(write(data[:length]), ".")
 
 
-SEED_PICKLES = st.sampled_from(sorted(cases.GENUINE)).map(cases.genuine_pickle)
+SEED_PICKLES = st.sampled_from(sorted(edm_cases.GENUINE)).map(edm_cases.genuine_pickle)
 
 
 @st.composite
@@ -431,7 +430,7 @@ def test_a_mutated_pickle_reads_or_fails_cleanly(data, tmp_path_factory):
 
 
 def damage(change):
-    kwargs, state_dict = cases.small_network()
+    kwargs, state_dict = edm_cases.small_network()
     kwargs, state_dict = dict(kwargs), dict(state_dict)
     change(kwargs, state_dict)
     return kwargs, state_dict
@@ -484,14 +483,14 @@ def test_what_does_not_fit_is_named(change, message):
 
 
 def test_every_fault_is_named_at_once():
-    kwargs, state_dict = cases.small_network()
+    kwargs, state_dict = edm_cases.small_network()
     with pytest.raises(ValueError, match="is missing") as caught:
         edm.to_denoiser(kwargs, {})
     assert all(f"{name} is missing" in str(caught.value) for name in state_dict)
 
 
 def test_a_students_missing_array_is_named_on_the_way_back():
-    kwargs, state_dict = cases.small_network()
+    kwargs, state_dict = edm_cases.small_network()
     _, params = edm.to_denoiser(kwargs, state_dict)
     del params["params"]["map_layer0"]["kernel"]
     with pytest.raises(ValueError, match="params/map_layer0/kernel is missing"):
@@ -499,7 +498,7 @@ def test_a_students_missing_array_is_named_on_the_way_back():
 
 
 def test_a_student_written_for_pytorch_reads_back(write):
-    kwargs, state_dict = cases.small_network()
+    kwargs, state_dict = edm_cases.small_network()
     _, params = edm.to_denoiser(kwargs, state_dict)
     data = fabricate.edm_pickle(kwargs, edm.to_state_dict(kwargs, params))
     read = edm.read_pickle(write(data))[1]

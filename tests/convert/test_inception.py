@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from diffjax.convert import inception
-from tests.convert import test_torch_state_dict
-from tests.golden_cases import relative_l2
+from tests.files import test_torch_state_dict
+from tests.support.golden_cases import relative_l2
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 

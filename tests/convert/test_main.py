@@ -6,11 +6,11 @@ import sys
 import numpy as np
 import pytest
 
-from diffjax import checkpointing, denoiser, teachers
 from diffjax.convert import __main__ as command
-from diffjax.convert import download, edm
-from tests import golden_cases
-from tests.convert import cases, fabricate
+from diffjax.convert import catalogue, edm
+from diffjax.files import download
+from diffjax.models import denoiser, network_folder
+from tests.support import edm_cases, fabricate, golden_cases
 
 ROOT = pathlib.Path(__file__).parents[2]
 GENUINE = "edm_pickle_uncond"
@@ -19,7 +19,7 @@ GENUINE = "edm_pickle_uncond"
 @pytest.fixture
 def source(tmp_path):
     path = tmp_path / "network.pkl"
-    path.write_bytes(cases.genuine_pickle(GENUINE))
+    path.write_bytes(edm_cases.genuine_pickle(GENUINE))
     return path
 
 
@@ -50,11 +50,11 @@ def test_the_command_writes_what_a_config_can_name(source, tmp_path):
     assert result.returncode == 0, result.stderr
     assert str(output) in result.stdout
 
-    case = cases.genuine()
-    kwargs = checkpointing.load_denoiser_kwargs(output)
+    case = edm_cases.genuine()
+    kwargs = network_folder.load_denoiser_kwargs(output)
     assert kwargs == edm.read_pickle(source)[0]
     teacher = denoiser.from_edm_kwargs(kwargs)
-    params = checkpointing.load_params(output, teacher.abstract_params())
+    params = network_folder.load_params(output, teacher.abstract_params())
     expected = edm.to_denoiser(*edm.read_pickle(source))[1]
     kernel = params["params"]["enc_8x8_conv"]["kernel"]
     np.testing.assert_array_equal(kernel, expected["params"]["enc_8x8_conv"]["kernel"])
@@ -110,7 +110,7 @@ def test_sources_that_cannot_be_had(name, message, tmp_path, capsys, monkeypatch
 
 
 def test_arrays_that_do_not_fit_name_the_source(tmp_path, capsys):
-    kwargs, state_dict = cases.small_network()
+    kwargs, state_dict = edm_cases.small_network()
     fewer = {name: state_dict[name] for name in list(state_dict)[1:]}
     path = tmp_path / "damaged.pkl"
     path.write_bytes(fabricate.edm_pickle(kwargs, fewer))
@@ -125,4 +125,4 @@ def test_a_released_name_is_fetched_from_its_url(source, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "fetch", lambda url: fetched.append(url) or source)
     name = "edm-ffhq-64x64-uncond-vp"
     assert command.main([f"--source={name}", f"--output={tmp_path / 'out'}"]) == 0
-    assert fetched == [teachers.RELEASED[name].url]
+    assert fetched == [catalogue.RELEASED[name].url]

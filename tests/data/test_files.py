@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from diffjax import data
-from tests.data import making
+from tests.support import image_files
 
 
 def read(source: data.DataSource) -> tuple[np.ndarray, list[int]]:
@@ -20,8 +20,8 @@ def read(source: data.DataSource) -> tuple[np.ndarray, list[int]]:
 
 def write(kind, path, contents):
     if kind == "zip":
-        return str(making.write_zip(path / "set.zip", contents))
-    return str(making.write_folder(path / "set", contents))
+        return str(image_files.write_zip(path / "set.zip", contents))
+    return str(image_files.write_folder(path / "set", contents))
 
 
 KINDS = pytest.mark.parametrize("kind", ["zip", "folder"])
@@ -30,12 +30,12 @@ KINDS = pytest.mark.parametrize("kind", ["zip", "folder"])
 @KINDS
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_and_classes_come_back(kind, channels, tmp_path):
-    images = making.pictures(10, channels=channels)
-    contents = making.files(images)
+    images = image_files.pictures(10, channels=channels)
+    contents = image_files.files(images)
     classes = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]
     # The order of the labels and of the files in the zip are nobody's business.
     shuffled = dict(sorted(contents.items(), reverse=True))
-    shuffled["dataset.json"] = making.labels(list(contents)[::-1], classes[::-1])
+    shuffled["dataset.json"] = image_files.labels(list(contents)[::-1], classes[::-1])
     source = data.open_source(write(kind, tmp_path, shuffled))
     assert len(source) == 10
     assert source.image_shape == (8, 8, channels)
@@ -48,52 +48,52 @@ def test_images_and_classes_come_back(kind, channels, tmp_path):
 
 
 def test_jpeg_is_decoded_as_pil_does(tmp_path):
-    contents = making.files(making.pictures(3), "JPEG")
-    source = data.open_source(str(making.write_zip(tmp_path / "a.zip", contents)))
+    contents = image_files.files(image_files.pictures(3), "JPEG")
+    source = data.open_source(str(image_files.write_zip(tmp_path / "a.zip", contents)))
     for pixels, content in zip(read(source)[0], contents.values(), strict=True):
         np.testing.assert_array_equal(pixels, np.asarray(Image.open(io.BytesIO(content))))
 
 
 @KINDS
 def test_null_labels_mean_no_classes(kind, tmp_path):
-    contents = making.files(making.pictures(5))
-    contents["dataset.json"] = making.labels(list(contents), None)
+    contents = image_files.files(image_files.pictures(5))
+    contents["dataset.json"] = image_files.labels(list(contents), None)
     source = data.open_source(write(kind, tmp_path, contents))
     assert source.num_classes == 0
     assert read(source)[1] == [0] * 5
 
 
 def test_a_zip_without_labels_has_no_classes(tmp_path):
-    source = data.open_source(write("zip", tmp_path, making.files(making.pictures(5))))
+    source = data.open_source(write("zip", tmp_path, image_files.files(image_files.pictures(5))))
     assert source.num_classes == 0
 
 
 def test_subfolders_are_classes(tmp_path):
     names = ["cat/b.png", "dog/x/a.PNG", "cat/a.png"]
-    images = making.pictures(3)
-    contents = {n: making.encoded(x) for n, x in zip(names, images, strict=True)}
+    images = image_files.pictures(3)
+    contents = {n: image_files.encoded(x) for n, x in zip(names, images, strict=True)}
     source = data.open_source(write("folder", tmp_path, contents))
     assert source.num_classes == 2
     pictures, classes = read(source)
     np.testing.assert_array_equal(pictures, images[[2, 0, 1]])
     assert classes == [0, 0, 1]
-    loose = {**contents, "z.png": making.encoded(images[0])}
+    loose = {**contents, "z.png": image_files.encoded(images[0])}
     with pytest.raises(ValueError, match=r"'z\.png' lies outside of the subfolders"):
         data.open_source(write("folder", tmp_path, loose))
 
 
 def test_a_flat_folder_has_no_classes(tmp_path):
-    contents = {f"{i}.png": making.encoded(x) for i, x in enumerate(making.pictures(3))}
+    contents = {f"{i}.png": image_files.encoded(x) for i, x in enumerate(image_files.pictures(3))}
     assert data.open_source(write("folder", tmp_path, contents)).num_classes == 0
 
 
 def test_hidden_files_are_not_images(tmp_path):
-    contents = making.files(making.pictures(2))
+    contents = image_files.files(image_files.pictures(2))
     contents |= {".DS_Store": b"x", "__MACOSX/._img.png": b"x", "00000/._img00000000.png": b"x"}
     assert len(data.open_source(write("zip", tmp_path, contents))) == 2
 
 
-NAMES = list(making.files(making.pictures(4)))
+NAMES = list(image_files.files(image_files.pictures(4)))
 LABEL_MISTAKES = [
     (b"{", "not JSON"),
     (b"\xff\xfe", "not JSON"),
@@ -104,20 +104,20 @@ LABEL_MISTAKES = [
     (b'{"labels": []}', "no label for 4 of 4 images"),
     (b'{"labels": [3]}', r"labels\[0\] is not a pair"),
     (
-        making.labels(NAMES[:3], [0, 1, 2]),
+        image_files.labels(NAMES[:3], [0, 1, 2]),
         r"no label for 1 of 4 images, the first being '00000/img00000003\.png'",
     ),
     (
-        making.labels([*NAMES, "x.png"], [0, 1, 2, 3, 4]),
+        image_files.labels([*NAMES, "x.png"], [0, 1, 2, 3, 4]),
         r"1 labels of images that aren't there, such as 'x\.png'",
     ),
     (
-        making.labels([*NAMES, NAMES[0]], [0, 1, 2, 3, 4]),
+        image_files.labels([*NAMES, NAMES[0]], [0, 1, 2, 3, 4]),
         r"two labels for '00000/img00000000\.png'",
     ),
     *(
         (
-            making.labels(NAMES, [0, wrong, 0, 0]),
+            image_files.labels(NAMES, [0, wrong, 0, 0]),
             r"labels\[1\]: the class of '00000/img00000001\.png' is not a whole number",
         )
         for wrong in (-1, 1.5, "1", True, None, [0, 1], 10**9, float("nan"))
@@ -128,7 +128,7 @@ LABEL_MISTAKES = [
 @KINDS
 @pytest.mark.parametrize(("content", "message"), LABEL_MISTAKES)
 def test_labels_that_do_not_match(kind, content, message, tmp_path):
-    contents = {**making.files(making.pictures(4)), "dataset.json": content}
+    contents = {**image_files.files(image_files.pictures(4)), "dataset.json": content}
     with pytest.raises(ValueError, match=rf"set\S*: dataset\.json: .*{message}") as caught:
         data.open_source(write(kind, tmp_path, contents))
     assert "\n" not in str(caught.value)
@@ -136,7 +136,7 @@ def test_labels_that_do_not_match(kind, content, message, tmp_path):
 
 def palette() -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(making.pictures(1)[0]).convert("P").save(stream, "PNG")
+    Image.fromarray(image_files.pictures(1)[0]).convert("P").save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -156,29 +156,35 @@ def huge_header() -> bytes:
 
 def gif() -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(making.pictures(1)[0]).save(stream, "GIF")
+    Image.fromarray(image_files.pictures(1)[0]).save(stream, "GIF")
     return stream.getvalue()
 
 
-WHOLE = making.encoded(making.pictures(1, size=32)[0], "JPEG")
+WHOLE = image_files.encoded(image_files.pictures(1, size=32)[0], "JPEG")
 BAD_IMAGES = [
     (b"", "not a readable PNG or JPEG"),
     (b"hello", "not a readable PNG or JPEG"),
     (WHOLE[: len(WHOLE) // 2], "not a readable PNG or JPEG"),
-    (making.encoded(making.pictures(1)[0])[:60], "not a readable PNG or JPEG"),
+    (image_files.encoded(image_files.pictures(1)[0])[:60], "not a readable PNG or JPEG"),
     (gif(), "not a readable PNG or JPEG"),
     (palette(), "PIL's mode P; convert the images to 8-bit RGB or gray"),
     (huge_header(), "50000x50000 pixels, over 16777216|decompression bomb"),
     (b"\0" * ((1 << 26) + 1), "is over 67108864 bytes"),
-    (making.encoded(making.pictures(1, size=9)[0]), "is 9x9 with 3 channels, but .* is 8x8"),
-    (making.encoded(making.pictures(1, channels=1)[0]), "is 8x8 with 1 channel, but .* 3 channels"),
+    (
+        image_files.encoded(image_files.pictures(1, size=9)[0]),
+        "is 9x9 with 3 channels, but .* is 8x8",
+    ),
+    (
+        image_files.encoded(image_files.pictures(1, channels=1)[0]),
+        "is 8x8 with 1 channel, but .* 3 channels",
+    ),
 ]
 
 
 @KINDS
 @pytest.mark.parametrize(("content", "message"), BAD_IMAGES)
 def test_a_bad_image_is_named_before_anything_is_computed(kind, content, message, tmp_path):
-    contents = making.files(making.pictures(6))
+    contents = image_files.files(image_files.pictures(6))
     contents["00001/img00000005.png"] = content
     source = data.open_source(write(kind, tmp_path, contents))
     for look in (data.verify, data.load_all):
@@ -189,7 +195,7 @@ def test_a_bad_image_is_named_before_anything_is_computed(kind, content, message
 
 @KINDS
 def test_a_first_image_that_is_bad(kind, tmp_path):
-    contents = making.files(making.pictures(2))
+    contents = image_files.files(image_files.pictures(2))
     contents["00000/img00000000.png"] = b"hello"
     with pytest.raises(ValueError, match=r"img00000000\.png': not a readable PNG or JPEG"):
         data.open_source(write(kind, tmp_path, contents))
@@ -197,7 +203,7 @@ def test_a_first_image_that_is_bad(kind, tmp_path):
 
 @KINDS
 def test_a_file_of_another_kind_is_not_passed_over(kind, tmp_path):
-    contents = {**making.files(making.pictures(2)), "00000/img9.webp": b"x"}
+    contents = {**image_files.files(image_files.pictures(2)), "00000/img9.webp": b"x"}
     with pytest.raises(
         ValueError, match=r"'00000/img9\.webp' is neither PNG nor JPEG; take it out"
     ):
@@ -218,10 +224,10 @@ def test_not_a_zip(tmp_path):
 
 
 def test_damage_inside_a_zip_is_seen_by_its_checksum(tmp_path):
-    images = making.pictures(3)
-    path = making.write_zip(tmp_path / "a.zip", making.files(images))
+    images = image_files.pictures(3)
+    path = image_files.write_zip(tmp_path / "a.zip", image_files.files(images))
     content = bytearray(path.read_bytes())
-    place = content.find(making.encoded(images[2])) + 70
+    place = content.find(image_files.encoded(images[2])) + 70
     content[place] ^= 1
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"'00000/img00000002\.png' can't be read \(Bad CRC-32"):
@@ -229,7 +235,7 @@ def test_damage_inside_a_zip_is_seen_by_its_checksum(tmp_path):
 
 
 def test_two_files_of_one_name(tmp_path):
-    path = making.write_zip(tmp_path / "a.zip", making.files(making.pictures(2)))
+    path = image_files.write_zip(tmp_path / "a.zip", image_files.files(image_files.pictures(2)))
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("00000/img00000000.png", b"x")
     with pytest.raises(ValueError, match="two of its files have one name"):
@@ -237,7 +243,7 @@ def test_two_files_of_one_name(tmp_path):
 
 
 def test_an_encrypted_entry(tmp_path):
-    path = making.write_zip(tmp_path / "a.zip", making.files(making.pictures(1)))
+    path = image_files.write_zip(tmp_path / "a.zip", image_files.files(image_files.pictures(1)))
     content = bytearray(path.read_bytes())
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         content[content.find(signature) + offset] |= 1
@@ -257,15 +263,17 @@ def test_an_encrypted_entry(tmp_path):
     ],
 )
 def test_a_zip_bomb_is_refused_by_what_it_declares(size, message, tmp_path):
-    contents = {**making.files(making.pictures(2)), "dataset.json": b" " * size}
-    path = making.write_zip(tmp_path / "a.zip", contents, zipfile.ZIP_DEFLATED)
+    contents = {**image_files.files(image_files.pictures(2)), "dataset.json": b" " * size}
+    path = image_files.write_zip(tmp_path / "a.zip", contents, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 1 << 20
     with pytest.raises(ValueError, match=message):
         data.open_source(str(path))
 
 
 def test_other_compressions_are_refused(tmp_path):
-    path = making.write_zip(tmp_path / "a.zip", making.files(making.pictures(1)), zipfile.ZIP_LZMA)
+    path = image_files.write_zip(
+        tmp_path / "a.zip", image_files.files(image_files.pictures(1)), zipfile.ZIP_LZMA
+    )
     with pytest.raises(ValueError, match="is neither stored nor deflated"):
         data.open_source(str(path))
 
@@ -278,7 +286,7 @@ def test_a_progressive_jpeg_of_endless_scans_is_refused_unread(tmp_path):
     last = genuine.rindex(b"\xff\xda")
     bomb = genuine[:last] + genuine[last:-2] * 1000 + genuine[-2:]
     for content, refused in ((genuine, False), (bomb, True)):
-        path = making.write_zip(tmp_path / "a.zip", {"00000/a.jpg": content})
+        path = image_files.write_zip(tmp_path / "a.zip", {"00000/a.jpg": content})
         if refused:
             start = time.process_time()
             with pytest.raises(ValueError, match=r"a\.jpg': 10.. scans of 2048x2048 pixels"):
@@ -291,7 +299,9 @@ def test_a_progressive_jpeg_of_endless_scans_is_refused_unread(tmp_path):
 def test_an_entry_that_holds_more_than_it_declares(tmp_path):
     """The declared size bounds what is unpacked, so it can't be lied about."""
     name = "00000/img00000000.png"
-    path = making.write_zip(tmp_path / "a.zip", {name: b"\0" * 10_000_000}, zipfile.ZIP_DEFLATED)
+    path = image_files.write_zip(
+        tmp_path / "a.zip", {name: b"\0" * 10_000_000}, zipfile.ZIP_DEFLATED
+    )
     content = bytearray(path.read_bytes())
     for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
         place = content.find(signature) + offset
@@ -304,15 +314,15 @@ def test_an_entry_that_holds_more_than_it_declares(tmp_path):
 def test_names_that_lead_out_write_nothing(tmp_path):
     inside = tmp_path / "inside"
     inside.mkdir()
-    image = making.encoded(making.pictures(1)[0])
-    path = making.write_zip(inside / "a.zip", {"../../evil.png": image, "/evil.png": image})
+    image = image_files.encoded(image_files.pictures(1)[0])
+    path = image_files.write_zip(inside / "a.zip", {"../../evil.png": image, "/evil.png": image})
     data.verify(data.open_source(str(path)))
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.zip", "inside"]
 
 
 def test_labels_of_the_real_tool(tmp_path):
     """What EDM's tool writes holds more fields and line breaks."""
-    contents = making.files(making.pictures(2))
+    contents = image_files.files(image_files.pictures(2))
     document = {"labels": [[name, 1] for name in contents], "note": 1}
     contents["dataset.json"] = json.dumps(document, indent=1).encode()
     assert data.open_source(write("zip", tmp_path, contents)).num_classes == 2

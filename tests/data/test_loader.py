@@ -6,7 +6,7 @@ import pytest
 
 from diffjax import data
 from diffjax.data.source import ArraySource
-from tests.data import making
+from tests.support import image_files
 
 
 def numbered(count: int = 12) -> ArraySource:
@@ -113,9 +113,9 @@ def test_in_order_gives_all_once_the_rest_last():
 
 
 def test_a_bad_image_is_named_by_the_loader_too(tmp_path):
-    contents = making.files(making.pictures(6))
+    contents = image_files.files(image_files.pictures(6))
     contents["00001/img00000005.png"] = b"hello"
-    source = data.open_source(str(making.write_zip(tmp_path / "a.zip", contents)))
+    source = data.open_source(str(image_files.write_zip(tmp_path / "a.zip", contents)))
     with pytest.raises(ValueError, match=r"'00001/img00000005\.png': not a readable PNG"):
         list(data.in_order(source, batch_size=4))
 

@@ -1,16 +1,16 @@
 import numpy as np
 import pytest
 
-from diffjax import data, digits, images
-from diffjax.data import opening
-from tests.data import making
+from diffjax import data
+from diffjax.data import digits, opening
+from tests.support import image_files
 
 
 def test_digits():
     source = data.open_source("digits")
     assert (len(source), source.image_shape, source.num_classes) == (1797, (8, 8, 1), 10)
     pictures, classes = data.load_all(source)
-    np.testing.assert_array_equal(pictures, images.to_uint8(digits.load()[0]))
+    np.testing.assert_array_equal(pictures, pictures.to_uint8(digits.load()[0]))
     np.testing.assert_array_equal(classes, digits.load()[1])
     assert pictures.dtype == np.uint8
     assert classes.dtype == np.int32
@@ -18,10 +18,10 @@ def test_digits():
 
 def test_load_all_keeps_the_order_over_windows(tmp_path, monkeypatch):
     monkeypatch.setattr(opening, "_WINDOW", 4)
-    pictures = making.pictures(11)
-    contents = making.files(pictures)
-    contents["dataset.json"] = making.labels(list(contents), range(11))
-    source = data.open_source(str(making.write_zip(tmp_path / "a.zip", contents)))
+    pictures = image_files.pictures(11)
+    contents = image_files.files(pictures)
+    contents["dataset.json"] = image_files.labels(list(contents), range(11))
+    source = data.open_source(str(image_files.write_zip(tmp_path / "a.zip", contents)))
     loaded, classes = data.load_all(source)
     np.testing.assert_array_equal(loaded, pictures)
     assert classes.tolist() == list(range(11))

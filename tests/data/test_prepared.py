@@ -9,9 +9,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from diffjax import data
-from tests.data import making
+from tests.support import image_files
 
-IMAGES = making.pictures(10, seed=1)
+IMAGES = image_files.pictures(10, seed=1)
 
 
 def prepare(folder, *, features, examples):
@@ -42,7 +42,7 @@ def image_feature(shape=(8, 8, 3)):
 
 
 def labelled(images):
-    return [{"image": making.encoded(x), "label": i % 3} for i, x in enumerate(images)]
+    return [{"image": image_files.encoded(x), "label": i % 3} for i, x in enumerate(images)]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ print(json.dumps([[x.tolist() for batch in epoch for x in batch.images],
 
 
 def test_without_classes(tmp_path):
-    examples = [{"picture": making.encoded(x)} for x in IMAGES]
+    examples = [{"picture": image_files.encoded(x)} for x in IMAGES]
     prepare(tmp_path, features={"picture": image_feature()}, examples=examples)
     source = data.open_source("tfds:tiny", data_dir=tmp_path)
     assert source.num_classes == 0
@@ -101,8 +101,8 @@ def test_without_classes(tmp_path):
 
 
 def test_mixed_sizes(tmp_path):
-    images = [*IMAGES, making.pictures(1, size=9)[0]]
-    examples = [{"image": making.encoded(x)} for x in images]
+    images = [*IMAGES, image_files.pictures(1, size=9)[0]]
+    examples = [{"image": image_files.encoded(x)} for x in images]
     prepare(tmp_path, features={"image": image_feature((None, None, 3))}, examples=examples)
     with pytest.raises(ValueError, match=r"tfds:tiny: image \d+ is .* must be of one size"):
         data.verify(data.open_source("tfds:tiny", data_dir=tmp_path))
@@ -117,7 +117,7 @@ def test_an_unreadable_image(tmp_path):
 
 
 def test_more_than_one_image_an_example(tmp_path):
-    one = making.encoded(IMAGES[0])
+    one = image_files.encoded(IMAGES[0])
     features = {"left": image_feature(), "right": image_feature()}
     prepare(tmp_path, features=features, examples=[{"left": one, "right": one}])
     with pytest.raises(ValueError, match="tfds:tiny: its examples hold 2 images and 0 classes"):

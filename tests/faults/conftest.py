@@ -2,7 +2,7 @@ import functools
 
 import pytest
 
-from tests.faults import running
+from tests.support import running
 
 
 @pytest.fixture(scope="session")

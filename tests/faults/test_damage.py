@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import checkpointing, digests, from_config, modes, sharding
-from tests.faults import config
-from tests.faults.running import assert_same_runs, run_here
+from diffjax.distributed import sharding
+from diffjax.files import digests
+from diffjax.runs import building, modes
+from diffjax.training import checkpointing
+from tests.support import fault_config
+from tests.support.running import assert_same_runs, run_here
 
 FLIPS, FLIPS_IN_ALL = 3, 100  # in each file
 
@@ -92,15 +95,15 @@ def test_damage_to_any_file_is_noticed_and_the_checkpoint_before_is_used(tmp_pat
 
 def test_a_run_goes_on_from_the_checkpoint_before(tmp_path, undisturbed, capsys):
     shutil.copytree(undisturbed(), tmp_path, dirs_exist_ok=True)
-    newest, before = config.UPDATES, config.UPDATES - 1
+    newest, before = fault_config.UPDATES, fault_config.UPDATES - 1
     (victim,) = max(
         ([path] for path in (tmp_path / "checkpoints" / str(newest)).rglob("d/*")),
         key=lambda paths: paths[0].stat().st_size,
     )
     flip(victim, random.Random(0))
 
-    settings = config.get_config("teacher")
-    exp, mesh = from_config.build(settings), sharding.make_mesh(data=1)
+    settings = fault_config.get_config("teacher")
+    exp, mesh = building.build(settings), sharding.make_mesh(data=1)
     restored, _ = modes.restore(tmp_path, exp, mesh)  # as sampling does, which changes nothing
     assert int(restored.step) == before
     assert f"{newest} is damaged" in capsys.readouterr().out

@@ -9,11 +9,12 @@ import sys
 import jax.numpy as jnp
 import pytest
 
-from diffjax import checkpointing, files
-from tests.faults import config
-from tests.faults.running import Process, assert_same_runs, run_here
-from tests.processes import PATIENCE
-from tests.test_train import ROOT
+from diffjax.files import orbax_support, writing
+from diffjax.training import checkpointing
+from tests.runs.test_train import ROOT
+from tests.support import fault_config
+from tests.support.processes import PATIENCE
+from tests.support.running import Process, assert_same_runs, run_here
 
 
 @contextlib.contextmanager
@@ -54,7 +55,7 @@ def test_a_failed_save_is_told_and_the_next_one_stands_in(
 
 
 def test_two_failed_saves_in_a_row_end_the_run(tmp_path, undisturbed, monkeypatch):
-    settings = config.get_config("teacher")
+    settings = fault_config.get_config("teacher")
     settings.checkpoint_kimg = 4 * settings.batch_size / 1000
     disk = Disk(failures=0)
     monkeypatch.setattr(checkpointing, "_check_space", disk)
@@ -64,12 +65,12 @@ def test_two_failed_saves_in_a_row_end_the_run(tmp_path, undisturbed, monkeypatc
         disk.failures = step > 4
         save(self, step, *rest)
 
-    from diffjax.train import train
+    from diffjax.runs.train import train
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpointing.Checkpointer, "save", fail_from_the_second_on)
         with pytest.raises(
-            checkpointing.SaveError, match=r"of update 9 .*disk is full.*that of update 4 is kept"
+            orbax_support.SaveError, match=r"of update 9 .*disk is full.*that of update 4 is kept"
         ):
             train(settings, str(tmp_path))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
@@ -85,7 +86,7 @@ def test_the_last_save_of_a_run_is_tried_again_at_once(tmp_path, monkeypatch, ca
     assert "couldn't be written" in capsys.readouterr().out
     monkeypatch.setattr(checkpointing, "_check_space", Disk(failures=2))
     with checkpointing.Checkpointer(tmp_path) as checkpointer:
-        with pytest.raises(checkpointing.SaveError, match=r"update 4 .* that of update 3 is kept"):
+        with pytest.raises(orbax_support.SaveError, match=r"update 4 .* that of update 3 is kept"):
             checkpointer.save_and_wait(4, {"w": jnp.ones(3)}, {})
         assert checkpointer.steps() == [3]
 
@@ -94,7 +95,7 @@ def test_closing_tells_of_a_save_that_failed(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpointing, "_check_space", Disk(failures=1))
     checkpointer = checkpointing.Checkpointer(tmp_path)
     checkpointer.save(1, {"w": jnp.ones(3)}, {})
-    with pytest.raises(checkpointing.SaveError, match="none was written before"):
+    with pytest.raises(orbax_support.SaveError, match="none was written before"):
         checkpointer.close()
 
 
@@ -108,7 +109,7 @@ with checkpointing.Checkpointer(sys.argv[1]) as checkpointer:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     try:
         checkpointer.save_and_wait(2, large, {})
-    except checkpointing.SaveError as error:
+    except orbax_support.SaveError as error:
         print("error:", error)
     restored, _ = checkpointer.restore(small)
     assert (restored["w"] == small["w"]).all()
@@ -188,7 +189,7 @@ def test_a_disk_that_fills_ends_the_run_and_the_newest_checkpoint_is_whole(
 ):
     with small_disk(tmp_path / "disk", megabytes) as disk:
         workdir = disk / "run"
-        process = Process(workdir, "teacher", "--config.keep_checkpoints=8")
+        process = Process(workdir, "teacher", "--fault_config.keep_checkpoints=8")
         assert process.end() == 1
         error = process.lines[-1]
         assert error.startswith("error: the checkpoint of update")
@@ -224,21 +225,21 @@ def test_a_read_only_work_directory_is_refused_before_anything_is_computed(tmp_p
 
 
 def test_the_check_leaves_nothing(tmp_path):
-    assert files.make_writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert writing.make_writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
     assert not any((tmp_path / "a" / "b").iterdir())
     with pytest.raises(ValueError, match="gs://bucket/run is a URL"):
-        files.make_writable("gs://bucket/run")
+        writing.make_writable("gs://bucket/run")
 
 
 def test_text_files_are_whole_or_as_they_were(tmp_path, monkeypatch):
     path = tmp_path / "config.json"
-    files.write_text(path, "one")
+    writing.write_text(path, "one")
 
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", fail)
+    monkeypatch.setattr(writing.os, "fsync", fail)
     with pytest.raises(OSError, match=r"config\.json can't be written \(No space left on device\)"):
-        files.write_text(path, "two")
+        writing.write_text(path, "two")
     assert path.read_text() == "one"
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

@@ -8,10 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from diffjax import checkpointing, from_config, modes, run_config, sharding
-from diffjax.train import train
-from tests.faults import config
-from tests.test_train import assert_trees_equal, lines, state_of
+from diffjax.distributed import sharding
+from diffjax.models import network_folder
+from diffjax.runs import building, modes, saved_config
+from diffjax.runs.train import train
+from diffjax.training import checkpointing
+from tests.runs.test_train import assert_trees_equal, lines, state_of
+from tests.support import fault_config
 
 MESHES = {"1": (1, 1), "8 data parallel": (8, 1), "8 fully sharded": (1, 8), "2 x 4": (2, 4)}
 
@@ -36,7 +39,7 @@ def random_state(exp, mesh):
 
 @functools.cache
 def build(kind):
-    return from_config.build(config.get_config(kind))
+    return building.build(fault_config.get_config(kind))
 
 
 @pytest.mark.parametrize("kind", ["teacher", pytest.param("sid", marks=pytest.mark.slow)])
@@ -60,7 +63,7 @@ def test_a_run_of_one_device_is_trained_sampled_measured_and_exported_on_eight(
     tmp_path, undisturbed, opened_on
 ):
     shutil.copytree(undisturbed(), tmp_path, dirs_exist_ok=True)
-    settings = config.get_config("teacher")
+    settings = fault_config.get_config("teacher")
     before = state_of(tmp_path, settings)
     settings.mesh.data, settings.mesh.fsdp = MESHES[opened_on]
     assert_trees_equal(state_of(tmp_path, settings), before)
@@ -73,11 +76,11 @@ def test_a_run_of_one_device_is_trained_sampled_measured_and_exported_on_eight(
     there = np.load(tmp_path / "samples" / "student_seed0_16.npz")["images"]
     assert there.shape == (16, 8, 8, 1)
 
-    settings.duration_kimg = (config.UPDATES + 1) * settings.batch_size / 1000
+    settings.duration_kimg = (fault_config.UPDATES + 1) * settings.batch_size / 1000
     train(settings, str(tmp_path))  # the mesh is no change of the config
-    assert lines(tmp_path)[-1]["step"] == config.UPDATES + 1
-    assert run_config.load(tmp_path).mesh == settings.mesh
-    denoiser = from_config.build(settings).denoiser
-    exported = checkpointing.load_params(tmp_path / "network", denoiser.abstract_params())
+    assert lines(tmp_path)[-1]["step"] == fault_config.UPDATES + 1
+    assert saved_config.load(tmp_path).mesh == settings.mesh
+    denoiser = building.build(settings).denoiser
+    exported = network_folder.load_params(tmp_path / "network", denoiser.abstract_params())
     settings.mesh.data, settings.mesh.fsdp = 1, 1
     assert_trees_equal(exported, state_of(tmp_path, settings).denoiser_ema)

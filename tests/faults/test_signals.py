@@ -9,13 +9,13 @@ import time
 
 import pytest
 
-from tests.faults import config
-from tests.faults.running import Process, assert_same_runs, names, run_here
-from tests.processes import PATIENCE
+from tests.support import fault_config
+from tests.support.processes import PATIENCE
+from tests.support.running import Process, assert_same_runs, names, run_here
 
 KILLS, KILLS_IN_ALL = 2, 20
 STOPS, STOPS_IN_ALL = 2, 10
-LONGER = "--config.duration_kimg=100"  # never at its end when it is disturbed
+LONGER = "--fault_config.duration_kimg=100"  # never at its end when it is disturbed
 
 
 def moments(seed, some, in_all):
@@ -59,7 +59,7 @@ def test_sigterm(tmp_path, undisturbed, updates, seconds, kind):
         assert names(tmp_path / "checkpoints") == []
     else:
         saved = int(line.split("saved update ")[1].split(";")[0])
-        assert 1 <= saved < config.UPDATES
+        assert 1 <= saved < fault_config.UPDATES
         assert (tmp_path / "checkpoints" / str(saved)).is_dir()
     run_here(tmp_path, kind)
     assert_same_runs(tmp_path, undisturbed(kind), kind)
@@ -112,9 +112,9 @@ def test_an_error_does_not_wait_for_the_compiler(tmp_path):
 
 def test_sigterm_at_the_last_update_and_before_the_first(tmp_path, undisturbed, monkeypatch):
     """Where nothing was made yet, and where only the end is missing."""
-    from diffjax import preemption
+    from diffjax.distributed import preemption
 
-    for question in (1, config.UPDATES + 1):
+    for question in (1, fault_config.UPDATES + 1):
 
         def requested(self, question=question):
             self._questions += 1
@@ -124,7 +124,7 @@ def test_sigterm_at_the_last_update_and_before_the_first(tmp_path, undisturbed, 
             patch.setattr(preemption.Preemption, "requested", requested)
             run_here(tmp_path)
         assert not (tmp_path / "network").exists()
-    assert (tmp_path / "checkpoints" / str(config.UPDATES)).exists()
+    assert (tmp_path / "checkpoints" / str(fault_config.UPDATES)).exists()
     run_here(tmp_path)
     assert (tmp_path / "network").exists()
     assert_same_runs(tmp_path, undisturbed())

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from diffjax import losses
-from tests.losses import arrays
+from tests.support import arrays
 
 X = jnp.asarray([[1.0, 2.0], [0.0, -1.0]])
 D_FAKE = jnp.asarray([[0.0, 4.0], [0.5, -1.0]])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from diffjax import losses
-from tests.losses import arrays
+from tests.support import arrays
 
 X = jnp.asarray([[1.0, 2.0], [3.0, -1.0]])
 D_TEACHER = jnp.asarray([[0.5, 0.0], [1.0, 1.0]])

@@ -29,7 +29,7 @@ def test_losses_import_jax_and_chex_alone():
     loaded = modules_after("import diffjax.losses")
     assert loaded.isdisjoint(HEAVY), sorted(loaded & HEAVY)
     own = {name for name in loaded if name.split(".")[0] == "diffjax"}
-    expected = {"diffjax", "diffjax.types", "diffjax.losses"}
+    expected = {"diffjax", "diffjax.interfaces", "diffjax.losses"}
     assert own - expected == {
         f"diffjax.losses.{name}" for name in ("_per_example", "denoising", "diff_instruct", "sid")
     }

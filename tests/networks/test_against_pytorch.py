@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import compiling, golden_cases
+from tests.support import compiling, golden_cases
 
 SMALL = [
     "net_edm_ddpmpp_uncond_aug9",

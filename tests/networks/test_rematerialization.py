@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.denoiser import from_edm_kwargs
+from diffjax.models.denoiser import from_edm_kwargs
 
 RESOLUTION = 8
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import denoiser
+from diffjax.models import denoiser
 from diffjax.networks import layers
 
 MODEL_TYPES = ["SongUNet", "DhariwalUNet"]

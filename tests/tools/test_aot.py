@@ -12,8 +12,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from diffjax import checkpointing, from_config, sharding, teachers
-from diffjax.convert import teacher
+from diffjax.convert import catalogue, teacher
+from diffjax.distributed import sharding
+from diffjax.models import network_folder
+from diffjax.runs import building
 from diffjax.tools import aot, hlo
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +57,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def parameters_of(config) -> list[int]:
     """Sizes of the arrays of one network."""
-    exp = from_config.build(config)
+    exp = building.build(config)
     return [leaf.size for leaf in jax.tree.leaves(exp.denoiser.abstract_params())]
 
 
@@ -117,7 +119,7 @@ def config_of(tmp_path: Path, name: str, init_kwargs: dict) -> Path:
     class_name = {"class_name": init_kwargs["class_name"]}
     others = {k: v for k, v in init_kwargs.items() if k not in class_name}
     description = {
-        "format_version": checkpointing.FORMAT_VERSION,
+        "format_version": network_folder.FORMAT_VERSION,
         **class_name,
         "init_kwargs": others,
     }
@@ -138,7 +140,7 @@ def config_of(tmp_path: Path, name: str, init_kwargs: dict) -> Path:
 )
 def test_cifar_10_on_four_chips(tmp_path, num_blocks):
     """The update of configs/sid_cifar.py, 64 images a chip, with as many blocks a level."""
-    published = teachers.RELEASED["edm-cifar10-32x32-uncond-vp"].init_kwargs
+    published = catalogue.RELEASED["edm-cifar10-32x32-uncond-vp"].init_kwargs
     script = config_of(tmp_path, "sid_cifar", {**published, "num_blocks": num_blocks})
     arguments = [f"--config={script}", "--topology=v5e:2x2", "--layout_only"]
     report = report_of(tmp_path, *arguments)
@@ -255,7 +257,7 @@ def test_files_that_are_not_there(capsys, tmp_path):
 
 
 def test_arguments_have_the_state_s_shapes_and_places():
-    exp = from_config.build(digits_config())
+    exp = building.build(digits_config())
     mesh = sharding.make_mesh(data=2, fsdp=4)
     state, frozen, key, count = aot.abstract_arguments(exp, mesh)
     assert jax.tree.map(lambda leaf: leaf.shape, state) == jax.tree.map(

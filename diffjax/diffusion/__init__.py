@@ -1,0 +1,1 @@
+"""Diffusion: noise levels, preconditioning, samplers and augmentation, without networks."""

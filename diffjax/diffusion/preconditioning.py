@@ -1,0 +1,213 @@
+"""From a raw network F to a denoiser D: the scalings of EDM, VP, VE and iDDPM.
+
+D(x; σ) = c_skip(σ) x + c_out(σ) F(c_in(σ) x; c_noise(σ)), Karras et al. 2022 (arXiv:2206.00364),
+equation 7 and Table 1. Each preconditioning also knows the range of σ that its network was trained
+on; distillation clips its noise levels to it.
+"""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple, Protocol
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.interfaces import Array
+
+
+class Scalings(NamedTuple):
+    """The four functions of σ, each [B] float32."""
+
+    c_skip: Array
+    c_out: Array
+    c_in: Array
+    c_noise: Array
+
+
+class Preconditioning(Protocol):
+    """σ -> scalings, with the range of σ."""
+
+    @property
+    def sigma_min(self) -> float:
+        """The least noise level of the network's training."""
+        ...
+
+    @property
+    def sigma_max(self) -> float:
+        """The greatest noise level of the network's training."""
+        ...
+
+    def buffers(self) -> dict[str, Array]:
+        """Arrays that are kept with the parameters and never trained."""
+        ...
+
+    def round_sigma(self, sigma: np.ndarray) -> np.ndarray:
+        """The nearest noise levels that the network knows."""
+        ...
+
+    def __call__(self, sigma: Array, buffers: dict[str, Array]) -> Scalings:
+        """Scalings at σ [B]."""
+        ...
+
+
+class _Continuous:
+    """A preconditioning that knows every σ and keeps no arrays."""
+
+    def buffers(self) -> dict[str, Array]:
+        """None."""
+        return {}
+
+    def round_sigma(self, sigma: np.ndarray) -> np.ndarray:
+        """The noise levels as they are."""
+        return sigma
+
+
+@dataclasses.dataclass(frozen=True)
+class EDM(_Continuous):
+    """EDM's own (Table 1, last column)."""
+
+    sigma_min: float = 0.0
+    sigma_max: float = math.inf
+    sigma_data: float = 0.5
+
+    def __call__(self, sigma: Array, buffers: dict[str, Array]) -> Scalings:
+        """Scalings at σ [B]."""
+        chex.assert_rank(sigma, 1)
+        total = jnp.square(sigma) + self.sigma_data**2
+        return Scalings(
+            c_skip=self.sigma_data**2 / total,
+            c_out=sigma * self.sigma_data * jax.lax.rsqrt(total),
+            c_in=jax.lax.rsqrt(total),
+            c_noise=jnp.log(sigma) / 4,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class VP(_Continuous):
+    """Variance preserving (Song et al. 2021, arXiv:2011.13456), β linear in time.
+
+    Attributes:
+      beta_d: slope of β(t).
+      beta_min: β(0).
+      M: number of noise labels.
+      epsilon_t: the least time.
+    """
+
+    beta_d: float = 19.9
+    beta_min: float = 0.1
+    M: int = 1000
+    epsilon_t: float = 1e-5
+
+    @property
+    def sigma_min(self) -> float:
+        """σ(ε_t)."""
+        return self._sigma(self.epsilon_t)
+
+    @property
+    def sigma_max(self) -> float:
+        """σ(1)."""
+        return self._sigma(1.0)
+
+    def _sigma(self, t: float) -> float:
+        # exp is rounded to float32, as the released code has it, and as networks were trained:
+        # there σ(ε_t) is 2 % under its exact value.
+        exponential = np.float32(math.exp(0.5 * self.beta_d * t**2 + self.beta_min * t))
+        return math.sqrt(float(exponential) - 1)
+
+    def __call__(self, sigma: Array, buffers: dict[str, Array]) -> Scalings:
+        """Scalings at σ [B]."""
+        chex.assert_rank(sigma, 1)
+        log_variance = jnp.log(1 + jnp.square(sigma))
+        t = (
+            jnp.sqrt(self.beta_min**2 + 2 * self.beta_d * log_variance) - self.beta_min
+        ) / self.beta_d
+        return Scalings(
+            c_skip=jnp.ones_like(sigma),
+            c_out=-sigma,
+            c_in=jax.lax.rsqrt(jnp.square(sigma) + 1),
+            c_noise=(self.M - 1) * t,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class VE(_Continuous):
+    """Variance exploding (Song et al. 2021, arXiv:2011.13456)."""
+
+    sigma_min: float = 0.02
+    sigma_max: float = 100.0
+
+    def __call__(self, sigma: Array, buffers: dict[str, Array]) -> Scalings:
+        """Scalings at σ [B]."""
+        chex.assert_rank(sigma, 1)
+        ones = jnp.ones_like(sigma)
+        return Scalings(c_skip=ones, c_out=sigma, c_in=ones, c_noise=jnp.log(0.5 * sigma))
+
+
+@dataclasses.dataclass(frozen=True)
+class IDDPM:
+    """Improved DDPM (Nichol & Dhariwal 2021, arXiv:2102.09672): σ is one of a table `u`.
+
+    Attributes:
+      C_1: bound on the ratio of successive ᾱ.
+      C_2: offset of the cosine schedule.
+      M: number of noise levels.
+    """
+
+    C_1: float = 0.001
+    C_2: float = 0.008
+    M: int = 1000
+
+    @property
+    def sigma_min(self) -> float:
+        """u[M − 1]."""
+        return float(self._table()[self.M - 1])
+
+    @property
+    def sigma_max(self) -> float:
+        """u[0]."""
+        return float(self._table()[0])
+
+    def _table(self) -> np.ndarray:
+        """Levels u [M + 1] float32, decreasing to u[M] = 0 (EDM, Table 1, footnote)."""
+        # In float32 throughout: released networks were trained on the table as float32 gives it,
+        # whose last levels differ from the exact ones in the fourth digit.
+        j = np.arange(self.M + 1, dtype=np.float32)
+        angle = np.float32(0.5 * math.pi) * j / np.float32(self.M) / np.float32(self.C_2 + 1)
+        alpha_bar = np.sin(angle) ** 2
+        u = np.zeros(self.M + 1, dtype=np.float32)
+        one = np.float32(1)
+        for i in range(self.M, 0, -1):
+            ratio = max(alpha_bar[i - 1] / alpha_bar[i], np.float32(self.C_1))
+            u[i - 1] = np.sqrt((u[i] ** 2 + one) / ratio - one)
+        return u
+
+    def buffers(self) -> dict[str, Array]:
+        """The table `u`."""
+        return {"u": jnp.asarray(self._table())}
+
+    def round_sigma(self, sigma: np.ndarray) -> np.ndarray:
+        """The nearest levels of the table."""
+        u = self._table().astype(np.float64)
+        return u[np.abs(np.asarray(sigma)[..., None] - u).argmin(axis=-1)]
+
+    def __call__(self, sigma: Array, buffers: dict[str, Array]) -> Scalings:
+        """Scalings at σ [B]; the noise label is that of the nearest level, the rest is at σ."""
+        chex.assert_rank(sigma, 1)
+        u = jax.lax.stop_gradient(buffers["u"])
+        nearest = jnp.argmin(jnp.abs(sigma[:, None] - u), axis=1)
+        return Scalings(
+            c_skip=jnp.ones_like(sigma),
+            c_out=-sigma,
+            c_in=jax.lax.rsqrt(jnp.square(sigma) + 1),
+            c_noise=(self.M - 1 - nearest).astype(jnp.float32),
+        )
+
+
+BY_EDM_NAME: dict[str, Any] = {
+    "EDMPrecond": EDM,
+    "VPPrecond": VP,
+    "VEPrecond": VE,
+    "iDDPMPrecond": IDDPM,
+}

@@ -1,0 +1,1 @@
+"""Devices and processes: mesh, sharding, peers, preemption and the watchdog."""

@@ -1,0 +1,1 @@
+"""Evaluation: generate, take features, measure."""

@@ -1,0 +1,354 @@
+"""Generate, take features, compare: one pass over the images, which are never all in memory.
+
+Images and, where they are JAX, features are computed by all devices, in one compiled call a batch
+for a one-step generator. The sums over images are the host's, in float64: they don't depend on how
+many devices there are, so neither do the metrics.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+
+from diffjax import metrics
+from diffjax.distributed import sharding
+from diffjax.evaluation import sampling
+from diffjax.evaluation.features import Features, compile_apply, one_behind, to_rows
+from diffjax.evaluation.references import Reference
+from diffjax.interfaces import Array, Params
+
+_INCEPTION_SCORE_SPLITS = 10
+_KERNEL_SUBSET = 1000
+_NEIGHBOURS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """What can be asked for.
+
+    Attributes:
+      at_least: the fewest images that it is defined for.
+      needs: what the reference must hold: "statistics", "images" or nothing.
+      published_only: whether its name stands for Inception's published weights.
+      higher_is_better: which way is up.
+    """
+
+    at_least: int
+    needs: str = ""
+    published_only: bool = False
+    higher_is_better: bool = False
+
+
+METRICS: dict[str, Metric] = {
+    "fid": Metric(2, "statistics", published_only=True),
+    "kid": Metric(_KERNEL_SUBSET, "images", published_only=True),
+    "is": Metric(_INCEPTION_SCORE_SPLITS, published_only=True, higher_is_better=True),
+    "fd": Metric(2, "statistics"),
+    "kd": Metric(_KERNEL_SUBSET, "images"),
+    "precision": Metric(_NEIGHBOURS + 1, "images", higher_is_better=True),
+    "recall": Metric(_NEIGHBOURS + 1, "images", higher_is_better=True),
+}
+
+
+def result_name(metric: str, *, features: str, count: int) -> str:
+    """What a value is called: `fid50k`, `is5k`, `fd_pixels_1797`, `recall_inception_50k`.
+
+    Args:
+      metric: one of `METRICS`.
+      features: their name, which a metric of Inception's published weights has in its own.
+      count: generated images.
+    """
+    images = f"{count // 1000}k" if count % 1000 == 0 else f"{count}"
+    return (
+        f"{metric}{images}" if METRICS[metric].published_only else f"{metric}_{features}_{images}"
+    )
+
+
+def check_request(names: Sequence[str], *, count: int, reference: str, holds_images: bool) -> None:
+    """Checks what is asked for before anything is downloaded or computed.
+
+    Args:
+      names: of `METRICS`.
+      count: images to generate.
+      reference: what they are compared with; "" for nothing.
+      holds_images: whether that is images, not statistics alone.
+
+    Raises:
+      ValueError: naming the field, its value and what would do.
+    """
+    if not names:
+        raise ValueError(f"config.evaluate.metrics is empty; known are: {', '.join(METRICS)}.")
+    for name in names:
+        if name not in METRICS:
+            raise ValueError(
+                f"config.evaluate.metrics has {name!r}; known are: {', '.join(METRICS)}."
+            )
+        metric = METRICS[name]
+        if count < metric.at_least:
+            raise ValueError(
+                f"config.evaluate.count={count}: {name!r} needs at least {metric.at_least} images."
+            )
+        if metric.needs and not reference:
+            raise ValueError(
+                f"config.evaluate.metrics has {name!r}, but config.evaluate.reference is empty: "
+                "name real images, or their statistics, to compare with."
+            )
+        if metric.needs == "images" and not holds_images:
+            raise ValueError(
+                f"config.evaluate.metrics has {name!r}, which needs real images, but "
+                f"config.evaluate.reference={reference!r} holds their statistics only: name the "
+                "images instead (a folder, a zip, a TFDS data set)."
+            )
+
+
+def check_best(best: str, names: Sequence[str]) -> None:
+    """Checks that the metric by which the best network is kept is measured.
+
+    Args:
+      best: the metric; "" keeps none.
+      names: those that are measured.
+
+    Raises:
+      ValueError: it isn't among them.
+    """
+    if best and best not in names:
+        raise ValueError(
+            f"config.evaluate.best={best!r} isn't among evaluate.metrics={tuple(names)}; set it to "
+            "one of them, or to '' to keep no best network."
+        )
+
+
+def check_features(names: Sequence[str], features: Features) -> None:
+    """Checks that metrics may be called by their names.
+
+    Args:
+      names: of `METRICS`.
+      features: what they are computed on.
+
+    Raises:
+      ValueError: the name of a metric says Inception, and the features are something else.
+    """
+    if features.is_published_inception:
+        return
+    instead = {"fid": "; ask for 'fd'", "kid": "; ask for 'kd'"}
+    for name in names:
+        if METRICS[name].published_only:
+            raise ValueError(
+                f"config.evaluate.metrics has {name!r}, which is defined on the published "
+                f"Inception network, but the features are {features.name!r}{instead.get(name, '')}."
+            )
+
+
+def needs_rows(names: Iterable[str]) -> bool:
+    """Whether any of these metrics compares features one by one."""
+    return any(METRICS[name].needs == "images" for name in names)
+
+
+class Evaluator:
+    """Measures a generator.
+
+    Attributes:
+      seed: of the samples, the same ones every time.
+      names: metric -> the name of its value.
+    """
+
+    def __init__(
+        self,
+        *,
+        features: Features,
+        names: Sequence[str],
+        reference: Reference | None,
+        count: int,
+        batch_size: int,
+        seed: int,
+        mesh: Mesh,
+    ) -> None:
+        """Prepares to measure.
+
+        Args:
+          features: what metrics are computed on.
+          names: metrics, of `METRICS`.
+          reference: what they compare with, None where nothing is compared.
+          count: images to generate.
+          batch_size: images that one device makes at a time. It isn't divided by the number of
+            devices, so that each of them computes the same, to the bit, however many there are.
+          seed: of the images and their classes.
+          mesh: the devices.
+
+        Raises:
+          ValueError: a metric has a name that these features can't give it.
+        """
+        check_features(names, features)
+        self.seed = seed
+        self.names = {n: result_name(n, features=features.name, count=count) for n in names}
+        self._features, self._reference = features, reference
+        # Once, not with every batch.
+        self._variables = sharding.put(features.variables, sharding.replicated(mesh))
+        self._count, self._batch_size, self._mesh = count, batch_size * mesh.size, mesh
+        self._calls: dict[tuple[sampling.SampleBatch, int], Callable[..., Any]] = {}
+        if reference is not None and count < reference.mean.size:
+            logging.warning(
+                "%d images can't fill a covariance of %d features: distances of so few say more "
+                "about their number than about the generator.",
+                count,
+                reference.mean.size,
+            )
+
+    def __call__(
+        self, sampler: sampling.SampleBatch, params: Params, *, label_dim: int, repeat: int = 0
+    ) -> dict[str, float]:
+        """Values, by name, of `count` images with uniform classes.
+
+        Args:
+          sampler: what makes images; its seed should be this evaluator's.
+          params: its parameters.
+          label_dim: number of classes; 0 for none.
+          repeat: r takes the images from r · count on, so that repeats share none.
+
+        Returns:
+          Name -> value. Beside an inception score stands the deviation of its splits, `..._std`.
+
+        Raises:
+          FloatingPointError: an image holds NaN.
+        """
+        tally = _Tally(keep_rows=needs_rows(self.names), keep_logits="is" in self.names)
+        for rows, logits in self._generated(sampler, params, label_dim, repeat * self._count):
+            tally.add(rows, logits)
+        return self._values(tally)
+
+    def _generated(
+        self, sampler: sampling.SampleBatch, params: Params, label_dim: int, first: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Features and logits of images `first` to `first + count`, a batch at a time."""
+        features, size = self._features, self._batch_size
+        call = self._call(sampler, label_dim)
+        dispatched = (
+            (min(size, self._count - done), *call(params, self._variables, first + done))
+            for done in range(0, self._count, size)
+        )
+        # Every batch is of one size, so that one is compiled; images that are too many are cut.
+        for count, output, has_nan in one_behind(dispatched):
+            if sharding.gather(has_nan):
+                raise FloatingPointError(
+                    "the generated images hold NaN: what made them has diverged."
+                )
+            if not features.compiled:
+                output = features.apply(features.variables, sharding.gather(output)[:count])
+            rows, logits = output
+            yield to_rows(features, rows, count), to_rows(features, logits, count)
+
+    def _call(self, sampler: sampling.SampleBatch, label_dim: int) -> Callable[..., Any]:
+        """(params, variables, first index) -> (what `_generated` goes on with, NaN's presence)."""
+        if (sampler, label_dim) not in self._calls:
+            self._calls[sampler, label_dim] = self._join(sampler, label_dim)
+        return self._calls[sampler, label_dim]
+
+    def _join(self, sampler: sampling.SampleBatch, label_dim: int) -> Callable[..., Any]:
+        mesh, size, seed = self._mesh, self._batch_size, self.seed
+
+        def generate(params: Params, first: Array) -> tuple[Array, Array]:
+            indices = first + jnp.arange(size)
+            classes = sampling.random_classes(seed, indices, label_dim)
+            return _quantise(sampler(params, indices, classes))
+
+        # A sampler that calls the network many times in Python's loop stays outside of `jit`.
+        one_call = isinstance(sampler, jax.stages.Wrapped)
+        make = jax.jit(generate) if one_call else generate
+        if not self._features.compiled:
+            return lambda params, _, first: make(params, first)
+        extract = compile_apply(self._features, mesh)
+
+        def call(params: Params, variables: Params, first: Array) -> tuple[Any, Array]:
+            pictures, has_nan = make(params, first)
+            return extract(variables, pictures), has_nan
+
+        return jax.jit(call) if one_call else call
+
+    def _values(self, tally: "_Tally") -> dict[str, float]:
+        values: dict[str, float] = {}
+        rows = np.concatenate(tally.rows) if tally.rows else np.empty((0, 0))
+        neighbours: dict[str, float] = {}
+        for metric, name in self.names.items():
+            if metric in ("fid", "fd"):
+                values[name] = self._frechet(tally.moments)
+            elif metric in ("kid", "kd"):
+                values[name] = metrics.kernel_distance(
+                    rows, self._real_rows(), subset_size=_KERNEL_SUBSET
+                )
+            elif metric == "is":
+                logits = np.concatenate(tally.logits) - self._features.logit_bias
+                values[name], values[f"{name}_std"] = metrics.inception_score(
+                    logits, splits=_INCEPTION_SCORE_SPLITS
+                )
+            else:
+                neighbours = neighbours or _precision_recall(self._real_rows(), rows)
+                values[name] = neighbours[metric]
+        return values
+
+    def _frechet(self, moments: metrics.Moments) -> float:
+        assert self._reference is not None
+        return metrics.frechet_distance(
+            moments.mean, moments.cov, self._reference.mean, self._reference.cov
+        )
+
+    def _real_rows(self) -> np.ndarray:
+        assert self._reference is not None
+        assert self._reference.rows is not None
+        return self._reference.rows
+
+
+class _Tally:
+    """What is kept of features: moments, and rows and logits only where metrics need them."""
+
+    def __init__(self, *, keep_rows: bool, keep_logits: bool) -> None:
+        self._keep_rows, self._keep_logits = keep_rows, keep_logits
+        self.moments = metrics.Moments.empty(0)
+        self.rows: list[np.ndarray] = []
+        self.logits: list[np.ndarray] = []
+
+    def add(self, rows: np.ndarray, logits: np.ndarray | None) -> None:
+        if self.moments.count == 0:
+            self.moments = metrics.Moments.empty(rows.shape[1])
+        self.moments = self.moments.update(rows)
+        if self._keep_rows:
+            self.rows.append(rows)
+        if self._keep_logits and logits is not None:
+            self.logits.append(logits)
+
+
+@jax.jit
+def _quantise(x: Array) -> tuple[Array, Array]:
+    """`images.to_uint8` on the devices, and whether there is NaN, for which there is no colour."""
+    return jnp.clip(x * 127.5 + 128, 0, 255).astype(jnp.uint8), jnp.isnan(x).any()
+
+
+def _precision_recall(real: np.ndarray, generated: np.ndarray) -> dict[str, float]:
+    precision, recall = metrics.precision_recall(real, generated, k=_NEIGHBOURS)
+    return {"precision": precision, "recall": recall}
+
+
+def compare(real: np.ndarray, generated: np.ndarray, *, name: str) -> dict[str, float]:
+    """Fréchet distance, precision and recall of generated against real features.
+
+    Args:
+      real: [N, D].
+      generated: [M, D].
+      name: of the features, which goes into the metrics' names with M: `fd_pixels_1797`.
+
+    Returns:
+      Metric's name -> value.
+    """
+    moments = [metrics.Moments.empty(real.shape[1]).update(x) for x in (generated, real)]
+    distance = metrics.frechet_distance(
+        moments[0].mean, moments[0].cov, moments[1].mean, moments[1].cov
+    )
+    values = {"fd": distance, **_precision_recall(real, generated)}
+    return {
+        result_name(metric, features=name, count=len(generated)): value
+        for metric, value in values.items()
+    }

@@ -1,0 +1,245 @@
+"""Functions from images to features, by name, and how they run over all devices.
+
+"inception" is the network that the FID is defined on; "pixels" are the images themselves; and
+"module:function" is anybody's function: uint8 [N, H, W, C] -> [N, D]. One that is wrapped in
+`jax.jit` runs on all devices, joined with the generator in one compiled call; any other gets NumPy
+arrays and may use whatever library it likes.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+
+from diffjax.convert import inception
+from diffjax.distributed import sharding
+from diffjax.files import download
+from diffjax.interfaces import Params
+
+INCEPTION = "inception"
+# The first digits of the SHA-256 of the published file, which torch.hub has in its name.
+_PUBLISHED_DIGEST = "6726825d"
+_RANDOM = "random"
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """A feature function and what is known about it.
+
+    Attributes:
+      name: goes into the names of metrics and into the metadata of statistics. "inception" is that
+        network with its published weights and nothing else; other weights have other names.
+      apply: (variables, uint8 images [N, H, W, C]) -> (features [N, D], logits [N, K] or None).
+      variables: what `apply` reads; an argument of it, so that compiled code doesn't hold it.
+      compiled: whether `apply` may be called inside `jax.jit`; otherwise it takes NumPy arrays.
+      channels: image channels that it takes; None for any.
+      logit_bias: [K], what the published inception score takes off the logits; None without logits.
+    """
+
+    name: str
+    apply: Callable[[Params, Any], tuple[Any, Any]]
+    variables: Params = None
+    compiled: bool = False
+    channels: int | None = None
+    logit_bias: np.ndarray | None = None
+
+    @property
+    def is_published_inception(self) -> bool:
+        """Whether a Fréchet distance of these features may be called FID."""
+        return self.name == INCEPTION
+
+    @property
+    def is_random(self) -> bool:
+        """Whether these are good for timing only."""
+        return self.name == f"{INCEPTION}_{_RANDOM}"
+
+    def dim(self, image_shape: tuple[int, int, int]) -> int:
+        """D for images [H, W, C], found without computing anything where that can be."""
+        if self.compiled:
+            image = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
+            rows, _ = jax.eval_shape(self.apply, self.variables, image)
+        else:
+            rows, _ = self.apply(self.variables, np.zeros((1, *image_shape), np.uint8))
+        return int(np.prod(rows.shape[1:]))
+
+    def check_channels(self, channels: int, where: str) -> None:
+        """Checks images before any is read or made.
+
+        Args:
+          channels: of the images.
+          where: they come from, for the error.
+
+        Raises:
+          ValueError: these features take another number of channels.
+        """
+        if self.channels not in (None, channels):
+            raise ValueError(
+                f"{where} has {channels} channels, but features={self.name!r} takes "
+                f"{self.channels}; features='pixels' takes any."
+            )
+
+
+def pixels(images: np.ndarray) -> np.ndarray:
+    """uint8 [N, H, W, C] -> [N, H · W · C] in [-1, 1]: pixels as their own features."""
+    return images.reshape(len(images), -1).astype(np.float64) / 127.5 - 1
+
+
+def load(name: str, weights: str = "") -> Features:
+    """The feature function of a name.
+
+    Args:
+      name: "inception", "pixels" or "module:function".
+      weights: of "inception": path or https URL of the published PyTorch file, or of one like it;
+        "" is the published file, downloaded once; "random" is for timing only.
+
+    Raises:
+      ValueError: an unknown name, nothing to import under it, or a file that isn't of this network.
+      OSError: there are no such weights, or they can't be downloaded.
+    """
+    if name == INCEPTION:
+        return _inception(weights)
+    if weights:
+        raise ValueError(f"features_weights={weights!r} is for features='inception' only.")
+    if name == "pixels":
+        return Features("pixels", lambda _, images: (pixels(images), None))
+    if ":" in name:
+        return _imported(name)
+    raise ValueError(
+        f"features={name!r} is unknown; known are: inception, pixels, and module:function for a "
+        "function of your own, uint8 images [N, H, W, C] -> [N, D]."
+    )
+
+
+def compute(
+    features: Features, batches: Iterable[np.ndarray], *, mesh: Mesh, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Features of images that come in batches, on all devices of a mesh.
+
+    Batches are padded to one size, so that one is compiled, and the padding's rows are dropped
+    again. The devices work on a batch while the caller works on the one before.
+
+    Args:
+      features: from `load`.
+      batches: uint8 [N, H, W, C] with N up to `batch_size`.
+      mesh: its devices share a batch.
+      batch_size: images a batch, which the devices must divide.
+
+    Yields:
+      (features [N, D], logits [N, K] or None), one pair a batch.
+
+    Raises:
+      ValueError: a batch is larger than said, or the function returns something else than rows.
+    """
+    apply = compile_apply(features, mesh)
+    variables = sharding.put(features.variables, sharding.replicated(mesh))
+    place = sharding.batch(mesh)
+
+    def dispatch(images: np.ndarray) -> tuple[Any, Any, int]:
+        if len(images) > batch_size:
+            raise ValueError(f"{len(images)} images in a batch of {batch_size}.")
+        if not features.compiled:
+            return *apply(variables, images), len(images)
+        padding = [(0, batch_size - len(images))] + [(0, 0)] * (images.ndim - 1)
+        padded = sharding.put(np.pad(images, padding), place)
+        return *apply(variables, padded), len(images)
+
+    for rows, logits, count in one_behind(dispatch(images) for images in batches):
+        yield to_rows(features, rows, count), to_rows(features, logits, count)
+
+
+def compile_apply(features: Features, mesh: Mesh) -> Callable[[Params, Any], tuple[Any, Any]]:
+    """`features.apply` as it is called on a whole batch: compiled over the mesh where it can be."""
+    if not features.compiled:
+        return features.apply
+
+    @jax.jit
+    def apply(variables: Params, images: jax.Array) -> tuple[jax.Array, Any]:
+        return features.apply(variables, sharding.constrain_batch(images, mesh, 0))
+
+    return apply
+
+
+def to_rows(features: Features, array: Any, count: int) -> Any:
+    """The first `count` rows on this host, checked; None stays None.
+
+    Raises:
+      ValueError: if there aren't as many rows, or they aren't rows of numbers.
+    """
+    if array is None:
+        return None
+    rows = sharding.gather(array)
+    if rows.ndim != 2 or len(rows) < count or not jnp.issubdtype(rows.dtype, jnp.floating):
+        raise ValueError(
+            f"features={features.name!r} must return floating-point [N, D], one row an image; of "
+            f"{count} images it made {rows.dtype} {list(rows.shape)}."
+        )
+    return rows[:count]
+
+
+def one_behind(items: Iterable[Any]) -> Iterator[Any]:
+    """Yields each item once the next has been asked for, so that devices have work queued."""
+    waiting: list[Any] = []
+    for item in items:
+        waiting.append(item)
+        if len(waiting) == 2:
+            yield waiting.pop(0)
+    yield from waiting
+
+
+def _inception(weights: str) -> Features:
+    if weights == _RANDOM:
+        name, extract = f"{INCEPTION}_{_RANDOM}", inception.random(seed=0)
+    else:
+        path = download.fetch(weights or inception.WEIGHTS_URL)
+        name, extract = _inception_name(path), inception.load(str(path))
+    return Features(
+        name=name,
+        apply=inception.apply,
+        variables=extract.variables,
+        compiled=True,
+        channels=3,
+        logit_bias=np.asarray(extract.logit_bias),
+    )
+
+
+def _inception_name(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest.startswith(_PUBLISHED_DIGEST):
+        return INCEPTION
+    logging.warning(
+        "%s isn't the published file of Inception's weights (its SHA-256 is %s...): distances are "
+        "named fd_%s_%s and compare with no published FID.",
+        path,
+        digest[:8],
+        INCEPTION,
+        digest[:8],
+    )
+    return f"{INCEPTION}_{digest[:8]}"
+
+
+def _imported(name: str) -> Features:
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"features={name!r}: there is no module {error.name}; run where Python finds it, or "
+            "put its folder on PYTHONPATH."
+        ) from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise ValueError(f"features={name!r}: {module.__name__} has no function {attribute!r}.")
+    return Features(
+        name=attribute,
+        apply=lambda _, images: (function(images), None),
+        compiled=isinstance(function, jax.stages.Wrapped),
+    )

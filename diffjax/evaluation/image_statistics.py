@@ -1,0 +1,338 @@
+"""Mean and covariance of features of real images: what a Fréchet distance is measured against.
+
+python -m diffjax.stats --data=cifar10-32x32.zip --output=cifar10.npz
+
+The file holds `mu` and `sigma`, as EDM's released ones do, and beside them the name of the features
+and the number of images. Every image counts, with the pixels that the network is trained on: uint8,
+as stored, neither resized nor mirrored.
+"""
+
+import argparse
+import dataclasses
+import io
+import math
+import os
+import sys
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from diffjax import data
+from diffjax.data import zip_entries
+from diffjax.distributed import peers, sharding
+from diffjax.evaluation import features
+from diffjax.evaluation.features import INCEPTION, Features
+from diffjax.files import download
+from diffjax.files.progress import ProgressLine
+from diffjax.metrics import Moments
+
+_RELEASED_AT = "https://nvlabs-fi-cdn.nvidia.com/edm/fid-refs/"
+# What EDM's authors released (https://github.com/NVlabs/edm), for the data sets of the paper.
+RELEASED = ("cifar10-32x32", "ffhq-64x64", "afhqv2-64x64", "imagenet-64x64")
+# Rows that the sums over images take at a time, so that they don't depend on the batch size.
+_BLOCK_ROWS = 2048
+_MAX_DIM = 1 << 15
+_HEADER_BYTES = 1 << 16
+_PROGRESS_SECONDS = 10.0
+_PEER_SECONDS = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+    """What statistics are of.
+
+    Attributes:
+      features: name of the features.
+      count: number of images, or None where the file doesn't say.
+    """
+
+    features: str
+    count: int | None
+
+
+def is_statistics(source: str) -> bool:
+    """Whether a reference is a file of statistics, by name, path or URL, and not images."""
+    return source in RELEASED or source.partition("#")[0].endswith(".npz")
+
+
+def load_reference(source: str) -> tuple[np.ndarray, np.ndarray, Meta]:
+    """Reads statistics, without pickles, and checks them.
+
+    Args:
+      source: one of `RELEASED`, or the path or https URL of an `.npz` with `mu` and `sigma`, which
+        is downloaded once. A file that doesn't name its features, like the released ones, is taken
+        for Inception's.
+
+    Returns:
+      Mean float64 [D], covariance float64 [D, D], and what they are of.
+
+    Raises:
+      OSError: there is no such file, or it can't be downloaded.
+      ValueError: naming the field that is missing or wrong.
+    """
+    if not is_statistics(source):
+        raise ValueError(
+            f"{source!r} names no statistics; known are: {', '.join(RELEASED)}, and the path or "
+            "URL of an .npz."
+        )
+    path = download.fetch(f"{_RELEASED_AT}{source}.npz" if source in RELEASED else source)
+    try:
+        return _check(_read_arrays(path))
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}.") from error
+
+
+def save(path: str | os.PathLike[str], moments: Moments, *, features_name: str) -> None:
+    """Writes what `load_reference` reads; the file appears once it is whole.
+
+    Args:
+      path: of the file, ending in `.npz`.
+      moments: of the features of all images.
+      features_name: of the features.
+
+    Raises:
+      ValueError: the moments are of fewer than two images.
+    """
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.partial")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with partial.open("wb") as file:
+            np.savez(
+                file,
+                mu=moments.mean,
+                sigma=moments.cov,
+                features=np.array(features_name),
+                count=np.array(moments.count),
+            )
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def compute(
+    batches: Iterable[np.ndarray],
+    extract: Features,
+    *,
+    mesh: Mesh,
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+) -> Moments:
+    """Moments of the features of images, in one pass; memory is that of a few batches.
+
+    The sums are the same to the last digits on any number of devices: each of them always takes
+    `batch_size` images, and features are summed in float64 in blocks of a fixed size.
+
+    Args:
+      batches: uint8 [N, H, W, C] with N up to `batch_size` times the number of devices.
+      extract: the features.
+      mesh: the devices.
+      batch_size: images that one device takes at a time.
+      progress: called with the number of images done.
+    """
+    moments: Moments | None = None
+    computed = features.compute(extract, batches, mesh=mesh, batch_size=batch_size * mesh.size)
+    for rows in _blocks((rows for rows, _ in computed), progress):
+        moments = (moments or Moments.empty(rows.shape[1])).update(rows)
+    if moments is None:
+        raise ValueError("there are no images to compute statistics of.")
+    return moments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code: 0 only if statistics were written."""
+    parser = argparse.ArgumentParser(
+        prog="python -m diffjax.stats",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--data", required=True, help="a zip, a folder, tfds:NAME[#SPLIT], or digits"
+    )
+    parser.add_argument("--output", required=True, help="the .npz to write")
+    parser.add_argument(
+        "--features", default=INCEPTION, help="inception (default), pixels, or module:function"
+    )
+    parser.add_argument(
+        "--features_weights",
+        default="",
+        help="of Inception: a path or URL; downloaded once unless given; 'random' only for timing",
+    )
+    parser.add_argument("--batch_size", type=int, default=128, help="images a device at a time")
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="share the work with other processes, found as config.distributed finds them",
+    )
+    arguments = parser.parse_args(argv)
+    settings = vars(arguments)
+    try:
+        with peers.joined(
+            settings,
+            deterministic=False,
+            distributed=settings["distributed"],
+            peer_seconds=_PEER_SECONDS,
+        ):
+            _run(
+                arguments.data,
+                arguments.output,
+                arguments.features,
+                arguments.features_weights,
+                arguments.batch_size,
+            )
+    except (OSError, ValueError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(source_name: str, output: str, name: str, weights: str, batch_size: int) -> None:
+    """Checks all that can be wrong, then computes."""
+    if not output.endswith(".npz"):
+        raise ValueError(f"--output={output}: its name must end in .npz.")
+    if Path(output).exists():
+        raise FileExistsError(f"--output={output} is there already; delete it or name another.")
+    if batch_size < 1:
+        raise ValueError(f"--batch_size={batch_size}: at least 1 is needed.")
+    source = data.open_source(source_name, field="--data")
+    if len(source) < 2:
+        raise ValueError(f"--data={source_name}: one image has no covariance; 2 are needed.")
+    extract = _features(name, weights)
+    extract.check_channels(source.image_shape[2], f"--data={source_name}")
+    is_main = jax.process_index() == 0
+    # The other processes read and compute the same, and neither tell nor write anything.
+    stream = sys.stderr if is_main else io.StringIO()
+    print(f"looking through {len(source)} images ...", file=stream)
+    data.verify(source)
+    mesh = sharding.make_mesh()
+    line = ProgressLine(len(source) / 1000, stream=stream, interval=_PROGRESS_SECONDS)
+    line.compiling()
+    batches = data.in_order(source, batch_size=batch_size * mesh.size)
+    moments = compute(
+        (batch.images for batch in batches),
+        extract,
+        mesh=mesh,
+        batch_size=batch_size,
+        progress=lambda done: line.update(done, done / 1000, {}),
+    )
+    line.end()
+    if not is_main:
+        return
+    save(output, moments, features_name=extract.name)
+    print(f"{moments.count} images, {moments.mean.size} features {extract.name}: {output}")
+
+
+def _features(name: str, weights: str) -> Features:
+    try:
+        return features.load(name, weights)
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"{error}: --features_weights=PATH. Without Inception there is --features=pixels."
+        ) from error
+
+
+def _blocks(
+    parts: Iterable[np.ndarray], progress: Callable[[int], None] | None
+) -> Iterator[np.ndarray]:
+    """Cuts rows anew, into blocks of `_BLOCK_ROWS` and a rest."""
+    waiting: list[np.ndarray] = []
+    count = done = 0
+    for part in parts:
+        waiting.append(part)
+        count += len(part)
+        done += len(part)
+        if count >= _BLOCK_ROWS:
+            rows = np.concatenate(waiting)
+            whole = count - count % _BLOCK_ROWS
+            yield from np.split(rows[:whole], whole // _BLOCK_ROWS)
+            waiting, count = [rows[whole:]], count - whole
+        if progress is not None:
+            progress(done)
+    if count:
+        yield np.concatenate(waiting)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The four arrays as far as they are there, none of which is allowed to be a pickle."""
+    known = {"mu": 8 * _MAX_DIM, "sigma": 8 * _MAX_DIM**2, "features": 1 << 16, "count": 8}
+    arrays = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = {info.filename: info for info in archive.infolist()}
+            for name, most in known.items():
+                if f"{name}.npy" not in entries:
+                    continue
+                _check_entry(entries[f"{name}.npy"], name, most, path.stat().st_size)
+                with archive.open(f"{name}.npy") as member:
+                    arrays[name] = _read_array(member, name, most)
+    except ValueError:
+        raise
+    except Exception as error:  # zipfile and NumPy raise nearly anything on damaged files
+        raise ValueError(f"not a readable .npz ({error})") from error
+    for name in ("mu", "sigma"):
+        if name not in arrays:
+            held = (
+                ", ".join(sorted(repr(n.removesuffix(".npy"))[:40] for n in entries)[:10])
+                or "nothing"
+            )
+            raise ValueError(
+                f"no array {name!r} in it, but {held}; python -m diffjax.stats writes what is "
+                "needed"
+            )
+    return arrays
+
+
+def _check_entry(info: zipfile.ZipInfo, name: str, most: int, archive_bytes: int) -> None:
+    try:
+        zip_entries.check(info, limit=most + _HEADER_BYTES, archive_bytes=archive_bytes)
+    except ValueError as error:
+        raise ValueError(f"its array {name!r} {error}") from error
+
+
+def _read_array(file: IO[bytes], name: str, most: int) -> np.ndarray:
+    """One array; the memory that its header asks for is looked at before it is taken."""
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f"its array {name!r} is of version {version}, np.savez writes (1, 0)")
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.hasobject or dtype.fields or dtype.subdtype:
+        raise ValueError(f"its array {name!r} holds {dtype}, not plain numbers or text")
+    size = math.prod(shape) * dtype.itemsize
+    if not 0 <= size <= most:
+        raise ValueError(f"its array {name!r} is {size} bytes, over {most}")
+    content = file.read(size + 1)
+    if len(content) != size:
+        raise ValueError(f"its array {name!r} declares {size} bytes and holds another number")
+    flat = np.frombuffer(content, dtype)
+    return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)
+
+
+def _check(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, Meta]:
+    mean, cov = arrays["mu"], arrays["sigma"]
+    if mean.ndim != 1 or not mean.size or cov.shape != (mean.size, mean.size):
+        raise ValueError(
+            f"mu must be [D] and sigma [D, D], but they are {mean.shape} and {cov.shape}"
+        )
+    for name in ("mu", "sigma"):
+        is_real = np.issubdtype(arrays[name].dtype, np.floating)
+        if not is_real or not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{name} must hold finite floating-point numbers")
+    if np.abs(cov - cov.T).max() > 1e-4 * np.abs(cov).max():
+        raise ValueError("sigma must be symmetric")
+    label = arrays.get("features", np.array(INCEPTION))
+    if label.ndim or label.dtype.kind != "U" or not str(label):
+        raise ValueError("features must be the name of the features")
+    count = arrays.get("count")
+    if count is not None and (count.ndim or count.dtype.kind not in "iu" or count < 2):
+        raise ValueError("count must be the number of images, at least 2")
+    meta = Meta(str(label), None if count is None else int(count))
+    return mean.astype(np.float64), cov.astype(np.float64), meta
+
+
+if __name__ == "__main__":
+    sys.exit(main())

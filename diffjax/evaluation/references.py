@@ -1,0 +1,119 @@
+"""What generated images are compared with: real images, or statistics of them."""
+
+import dataclasses
+
+import numpy as np
+from jax.sharding import Mesh
+
+from diffjax import data
+from diffjax.evaluation import image_statistics
+from diffjax.evaluation.features import Features, compute
+from diffjax.metrics import Moments
+
+_FIELD = "config.evaluate.reference"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """Real images as metrics see them.
+
+    Attributes:
+      mean: [D] mean of their features.
+      cov: [D, D] covariance.
+      rows: [N, D] the features, or None where there are only statistics, or nobody asked.
+    """
+
+    mean: np.ndarray
+    cov: np.ndarray
+    rows: np.ndarray | None = None
+
+
+def holds_images(source: str) -> bool:
+    """Whether a reference is images, so that any metric can be computed, not statistics alone."""
+    return bool(source) and not image_statistics.is_statistics(source)
+
+
+def load(
+    source: str,
+    features: Features,
+    *,
+    image_shape: tuple[int, int, int],
+    keep_rows: bool,
+    batch_size: int,
+    mesh: Mesh,
+) -> Reference:
+    """Reads statistics, or images, every one of them once.
+
+    Args:
+      source: what `image_statistics.load_reference` or `data.open_source` reads.
+      features: what is compared.
+      image_shape: (H, W, C) of what is generated.
+      keep_rows: whether features are compared one by one and not by their statistics alone.
+      batch_size: images that a device takes at a time.
+      mesh: the devices.
+
+    Raises:
+      ValueError: naming what doesn't fit.
+      OSError: there is no such reference, or it can't be downloaded.
+    """
+    if not holds_images(source):
+        return _from_statistics(source, features, image_shape)
+    images = data.open_source(source, field=_FIELD)
+    if images.image_shape != image_shape:
+        raise ValueError(
+            f"{_FIELD}={source!r} has images of {images.image_shape}, but the network makes "
+            f"{image_shape}."
+        )
+    if len(images) < 2:
+        raise ValueError(f"{_FIELD}={source!r} has a single image: a distribution needs more.")
+    data.verify(images)
+    size = batch_size * mesh.size
+    batches = (batch.images for batch in data.in_order(images, batch_size=size))
+    moments, kept = None, []
+    for rows, _ in compute(features, batches, mesh=mesh, batch_size=size):
+        moments = (moments or Moments.empty(rows.shape[1])).update(rows)
+        if keep_rows:
+            kept.append(rows)
+    assert moments is not None
+    return Reference(moments.mean, moments.cov, np.concatenate(kept) if keep_rows else None)
+
+
+def examples(source: str, count: int, *, label_dim: int) -> np.ndarray:
+    """Some real images to look at, image i of class i modulo the number of classes.
+
+    Args:
+      source: what `data.open_source` reads.
+      count: how many.
+      label_dim: number of classes; 0, or another number than the images have, takes any images.
+
+    Returns:
+      uint8 [count, H, W, C], equal ones each time; black where there are too few of a class.
+    """
+    images = data.open_source(source, field=_FIELD)
+    by_class = bool(label_dim) and images.num_classes == label_dim
+    # Places in the result that wait for an image, by class; all of one class where it is no matter.
+    waiting: dict[int, list[int]] = {}
+    for place in reversed(range(count)):
+        waiting.setdefault(place % label_dim if by_class else 0, []).append(place)
+    found = np.zeros((count, *images.image_shape), np.uint8)
+    for index in np.random.default_rng(0).permutation(len(images)):
+        picture, label = images[index]
+        places = waiting.get(label if by_class else 0)
+        if places:
+            found[places.pop()] = picture
+        if not any(waiting.values()):
+            break
+    return found
+
+
+def _from_statistics(
+    source: str, features: Features, image_shape: tuple[int, int, int]
+) -> Reference:
+    mean, cov, meta = image_statistics.load_reference(source)
+    theirs = f"{_FIELD}={source!r} holds statistics of {mean.size} features {meta.features!r}"
+    if features.is_random:
+        raise ValueError(f"{theirs}, but random weights are for timing and compare with nothing.")
+    dim = features.dim(image_shape)
+    if (meta.features, mean.size) != (features.name, dim):
+        raise ValueError(f"{theirs}, but config.evaluate.features are {dim} of {features.name!r}.")
+    return Reference(mean, cov)

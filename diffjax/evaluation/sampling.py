@@ -1,0 +1,204 @@
+"""Images from a student in one step, or from a teacher by EDM's sampler.
+
+Every image has a key of its own, from the seed and its index, so that image i is the same whatever
+the batch size and the number of images.
+"""
+
+import dataclasses
+import functools
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from diffjax.diffusion import samplers
+from diffjax.diffusion.noise import heun_sigmas
+from diffjax.distributed import sharding
+from diffjax.files import images
+from diffjax.interfaces import Array, Generator, Params, PRNGKey
+from diffjax.models.denoiser import NetworkDenoiser
+
+# (parameters, indices [B], classes [B]) -> images [B, H, W, C] in [-1, 1], split over the devices.
+SampleBatch = Callable[[Params, Array, Array], Array]
+
+
+def keys(seed: int, indices: Array) -> PRNGKey:
+    """One key an image: [B]."""
+    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(indices)
+
+
+def latents(seed: int, indices: Array, shape: tuple[int, ...]) -> Array:
+    """[B, *shape] ~ N(0, I), the latent of image i from its own key."""
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 0), shape))(
+        keys(seed, indices)
+    )
+
+
+def random_classes(seed: int, indices: Array, label_dim: int) -> Array:
+    """[B] classes, uniform, the class of image i from its own key."""
+    return jax.vmap(
+        lambda key: jax.random.randint(jax.random.fold_in(key, 1), (), 0, max(label_dim, 1))
+    )(keys(seed, indices))
+
+
+def one_step(
+    generator: Generator, *, seed: int, shape: tuple[int, ...], label_dim: int, mesh: Mesh
+) -> SampleBatch:
+    """A compiled G(z) over all devices of the mesh, which may be called inside `jax.jit` too."""
+
+    @functools.partial(jax.jit, out_shardings=sharding.batch(mesh))
+    def sample(params: Params, indices: Array, classes: Array) -> Array:
+        z = sharding.constrain_batch(latents(seed, indices, shape), mesh, 0)
+        return generator(params, z, labels=_one_hot(classes, label_dim))
+
+    return sample
+
+
+@dataclasses.dataclass(frozen=True)
+class HeunSettings:
+    """EDM's sampler's; see `samplers.edm_heun`.
+
+    Attributes:
+      steps: N; the network is evaluated 2N − 1 times.
+      sigma_min: the last σ before 0.
+      sigma_max: the first σ.
+      rho: exponent of the grid.
+      s_churn: amount of stochasticity.
+      s_min: no noise below this σ.
+      s_max: nor above this one.
+      s_noise: standard deviation of the noise.
+    """
+
+    steps: int = 18
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+    s_churn: float = 0.0
+    s_min: float = 0.0
+    s_max: float = float("inf")
+    s_noise: float = 1.0
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the network an image."""
+        return 2 * self.steps - 1
+
+    def sigmas(self, denoiser: NetworkDenoiser) -> np.ndarray:
+        """The grid, inside the range and on the levels that the network knows."""
+        low = max(self.sigma_min, denoiser.sigma_min)
+        high = min(self.sigma_max, denoiser.sigma_max)
+        grid = heun_sigmas(self.steps, low, high, self.rho)
+        return np.append(denoiser.round_sigma(grid[:-1]), 0.0)
+
+
+def heun(
+    denoiser: NetworkDenoiser,
+    *,
+    settings: HeunSettings,
+    seed: int,
+    mesh: Mesh,
+) -> SampleBatch:
+    """EDM's sampler over all devices of the mesh, one compiled network evaluation."""
+
+    @functools.partial(jax.jit, out_shardings=sharding.batch(mesh))
+    def denoise(params: Params, x: Array, sigma: Array, classes: Array) -> Array:
+        x = sharding.constrain_batch(x, mesh, 0)
+        return denoiser(params, x, sigma, labels=_one_hot(classes, denoiser.label_dim))
+
+    sigmas = settings.sigmas(denoiser)
+
+    def sample(params: Params, indices: Array, classes: Array) -> Array:
+        churn_keys = jax.vmap(lambda key: jax.random.fold_in(key, 2))(keys(seed, indices))
+        z = latents(seed, indices, denoiser.image_shape)
+        return samplers.edm_heun(
+            lambda x, sigma: denoise(params, x, sigma, classes),
+            sharding.put(z, sharding.batch(mesh)),
+            sigmas,
+            s_churn=settings.s_churn,
+            s_min=settings.s_min,
+            s_max=settings.s_max,
+            s_noise=settings.s_noise,
+            rng=churn_keys if settings.s_churn > 0 else None,
+        )
+
+    return sample
+
+
+def first_images(
+    sample: SampleBatch, params: Params, count: int, *, label_dim: int, mesh: Mesh
+) -> np.ndarray:
+    """The first `count` images, uint8, image i being of class i modulo the number of classes."""
+    indices = jnp.arange(sharding.round_up(count, mesh))
+    classes = indices % max(label_dim, 1)
+    return images.to_uint8(sharding.gather(sample(params, indices, classes)))[:count]
+
+
+def batches(
+    sample: SampleBatch,
+    params: Params,
+    count: int,
+    *,
+    batch_size: int,
+    classes: Callable[[Array], Array],
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Samples `count` images, a batch at a time, every batch of one size so that one compiles.
+
+    Args:
+      sample: parameters, indices and classes to images.
+      params: the parameters.
+      count: how many images.
+      batch_size: images a batch; the devices must divide it.
+      classes: indices to classes.
+
+    Yields:
+      uint8 images [B, H, W, C] and their classes [B], the last batch cut to what is left.
+    """
+    for start in range(0, count, batch_size):
+        indices = jnp.arange(start, start + batch_size)
+        chosen = classes(indices)
+        pictures = images.to_uint8(sharding.gather(sample(params, indices, chosen)))
+        left = min(batch_size, count - start)
+        yield pictures[:left], np.asarray(chosen)[:left]
+
+
+def write_pngs(directory: Path, produced: Iterator[tuple[np.ndarray, np.ndarray]]) -> int:
+    """Writes `<index, 6 digits>.png` files, and returns how many."""
+    index = 0
+    for pictures, _ in produced:
+        for picture in pictures:
+            images.save_png(directory / f"{index:06d}.png", picture)
+            index += 1
+    return index
+
+
+def write_npz(path: Path, produced: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> int:
+    """Writes one .npz with `images` [N, H, W, C] uint8 and `classes` [N], and returns N.
+
+    Batches are written as they come, so that memory stays that of a batch; the file has its name
+    only once it is whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    all_classes = []
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        with archive.open("images.npy", "w", force_zip64=True) as member:
+            for position, (pictures, classes) in enumerate(produced):
+                if position == 0:
+                    shape = (count, *pictures.shape[1:])
+                    np.lib.format.write_array_header_1_0(
+                        member, {"descr": "|u1", "fortran_order": False, "shape": shape}
+                    )
+                member.write(pictures.tobytes())
+                all_classes.append(classes)
+        with archive.open("classes.npy", "w") as member:
+            np.lib.format.write_array(member, np.concatenate(all_classes))
+    partial.replace(path)
+    return count
+
+
+def _one_hot(classes: Array, label_dim: int) -> Array | None:
+    return jax.nn.one_hot(classes, label_dim) if label_dim else None

@@ -1,0 +1,1 @@
+"""Files: atomic writes, digests, restricted readers, downloads."""

@@ -1,0 +1,94 @@
+"""Shared by all that reads and writes with Orbax: paths, comparisons, errors, quiet logs."""
+
+import logging as python_logging
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+
+PathLike = str | os.PathLike[str]
+
+
+class SaveError(OSError):
+    """Arrays that couldn't be written; what was there before is."""
+
+
+def one_line(error: object) -> str:
+    """Shorten an error to one line of at most 200 characters."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def local_path(path: PathLike) -> Path:
+    """Return a path on a mounted file system, absolute.
+
+    Raises:
+      ValueError: a URL.
+    """
+    if "://" in os.fspath(path):
+        raise ValueError(f"{os.fspath(path)} is a URL: mount the store and name the mounted path")
+    return Path(path).absolute()
+
+
+def differing_arrays(stored: Any, expected: Any) -> str:
+    """In which names and shapes two trees differ, in one line; "" where in none."""
+    have, want = _shapes(stored), _shapes(expected)
+    differences = (
+        [f"{name} is missing" for name in sorted(want.keys() - have.keys())]
+        + [f"{name} isn't expected" for name in sorted(have.keys() - want.keys())]
+        + [
+            f"{name} has shape {have[name]} instead of {want[name]}"
+            for name in sorted(want.keys() & have.keys())
+            if have[name] != want[name]
+        ]
+    )
+    more = [f"and {len(differences) - 8} more"] if len(differences) > 8 else []
+    return "; ".join(differences[:8] + more)
+
+
+def check_same_arrays(path: Path, stored: Any, expected: Any) -> None:
+    """Check that stored arrays are those expected.
+
+    Raises:
+      ValueError: naming those that differ.
+    """
+    if differences := differing_arrays(stored, expected):
+        raise ValueError(f"{path} holds another model's arrays: {differences}")
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+        if hasattr(leaf, "shape")  # Orbax's lists of arrays have leaves for empty nodes too
+    }
+
+
+class _OrbaxChatter(python_logging.Filter):
+    """Drops what Orbax logs below the level of a warning, and errors that it raises besides."""
+
+    def filter(self, record: python_logging.LogRecord) -> bool:
+        orbax = f"{os.sep}orbax{os.sep}checkpoint{os.sep}"
+        is_chat = record.levelno < python_logging.WARNING or bool(record.exc_info)
+        return not is_chat or orbax not in record.pathname
+
+
+class _AsyncioChatter(python_logging.Filter):
+    """Drops what asyncio logs of Orbax's failed writes, one of which Orbax raises."""
+
+    def filter(self, record: python_logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return "exception was never retrieved" not in text or "orbax" not in text
+
+
+_CHATTER_FILTER = _OrbaxChatter()
+_ASYNCIO_FILTER = _AsyncioChatter()
+
+
+def quieten_orbax() -> None:
+    """Keep Orbax's own log lines, and errors that it raises besides, off the screen."""
+    # Neither does anything the second time.
+    logging.get_absl_logger().addFilter(_CHATTER_FILTER)
+    python_logging.getLogger("asyncio").addFilter(_ASYNCIO_FILTER)

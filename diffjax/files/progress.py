@@ -1,0 +1,130 @@
+"""Progress of long work, as a line on a terminal or in a file."""
+
+import math
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TextIO
+
+_WINDOW = 20  # progress reports that the rate is averaged over
+
+
+class ProgressLine:
+    """One line that says how far a run is, how fast it goes and when it will end.
+
+    A terminal shows one line that is rewritten; a file or notebook gets a line every few seconds.
+    The first update compiles, so the rate starts counting after it.
+
+    Attributes:
+      images_per_second: average over the latest reports; None until two are there.
+    """
+
+    def __init__(
+        self,
+        total_kimg: float,
+        *,
+        stream: TextIO,
+        interval: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Starts before anything is compiled.
+
+        Args:
+          total_kimg: thousands of images that the run is to make.
+          stream: where to write.
+          interval: seconds from line to line where `stream` isn't a terminal.
+          clock: tells the time in seconds.
+        """
+        self.images_per_second: float | None = None
+        self._total_kimg = total_kimg
+        self._stream = stream
+        self._interval = interval
+        self._clock = clock
+        self._left_out = 0.0
+        self._history: deque[tuple[float, float]] = deque(maxlen=_WINDOW)  # (seconds, kimg)
+        self._metrics: Mapping[str, float] = {}
+        self._shown_at = -math.inf
+        self._is_terminal = stream.isatty()
+        self._line_is_open = False
+
+    def compiling(self) -> None:
+        """Shows that the first update is being compiled."""
+        self._show("compiling ...")
+
+    def update(
+        self,
+        step: int,
+        kimg: float,
+        scalars: Mapping[str, float],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Notes how far the run is, and shows it if it is time; see `RunLogger.progress`."""
+        now = self._clock()
+        self._history.append((now - self._left_out, kimg))
+        self.images_per_second = _rate(self._history)
+        if metrics is not None:
+            self._metrics = metrics
+        last = kimg >= self._total_kimg
+        if self._is_terminal or last or now - self._shown_at >= self._interval:
+            self._shown_at = now
+            self._show(self._text(step, kimg, scalars))
+
+    def leave_out(self, seconds: float) -> None:
+        """Has the rate ignore so many seconds that just went by."""
+        self._left_out += seconds
+
+    def note(self, text: str) -> None:
+        """Writes a line that stays, above the progress line."""
+        self._write("\r\x1b[K" if self._line_is_open else "")
+        self._line_is_open = False
+        self._write(text + "\n")
+
+    def end(self) -> None:
+        """Leaves the last progress line on the terminal."""
+        if self._line_is_open:
+            self._line_is_open = False
+            self._write("\n")
+
+    def _text(self, step: int, kimg: float, scalars: Mapping[str, float]) -> str:
+        # Time left comes before the numbers, so that a narrow terminal doesn't cut it off.
+        parts = [
+            f"{min(kimg / self._total_kimg, 1):6.1%}",
+            f"step {step}",
+            f"kimg {kimg:.1f}/{self._total_kimg:.1f}",
+        ]
+        if self.images_per_second is not None:
+            left = 1000 * max(self._total_kimg - kimg, 0) / self.images_per_second
+            parts += [f"{self.images_per_second:.4g} img/s", f"{format_seconds(left)} left"]
+        parts += [
+            f"{name} {value:.4g}" for name, value in (*scalars.items(), *self._metrics.items())
+        ]
+        return "  ".join(parts)
+
+    def _show(self, text: str) -> None:
+        if not self._is_terminal:
+            self._write(text + "\n")
+            return
+        # A line that wraps can't be rewritten.
+        self._write("\r\x1b[K" + text[: shutil.get_terminal_size().columns - 1])
+        self._line_is_open = True
+
+    def _write(self, text: str) -> None:
+        encoding = self._stream.encoding or "utf-8"
+        # "|Δ|" must not end a run whose terminal knows ASCII only.
+        self._stream.write(text.encode(encoding, "replace").decode(encoding))
+        self._stream.flush()
+
+
+def format_seconds(seconds: float) -> str:
+    """Writes a time as a person would: 3725 is "1h 02m 05s", 65 is "1m 05s", 5 is "5s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h {minutes:02d}m {rest:02d}s"
+    return f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"
+
+
+def _rate(history: deque[tuple[float, float]]) -> float | None:
+    (start, first), (end, last) = history[0], history[-1]
+    return 1000 * (last - first) / (end - start) if end > start and last > first else None

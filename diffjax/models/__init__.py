@@ -1,0 +1,1 @@
+"""Models: denoisers and generators as functions of their parameters, and their folders."""

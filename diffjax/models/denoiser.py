@@ -1,0 +1,207 @@
+"""A network and its preconditioning, bound as a `Denoiser`."""
+
+import dataclasses
+import difflib
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.diffusion import preconditioning
+from diffjax.interfaces import Array, Params, PRNGKey
+from diffjax.networks.dhariwal_unet import DhariwalUNet
+from diffjax.networks.song_unet import SongUNet
+
+_NETWORKS = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkDenoiser:
+    """D(x; σ) = c_skip x + c_out F(c_in x; c_noise), EDM equation 7.
+
+    Parameters are `{"params": …, "buffers": …}`. Buffers (Fourier frequencies, iDDPM's table) are
+    held constant by the networks, so their gradient is zero and Adam leaves them as they are.
+
+    Attributes:
+      network: F, called as `SongUNet` is.
+      preconditioning: σ -> scalings.
+      image_shape: (H, W, C) of the data.
+      label_dim: number of classes; 0 for an unconditional denoiser.
+    """
+
+    network: nn.Module
+    preconditioning: preconditioning.Preconditioning
+    image_shape: tuple[int, int, int]
+    label_dim: int = 0
+
+    @property
+    def augment_dim(self) -> int:
+        """Number of augmentation labels; 0 for none."""
+        return self.network.augment_dim
+
+    @property
+    def sigma_min(self) -> float:
+        """The least noise level of the preconditioning."""
+        return self.preconditioning.sigma_min
+
+    @property
+    def sigma_max(self) -> float:
+        """The greatest noise level of the preconditioning."""
+        return self.preconditioning.sigma_max
+
+    def round_sigma(self, sigma: np.ndarray) -> np.ndarray:
+        """The nearest noise levels that the network knows: a table's under iDDPM, else all."""
+        return self.preconditioning.round_sigma(sigma)
+
+    def init(self, rng: PRNGKey) -> Params:
+        """Fresh parameters, float32."""
+        image = jnp.zeros((1, *self.image_shape))
+        labels = jnp.zeros((1, self.label_dim)) if self.label_dim else None
+        variables = self.network.init(rng, image, jnp.zeros(1), labels)
+        buffers = {**variables.get("buffers", {}), **self.preconditioning.buffers()}
+        return {"params": variables["params"], "buffers": buffers}
+
+    def abstract_params(self) -> Params:
+        """The tree of parameters as `jax.ShapeDtypeStruct`s, without computing any."""
+        # What they don't depend on is set aside, so that a run traces a network for them once.
+        network = self.network.clone(
+            dtype=jnp.float32, dropout=0.0, attention="xla", rematerialize=False
+        )
+        abstract = _abstract_params(dataclasses.replace(self, network=network))
+        return jax.tree.map(lambda leaf: leaf, abstract)  # a tree of the caller's own
+
+    def __call__(
+        self,
+        params: Params,
+        x: Array,
+        sigma: Array,
+        *,
+        labels: Array | None = None,
+        augment_labels: Array | None = None,
+        train: bool = False,
+        rng: PRNGKey | None = None,
+    ) -> Array:
+        """Denoises; see `types.Denoiser`.
+
+        Raises:
+          ValueError: labels or augmentation labels that the network doesn't take.
+        """
+        chex.assert_rank([x, sigma], [4, 1])
+        chex.assert_equal_shape_prefix([x, sigma], 1)
+        labels = self._labels(labels, x.shape[0])
+        if augment_labels is not None:
+            if not self.augment_dim:
+                raise ValueError("augment_labels given to a denoiser with augment_dim 0.")
+            chex.assert_shape(augment_labels, (x.shape[0], self.augment_dim))
+        x, sigma = x.astype(jnp.float32), sigma.astype(jnp.float32)
+        scalings = self.preconditioning(sigma, params["buffers"])
+        c_skip, c_out, c_in = (c[:, None, None, None] for c in scalings[:3])
+        network_buffers = {k: v for k, v in params["buffers"].items() if k != "u"}
+        out: Any = self.network.apply(
+            {"params": params["params"], "buffers": network_buffers},
+            c_in * x,
+            scalings.c_noise,
+            labels,
+            augment_labels,
+            train=train,
+            rngs=None if rng is None else {"dropout": rng},
+        )
+        # ADM under iDDPM also predicts a variance, in the channels after the image's.
+        out = out[..., : x.shape[-1]].astype(jnp.float32)
+        return c_skip * x + c_out * out
+
+    def _labels(self, labels: Array | None, batch: int) -> Array | None:
+        if labels is None:
+            return jnp.zeros((batch, self.label_dim)) if self.label_dim else None
+        if not self.label_dim:
+            raise ValueError("labels given to an unconditional denoiser (label_dim 0).")
+        chex.assert_shape(labels, (batch, self.label_dim))
+        return labels.astype(jnp.float32)
+
+
+@functools.cache
+def _abstract_params(denoiser: NetworkDenoiser) -> Params:
+    return jax.eval_shape(denoiser.init, jax.random.key(0))
+
+
+def from_edm_kwargs(
+    init_kwargs: Mapping[str, Any],
+    *,
+    dtype: Any = jnp.float32,
+    dropout: float | None = None,
+    attention: str = "xla",
+    rematerialize: bool = False,
+) -> NetworkDenoiser:
+    """Builds a denoiser from the constructor arguments of one of EDM's preconditioned networks.
+
+    Args:
+      init_kwargs: `class_name` (EDMPrecond, VPPrecond, VEPrecond or iDDPMPrecond), `model_type`
+        (SongUNet or DhariwalUNet), `img_resolution`, `img_channels`, `label_dim`, and any of the
+        arguments of that preconditioning and that network, by EDM's names.
+      dtype: of the network's computation. EDM's `use_fp16` is a way to train and is not followed.
+      dropout: replaces the network's own rate.
+      attention: "xla" or "cudnn"; see `attention.self_attention`.
+      rematerialize: whether residual blocks are computed again in the backward pass, for memory.
+
+    Raises:
+      ValueError: naming the unknown class or argument, or the missing one.
+    """
+    kwargs = dict(init_kwargs)
+    class_name = kwargs.pop("class_name", None)
+    if class_name not in preconditioning.BY_EDM_NAME:
+        known = ", ".join(preconditioning.BY_EDM_NAME)
+        raise ValueError(f"class_name={class_name!r} is no known preconditioning ({known}).")
+    precond_class = preconditioning.BY_EDM_NAME[class_name]
+    is_iddpm = precond_class is preconditioning.IDDPM
+    default_network = "SongUNet" if class_name in ("VPPrecond", "VEPrecond") else "DhariwalUNet"
+    model_type = kwargs.pop("model_type", default_network)
+    if model_type not in _NETWORKS:
+        raise ValueError(f"model_type={model_type!r} is no known network ({', '.join(_NETWORKS)}).")
+    for name in ("img_resolution", "img_channels"):
+        if name not in kwargs:
+            raise ValueError(f"{class_name}: the argument {name} is missing.")
+    resolution, channels = kwargs.pop("img_resolution"), kwargs.pop("img_channels")
+    label_dim = kwargs.pop("label_dim", 0)
+    kwargs.pop("use_fp16", None)
+
+    precond_kwargs = {k: kwargs.pop(k) for k in _arguments(precond_class) if k in kwargs}
+    if dropout is not None:
+        kwargs["dropout"] = dropout
+    network_class = _NETWORKS[model_type]
+    known_arguments = _arguments(network_class) - {
+        "dtype",
+        "attention",
+        "parent",
+        "name",
+        "out_channels",
+    }
+    for name in kwargs:
+        if name not in known_arguments:
+            nearest = difflib.get_close_matches(name, known_arguments, n=1)
+            hint = f" Nearest known: {nearest[0]}." if nearest else ""
+            raise ValueError(f"{class_name}({model_type}): unknown argument {name!r}.{hint}")
+    network = network_class(
+        img_resolution=resolution,
+        out_channels=channels * (2 if is_iddpm else 1),
+        label_dim=label_dim,
+        dtype=dtype,
+        attention=attention,
+        rematerialize=rematerialize,
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()},
+    )
+    return NetworkDenoiser(
+        network=network,
+        preconditioning=precond_class(**precond_kwargs),
+        image_shape=(resolution, resolution, channels),
+        label_dim=label_dim,
+    )
+
+
+def _arguments(cls: Any) -> set[str]:
+    return set(inspect.signature(cls).parameters)

@@ -1,0 +1,192 @@
+"""A network's own folder: how to build it, and its arrays.
+
+`denoiser.json` says how to build the network and `params/` holds its arrays, written by Orbax, with
+digests that tell damage. A folder appears under its final name only when complete. Paths are local
+or mounted; object stores want a mount.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from diffjax.files import digests, json_values, orbax_support
+from diffjax.files.orbax_support import PathLike, SaveError
+from diffjax.interfaces import Params
+
+FORMAT_VERSION = 1
+_DESCRIPTION = "denoiser.json"
+_PARAMS = "params"
+
+
+def save_denoiser(
+    directory: PathLike,
+    init_kwargs: Mapping[str, Any],
+    params: Params,
+    *,
+    dtype: Any | None = None,
+) -> None:
+    """Writes a denoiser that `load_denoiser_kwargs` and `load_params` read back.
+
+    With several processes call it in one of them only.
+
+    Args:
+      directory: the folder to make; it may exist if it is empty.
+      init_kwargs: constructor arguments of the preconditioned network, with `class_name` among
+        them. Values are numbers (infinite ones too), strings, booleans, None, and lists or dicts
+        of these; NumPy scalars become Python numbers and tuples become lists.
+      params: pytree (nested dicts) of arrays that this process can read.
+      dtype: floating-point type to store floating arrays in, such as `jnp.float16` for a small
+        file; None keeps their own.
+
+    Raises:
+      FileExistsError: if `directory` holds something already.
+      ValueError: if `init_kwargs` can't be written as JSON or lacks `class_name`, or if a value of
+        `params` is too large for `dtype`.
+      SaveError: if it can't be written; nothing is left then.
+    """
+    orbax_support.quieten_orbax()
+    directory = orbax_support.local_path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise FileExistsError(f"{directory} exists and isn't empty: name another folder")
+    description = json.dumps(_describe(init_kwargs), indent=2, allow_nan=False) + "\n"
+    arrays = jax.tree_util.tree_map_with_path(lambda k, x: _cast(k, x, dtype), params)
+
+    # Written beside its final place and renamed, so that the folder appears complete or not at all.
+    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        (partial / _DESCRIPTION).write_text(description, encoding="utf-8")
+        with _params_checkpointer() as checkpointer:
+            checkpointer.save(partial / _PARAMS, args=ocp.args.PyTreeSave(arrays))
+        # Orbax writes this machine's path into its mark, which is no business of who gets a copy.
+        (partial / _PARAMS / "commit_success.txt").write_text("complete", encoding="utf-8")
+        digests.write(partial, [_DESCRIPTION, _PARAMS])
+        partial.replace(directory)
+    except Exception as error:  # a full disk has many names in the libraries below
+        raise SaveError(
+            f"{directory} couldn't be written ({orbax_support.one_line(error)})"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_denoiser_kwargs(directory: PathLike) -> dict[str, Any]:
+    """Reads how a saved denoiser is built.
+
+    Args:
+      directory: what `save_denoiser` or `python -m diffjax.convert` wrote.
+
+    Returns:
+      The `init_kwargs` that `save_denoiser` was given, `class_name` among them.
+
+    Raises:
+      FileNotFoundError: if there is no denoiser.
+      ValueError: if its description is damaged or of a version that isn't known here.
+    """
+    path = orbax_support.local_path(directory) / _DESCRIPTION
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} doesn't exist: name a folder that `python -m diffjax.convert` wrote"
+        )
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        version = description["format_version"]
+        if version != FORMAT_VERSION:
+            raise ValueError(f"format version {version}, this diffjax reads {FORMAT_VERSION}")
+        return {
+            "class_name": description["class_name"],
+            **json_values.decode(description["init_kwargs"]),
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} isn't a denoiser's description ({error})") from error
+
+
+def load_params(directory: PathLike, abstract_params: Params) -> Params:
+    """Reads the arrays of a saved denoiser.
+
+    Args:
+      directory: what `save_denoiser` wrote.
+      abstract_params: pytree of `jax.ShapeDtypeStruct` (or of arrays) that says which arrays and
+        shapes to expect. A leaf's `sharding`, where it has one, places the array.
+
+    Returns:
+      Pytree of `jax.Array` with the structure of `abstract_params`; floating arrays are float32
+      whatever they were stored as.
+
+    Raises:
+      FileNotFoundError: if there are no arrays.
+      ValueError: if they aren't those of `abstract_params`, naming each that differs, or if they
+        are damaged.
+    """
+    orbax_support.quieten_orbax()
+    path = orbax_support.local_path(directory) / _PARAMS
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"{path} doesn't exist: name a folder that `python -m diffjax.convert` wrote"
+        )
+    if problem := digests.problem(path.parent):
+        raise ValueError(f"{path.parent} is damaged ({problem}): make or fetch it again")
+    orbax_support.check_same_arrays(path, _params_handler().metadata(path).tree, abstract_params)
+    # The structure is the same, so the stored arrays can be asked for by the expected tree.
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract_params)
+    with _params_checkpointer() as checkpointer:
+        arrays = checkpointer.restore(
+            path, args=ocp.args.PyTreeRestore(item=abstract_params, restore_args=as_numpy)
+        )
+    return jax.tree.map(_place, arrays, abstract_params)
+
+
+def _params_handler() -> ocp.PyTreeCheckpointHandler:
+    return ocp.PyTreeCheckpointHandler(multiprocessing_options=_without_others())
+
+
+def _params_checkpointer() -> ocp.Checkpointer:
+    return ocp.Checkpointer(_params_handler(), multiprocessing_options=_without_others())
+
+
+def _without_others() -> ocp.options.MultiprocessingOptions:
+    """Has Orbax wait for no other process, however many there are."""
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"diffjax-{me}"
+    )
+
+
+def _describe(init_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    if "class_name" not in init_kwargs:
+        raise ValueError("init_kwargs lacks class_name, the class of the preconditioned network")
+    rest = {key: value for key, value in init_kwargs.items() if key != "class_name"}
+    return {
+        "format_version": FORMAT_VERSION,
+        "class_name": init_kwargs["class_name"],
+        "init_kwargs": json_values.encode("init_kwargs", rest),
+    }
+
+
+def _cast(key_path: Any, array: Any, dtype: Any | None) -> np.ndarray:
+    array = np.asarray(jax.device_get(array))
+    if dtype is None or not jnp.issubdtype(array.dtype, jnp.floating):
+        return array
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype)
+    if not np.array_equal(np.isfinite(cast), np.isfinite(array)):
+        name = jax.tree_util.keystr(key_path, simple=True, separator="/")
+        raise ValueError(f"{name} has values too large for {jnp.dtype(dtype).name}")
+    return cast
+
+
+def _place(array: np.ndarray, expected: Any) -> jax.Array:
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        array = array.astype(np.float32)
+    sharding = getattr(expected, "sharding", None)
+    if sharding is None:
+        return jax.device_put(array)  # which compiles nothing, as jnp.asarray does for each shape
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])

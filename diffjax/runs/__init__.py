@@ -1,0 +1,1 @@
+"""Runs: a work directory, the config that made it, and the modes of the command line."""

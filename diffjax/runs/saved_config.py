@@ -1,0 +1,115 @@
+"""The config of a run, kept in its work directory, so that no other one goes on there unnoticed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffjax.files import json_values, writing
+
+FILE = "config.json"
+_RESULTS = ("checkpoints", "metrics.jsonl")
+
+# Fields, and groups of them, that may change from one run to the next in a work directory, for
+# they don't decide what is trained.
+FREE = {
+    "duration_kimg": "a longer run goes on",
+    "log_kimg": "only how often is told",
+    "grid_kimg": "the same of pictures",
+    "checkpoint_kimg": "the same of saves",
+    "keep_checkpoints": "what is kept, not what is trained",
+    "grid": "pictures",
+    "sample": "pictures",
+    "evaluate": "measurements",
+    "heun": "how a denoiser is sampled, for pictures and measurements",
+    "mesh": "checkpoints open on any; the mathematics is the same",
+    "max_skipped_in_a_row": "when to give up",
+    "updates_per_call": "the same updates, in larger portions",
+    "compile_apart": "the same updates, up to rounding, in several programs",
+    "rematerialize": "the same updates, in less memory",
+    "compilation_cache": "the same updates, compiled sooner",
+    "watchdog": "when a run is given up",
+    "distributed": "how processes find each other",
+    "deterministic": "the same updates, up to the order of sums",
+}
+
+
+def save(workdir: Path, config: ConfigDict) -> None:
+    """Writes `config.json`, which `load` reads back.
+
+    Raises:
+      ValueError: naming a field whose value can't be written.
+      OSError: if the file can't be written.
+    """
+    writing.write_text(workdir / FILE, json_values.dumps("config", config.to_dict()))
+
+
+def load(workdir: Path) -> ConfigDict:
+    """The config of a run; tuples have become lists.
+
+    Raises:
+      FileNotFoundError: if none was written there.
+      ValueError: if the file isn't one.
+    """
+    path = workdir / FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it to go on without it") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} isn't a config: delete it to go on without it")
+    return ConfigDict(json_values.decode(values))
+
+
+def changes(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """The fields that decide what is trained and differ, as `field: old -> new`."""
+    before, after = _fields(old.to_dict()), _fields(new.to_dict())
+    return [
+        f"{name}: {_shown(before, name)} -> {_shown(after, name)}"
+        for name in sorted(before.keys() | after.keys())
+        if not _is_free(name) and _shown(before, name) != _shown(after, name)
+    ]
+
+
+def check_unchanged(workdir: Path, config: ConfigDict) -> None:
+    """Checks that a config is the one that was run in a work directory, if one was.
+
+    A run that got no further than its first update, such as one whose batch is too large, left
+    nothing that another config could spoil.
+
+    Raises:
+      ValueError: naming each field that differs and isn't in `FREE`.
+    """
+    if not (workdir / FILE).exists() or not any(_has_content(workdir / name) for name in _RESULTS):
+        return
+    different = changes(load(workdir), config)
+    if different:
+        raise ValueError(
+            f"{workdir} is of a run with another config ({'; '.join(different)}): name another "
+            "--workdir, or go on there all the same with --allow_changed_config"
+        )
+
+
+def _has_content(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size > 0
+
+
+def _is_free(field: str) -> bool:
+    return field in FREE or field.split(".")[0] in FREE
+
+
+def _fields(group: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in group.items():
+        if isinstance(value, dict):
+            fields |= _fields(value, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = value
+    return fields
+
+
+def _shown(fields: dict[str, Any], name: str) -> str:
+    if name not in fields:
+        return "none"
+    return json_values.dumps(name, fields[name], indent=None).strip()

@@ -1,0 +1,1 @@
+"""Training: the update, its state, its compilation, its checkpoints."""

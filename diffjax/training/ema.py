@@ -1,0 +1,33 @@
+"""The exponential moving average of a generator's parameters, with EDM's ramp-up."""
+
+import jax
+import jax.numpy as jnp
+
+from diffjax.interfaces import Array, Params
+
+
+def decay(
+    images_seen: Array | float, batch_size: int, *, halflife: float, rampup: float | None = 0.05
+) -> Array:
+    """β, the weight of the old average (EDM's and SiD's training loops).
+
+    h' = min(halflife, rampup · images_seen), β = 0.5^(batch_size / max(h', 1e-8)).
+
+    Args:
+      images_seen: images generated before this update.
+      batch_size: images of this update.
+      halflife: h, in images.
+      rampup: the average forgets what is older than this share of the run; None for no ramp-up.
+
+    Returns:
+      A float32 scalar in [0, 1); 0 at the start of a run with ramp-up.
+    """
+    forgotten = jnp.float32(halflife)
+    if rampup is not None:
+        forgotten = jnp.minimum(forgotten, jnp.float32(images_seen) * rampup)
+    return jnp.float32(0.5) ** (batch_size / jnp.maximum(forgotten, 1e-8))
+
+
+def update(average: Params, params: Params, beta: Array) -> Params:
+    """β · average + (1 − β) · params, in the form that leaves equal values as they are."""
+    return jax.tree.map(lambda old, new: new + beta * (old - new), average, params)

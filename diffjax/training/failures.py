@@ -1,0 +1,116 @@
+"""Updates that were left out, as a run tells of them, and the record of what made it stop."""
+
+import dataclasses
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import diffjax
+from diffjax.files import json_values, writing
+from diffjax.training.totals import Totals
+
+RECORD_FILE = "failed_update.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class FailedUpdates:
+    """What it takes to do the updates again that made a run stop.
+
+    Attributes:
+      seed: of the run; the draws of step s come from `fold_in(key(seed), s)`.
+      first_step: the first of the updates in a row that were left out.
+      last_step: the last of them.
+      checkpoint: step of the checkpoint that holds the state they met.
+      not_finite: metrics that were not, in the call that ended the row.
+      config: of the run.
+      versions: of what computed it.
+    """
+
+    seed: int
+    first_step: int
+    last_step: int
+    checkpoint: int
+    not_finite: list[str]
+    config: dict[str, Any]
+    versions: dict[str, str]
+
+    def write(self, workdir: Path) -> Path:
+        """Writes the record as a whole or not at all, and returns its path."""
+        path = workdir / RECORD_FILE
+        writing.write_text(path, json_values.dumps("the record", dataclasses.asdict(self)))
+        return path
+
+
+def read(workdir: Path) -> FailedUpdates:
+    """The record of a run that stopped.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      ValueError: if it isn't what was written here.
+    """
+    path = workdir / RECORD_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} doesn't exist: only a run that stopped for numbers that are not finite has one"
+        )
+    try:
+        return FailedUpdates(**json_values.decode(json.loads(path.read_text(encoding="utf-8"))))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} isn't a record of failed updates ({error})") from error
+
+
+def versions() -> dict[str, str]:
+    """What decides how numbers round."""
+    return {
+        "diffjax": diffjax.__version__,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+
+
+def not_finite(totals: Totals) -> list[str]:
+    """Names of the metrics that were not finite in some update of a call."""
+    return [name for name, count in totals.not_finite.items() if count]
+
+
+def describe(totals: Totals, limit: int) -> str:
+    """One line about the updates of a call that were left out.
+
+    Args:
+      totals: of the call, some update of which was skipped.
+      limit: how many in a row stop the run.
+    """
+    count, names = int(totals.skipped), ", ".join(not_finite(totals))
+    last = f"step {int(totals.last_skipped)}"
+    which = (
+        f"the update of {last} was" if count == 1 else f"{count} updates, the last of {last}, were"
+    )
+    return (
+        f"warning: {which} left out, since these are not finite: {names} "
+        f"({int(totals.skipped_in_a_row)} in a row; {limit} stop the run)"
+    )
+
+
+def message(failed: FailedUpdates, workdir: Path, suspects: Mapping[str, Any]) -> str:
+    """One line on why a run stopped, what is kept, and what to change.
+
+    Args:
+      failed: the record.
+      workdir: of the run.
+      suspects: the settings that are mostly to blame, field -> value.
+    """
+    settings = ", ".join(f"{field}={value}" for field, value in suspects.items())
+    return (
+        f"the updates of steps {failed.first_step} to {failed.last_step} were left out, since "
+        f"these were not finite: {', '.join(failed.not_finite)}. The state that they met is kept "
+        f"as checkpoint {failed.checkpoint}; `python -m diffjax.tools.replay --workdir={workdir}` "
+        "shows where it comes from. The same command would stop again: first change what is to "
+        f"blame, most likely one of {settings}. If that doesn't help, the state itself has "
+        "diverged: delete the newest checkpoints, to go on from one that has not. A changed config "
+        "goes on there with --allow_changed_config."
+    )

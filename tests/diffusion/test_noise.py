@@ -1,0 +1,112 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from diffjax.diffusion import noise
+from tests.support import golden_cases
+
+COUNT = 100_000
+LEVELS = np.asarray([0.02, 0.25, 0.5, 0.75, 0.98])
+
+
+def draw(distribution, seed=0):
+    sigma = distribution(jax.random.key(seed), (COUNT,))
+    assert sigma.dtype == jnp.float32
+    return np.asarray(sigma, np.float64)
+
+
+def assert_shares_below(sigma, quantiles):
+    """A share `LEVELS` of the draws lies below each of the quantiles, to five standard errors."""
+    shares = (sigma[:, None] < quantiles).mean(axis=0)
+    np.testing.assert_array_less(
+        np.abs(shares - LEVELS), 5 * np.sqrt(LEVELS * (1 - LEVELS) / COUNT)
+    )
+
+
+def test_lognormal_of_given_normals():
+    # exp(-1.2), exp(1.2 - 1.2), exp(-2.4 - 1.2)
+    sigma = noise.lognormal_sigma(jnp.asarray([0.0, 1.0, -2.0]))
+    np.testing.assert_allclose(sigma, [0.3011942, 1.0, 0.0273237], rtol=1e-6)
+    np.testing.assert_allclose(noise.lognormal_sigma(jnp.float32(1.5), mean=-3, std=2), 1.0)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(-1.2, 1.2), (0.5, 0.3)])
+def test_lognormal_quantiles(mean, std):
+    sigma = draw(noise.LogNormal(mean=mean, std=std))
+    assert_shares_below(sigma, np.exp(mean + std * stats.norm.ppf(LEVELS)))
+
+
+def test_karras_endpoints_and_middle():
+    u = jnp.asarray([0.0, 0.4, 0.8, 1.0])
+    np.testing.assert_allclose(noise.karras_sigma(u), [0.002, 0.965417, 24.40834, 80.0], rtol=2e-5)
+    # rho = 1 is a straight line
+    np.testing.assert_allclose(noise.karras_sigma(u, 1.0, 3.0, 1.0), [1.0, 1.8, 2.6, 3.0])
+
+
+def test_sid_range_and_median():
+    sigma = draw(noise.KarrasUniform())
+    assert sigma.min() >= 0.002 * (1 - 1e-5)
+    assert 24.3 < sigma.max() <= 24.4084
+    np.testing.assert_allclose(np.median(sigma), 0.97, rtol=0.03)
+    assert_shares_below(sigma, noise.karras_sigma(0.8 * LEVELS))
+
+
+def test_t_max_of_the_whole_schedule():
+    sigma = draw(noise.KarrasUniform(t_max=1000.0))
+    assert_shares_below(sigma, noise.karras_sigma(LEVELS))
+    assert 79 < sigma.max() <= 80.001
+
+
+@pytest.mark.parametrize("distribution", [noise.LogNormal, noise.KarrasUniform])
+def test_clipping_moves_what_is_outside_and_nothing_else(distribution):
+    free = draw(distribution())
+    clipped = draw(distribution(sigma_min=0.02, sigma_max=3.0))
+    inside = (free > 0.02) & (free < 3.0)
+    assert 0.5 < inside.mean() < 0.995
+    np.testing.assert_array_equal(clipped[inside], free[inside])
+    np.testing.assert_array_equal(clipped[free <= 0.02], np.float32(0.02))
+    np.testing.assert_array_equal(clipped[free >= 3.0], np.float32(3.0))
+
+
+@pytest.mark.parametrize("distribution", [noise.LogNormal(), noise.KarrasUniform()])
+def test_draws_follow_the_key(distribution):
+    first = distribution(jax.random.key(1), (2, 3))
+    assert first.shape == (2, 3)
+    compiled = jax.jit(distribution, static_argnums=1)(jax.random.key(1), (2, 3))
+    np.testing.assert_allclose(first, compiled, rtol=1e-5)
+    assert not np.any(first == distribution(jax.random.key(2), (2, 3)))
+
+
+def test_edm_weight():
+    # (1/4 + 1/4) / (1/16), (1 + 1/4) / (1/4), (1 + 4) / 4
+    weight = noise.edm_weight(jnp.asarray([0.5, 1.0]))
+    np.testing.assert_allclose(weight, [8.0, 5.0])
+    np.testing.assert_allclose(noise.edm_weight(jnp.float32(1.0), sigma_data=2.0), 1.25)
+
+
+def test_heun_sigmas_against_published_sampler():
+    case = golden_cases.Case("sampler_tables")
+    sigmas = noise.heun_sigmas(18)
+    assert sigmas.dtype == np.float64
+    np.testing.assert_allclose(sigmas[:-1], case.raw("edm18_sigma_steps"), rtol=1e-10)
+    assert sigmas[-1] == 0
+
+
+def test_heun_sigmas_of_another_range():
+    sigmas = noise.heun_sigmas(4, sigma_min=1.0, sigma_max=4.0, rho=1.0)
+    np.testing.assert_allclose(sigmas, [4, 3, 2, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"steps": 1}, "steps=1"),
+        ({"sigma_min": 0.0}, "0 < sigma_min < sigma_max"),
+        ({"sigma_min": 3.0, "sigma_max": 2.0}, "not 3.0 and 2.0"),
+    ],
+)
+def test_heun_sigmas_of_nonsense(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        noise.heun_sigmas(**arguments)

@@ -1,0 +1,177 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax.diffusion import noise, samplers
+from tests.support import golden_cases
+
+
+@functools.cache
+def golden():
+    case = golden_cases.Case("sampler_ddpmpp_uncond")
+    model = case.denoiser()
+    return case, jax.jit(functools.partial(model, golden_cases.weights(model)))
+
+
+class Recorder:
+    """A denoiser that keeps the σ of each call."""
+
+    def __init__(self, denoise):
+        self.denoise, self.sigmas = denoise, []
+
+    def __call__(self, x, sigma):
+        assert sigma.shape == (x.shape[0],)
+        assert (sigma == sigma[0]).all()
+        self.sigmas.append(float(sigma[0]))
+        return self.denoise(x, sigma)
+
+
+def gaussian(std=0.5):
+    """The exact denoiser of N(0, std²)."""
+    return lambda x, sigma: std**2 / (std**2 + sigma[:, None] ** 2) * x
+
+
+def key(seed):
+    return jax.random.key(seed)
+
+
+def latents(batch=3, seed=0):
+    return jax.random.normal(jax.random.key(seed), (batch, 2))
+
+
+def test_heun_against_published_sampler():
+    case, denoise = golden()
+    recorder = Recorder(denoise)
+    samples = samplers.edm_heun(recorder, case["latents"], noise.heun_sigmas(18))
+    np.testing.assert_allclose(samples, case["heun18_x"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(recorder.sigmas, case.raw("heun18_sigma_evals"), rtol=1e-6)
+
+
+def test_churn_against_published_sampler():
+    case, denoise = golden()
+    kwargs = {k.lower(): v for k, v in case.meta["runs"]["churn12"]["kwargs"].items()}
+    sigmas = noise.heun_sigmas(kwargs.pop("num_steps"))
+    recorder = Recorder(denoise)
+    samples = samplers.edm_heun(
+        recorder, case["latents"], sigmas, noise=case["churn12_noise"], **kwargs
+    )
+    np.testing.assert_allclose(samples, case["churn12_x"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(recorder.sigmas, case.raw("churn12_sigma_evals"), rtol=1e-6)
+
+
+def test_of_one_fixed_point_the_sampler_is_exact():
+    # The ODE is linear then: any step lands on the line to the point.
+    point = jnp.asarray([0.3, -2.0])
+    samples = samplers.edm_heun(
+        lambda x, sigma: jnp.broadcast_to(point, x.shape), latents(), noise.heun_sigmas(5)
+    )
+    np.testing.assert_allclose(samples, jnp.broadcast_to(point, (3, 2)), rtol=1e-4)
+
+
+def test_second_order_on_a_gaussian():
+    """x(σ) / sqrt(std² + σ²) is constant along the ODE, so x(0) = σ₀ z std / sqrt(std² + σ₀²)."""
+    std, start = 0.5, 80.0
+    exact = latents() * start * std / np.sqrt(std**2 + start**2)
+    errors = []
+    for steps in (16, 32, 64):
+        samples = samplers.edm_heun(gaussian(std), latents(), noise.heun_sigmas(steps))
+        errors.append(float(jnp.abs(samples - exact).max()))
+    assert errors[0] < 0.1
+    # Twice the steps, a quarter of the error; Euler's method would halve it.
+    assert 3 < errors[0] / errors[1] < 6
+    assert 3 < errors[1] / errors[2] < 6
+
+
+def test_one_heun_step_by_hand():
+    # sigmas 2, 1, 0 and D = x / 2, z = 1. x = 2: slope (2 - 1) / 2 = 1/2, Euler to 3/2; there the
+    # slope is (3/2 - 3/4) / 1 = 3/4; x = 2 - (1/2 + 3/4) / 2 = 11/8. The last step is Euler's: D.
+    samples = samplers.edm_heun(
+        lambda x, sigma: x / 2, jnp.ones((1, 1)), jnp.asarray([2.0, 1.0, 0.0])
+    )
+    np.testing.assert_allclose(samples, [[11 / 16]])
+
+
+def test_number_and_order_of_evaluations():
+    recorder = Recorder(gaussian())
+    samplers.edm_heun(recorder, latents(), jnp.asarray([4.0, 2.0, 1.0, 0.0]))
+    assert recorder.sigmas == [4, 2, 2, 1, 1]
+
+
+def test_churn_raises_sigma_between_its_bounds_alone():
+    recorder = Recorder(gaussian())
+    sigmas = jnp.asarray([4.0, 2.0, 1.0, 0.0])
+    samplers.edm_heun(recorder, latents(), sigmas, s_churn=0.3, s_min=1.5, s_max=3.0, rng=key(0))
+    np.testing.assert_allclose(recorder.sigmas, [4, 2, 2.2, 1, 1], rtol=1e-6)  # γ = 0.3 / 3
+
+    recorder = Recorder(gaussian())
+    samplers.edm_heun(recorder, latents(), sigmas, s_churn=100.0, rng=key(0))
+    np.testing.assert_allclose(recorder.sigmas[0], 4 * np.sqrt(2), rtol=1e-6)  # γ's bound
+
+
+def churned(z, **kwargs):
+    return samplers.edm_heun(gaussian(), z, noise.heun_sigmas(6), s_churn=5.0, **kwargs)
+
+
+def test_churn_keeps_the_distribution_and_forgets_the_latents():
+    z, sigmas = latents(batch=20_000), noise.heun_sigmas(24)
+    plain = samplers.edm_heun(gaussian(), z, sigmas)
+    stochastic = samplers.edm_heun(gaussian(), z, sigmas, s_churn=10.0, rng=key(1))
+    np.testing.assert_allclose([jnp.std(plain), jnp.std(stochastic)], 0.5, rtol=0.1)
+    assert abs(np.corrcoef(plain.ravel(), stochastic.ravel())[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize("bounds", [{"s_min": 100.0}, {"s_max": 0.001}])
+def test_outside_its_bounds_churn_does_nothing(bounds):
+    plain = samplers.edm_heun(gaussian(), latents(), noise.heun_sigmas(6))
+    np.testing.assert_allclose(churned(latents(), rng=key(0), **bounds), plain, rtol=1e-5)
+
+
+def test_noise_replays_a_run_and_scales():
+    n = jax.random.normal(key(3), (6, 3, 2))
+    first = churned(latents(), noise=n)
+    np.testing.assert_array_equal(first, churned(latents(), noise=n))
+    np.testing.assert_allclose(
+        churned(latents(), noise=n, s_noise=2.0), churned(latents(), noise=2 * n), rtol=1e-5
+    )
+    assert not np.any(np.isclose(first, churned(latents(), noise=-n)))
+
+
+def test_without_churn_noise_is_not_used():
+    z, sigmas = latents(), noise.heun_sigmas(6)
+    plain = samplers.edm_heun(gaussian(), z, sigmas)
+    np.testing.assert_array_equal(plain, samplers.edm_heun(gaussian(), z, sigmas, rng=key(0)))
+
+
+@pytest.mark.parametrize("make_key", [jax.random.key, jax.random.PRNGKey], ids=["new", "raw"])
+def test_keys_of_examples_give_noise_that_no_batch_changes(make_key):
+    keys = jax.random.split(make_key(5), 3)
+    z = latents(batch=3)
+    together = churned(z, rng=keys)
+    apart = jnp.concatenate([churned(z[i : i + 1], rng=keys[i : i + 1]) for i in range(3)])
+    np.testing.assert_allclose(together, apart, rtol=1e-5)
+    order = jnp.asarray([2, 0, 1])
+    np.testing.assert_allclose(churned(z[order], rng=keys[order]), together[order], rtol=1e-5)
+
+
+@pytest.mark.parametrize("make_key", [jax.random.key, jax.random.PRNGKey], ids=["new", "raw"])
+def test_one_key_gives_each_example_noise_of_its_own(make_key):
+    same = jnp.ones((3, 2))
+    samples = np.asarray(churned(same, rng=make_key(5)))
+    assert len(np.unique(samples)) == 6
+    np.testing.assert_array_equal(samples, churned(same, rng=make_key(5)))
+    assert not np.any(samples == churned(same, rng=make_key(6)))
+
+
+def test_mistakes_are_told():
+    n = jnp.zeros((6, 3, 2))
+    with pytest.raises(ValueError, match="needs rng or noise"):
+        churned(latents())
+    with pytest.raises(ValueError, match="not both"):
+        churned(latents(), rng=key(0), noise=n)
+    with pytest.raises(AssertionError):
+        churned(latents(), noise=n[:5])
+    with pytest.raises(AssertionError):
+        samplers.edm_heun(gaussian(), latents(), jnp.ones((3, 1)))

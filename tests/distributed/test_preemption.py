@@ -1,0 +1,73 @@
+"""SIGTERM's handler; what it does to runs is in `faults/test_signals.py`."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from diffjax.distributed import preemption
+from tests.support.processes import PATIENCE, ROOT
+
+SECOND_SIGNAL = """
+import hashlib, os
+from diffjax import preemption
+with preemption.Preemption():
+    print("ready", flush=True)
+    # As a compilation does, this lets no handler of Python's run for a minute.
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 200_000_000)
+"""
+
+
+def test_a_second_signal_ends_at_once_whatever_goes_on():
+    process = subprocess.Popen(
+        [sys.executable, "-c", SECOND_SIGNAL], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)  # an echo of the first
+    time.sleep(preemption.ECHO_SECONDS)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=PATIENCE) == preemption.EXIT_CODE_AT_ONCE
+
+
+FINISHES = """
+import time
+from diffjax import preemption
+with preemption.Preemption() as stop:
+    print("ready", flush=True)
+    while not stop.requested():
+        time.sleep(0.01)
+    time.sleep(0.5)  # saving
+    print("saved", flush=True)
+"""
+
+
+def test_timeout_signals_twice_and_the_run_saves_all_the_same():
+    for seconds in ("8", "32", "128"):  # longer where the machine took all of it to get ready
+        command = ["timeout", "--signal=TERM", seconds, sys.executable, "-c", FINISHES]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+        if done.stdout:
+            break
+    assert done.stdout == "ready\nsaved\n", done.stderr
+
+
+def test_the_signal_is_noticed_and_the_handler_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with preemption.Preemption() as stop:
+        assert not stop.requested()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested()
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_an_error_inside_puts_the_handler_back_too():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(RuntimeError, match="inside"), preemption.Preemption():
+        raise RuntimeError("inside")
+    assert signal.getsignal(signal.SIGTERM) == before

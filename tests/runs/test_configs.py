@@ -1,0 +1,588 @@
+"""Every config builds, its full-size update traces, and mistakes in it are told in one line."""
+
+import ast
+import io
+import json
+import re
+import runpy
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from diffjax.distributed import sharding
+from diffjax.files import download
+from diffjax.runs import building, checks
+from diffjax.runs.train import train
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.py"))
+DISTILL = [name for name in NAMES if not name.startswith("teacher_")]
+DIGITS = [name for name in NAMES if name.endswith("_digits")]
+# Trained on a file, which `real_images` stands in for.
+ON_FILES = [name for name in NAMES if name.startswith("teacher_cifar")]
+
+# From the papers' released code: alpha, both learning rates, b1 of the generator's Adam, epsilon,
+# batch, Mimg in all, half-life of the EMA in kimg, dropout, augmentation, init_sigma, loss scale.
+PUBLISHED = {
+    "sid_cifar": (1.2, 1e-5, 0.0, 1e-8, 256, 500, 500, 0.13, 0.12, 2.5, 100),
+    "sid_cifar_cond": (1.2, 1e-5, 0.0, 1e-8, 256, 800, 500, 0.13, 0.12, 2.5, 100),
+    "sid_imagenet64": (1.2, 4e-6, 0.0, 1e-6, 8192, 1000, 2000, 0.1, 0.0, 2.5, 100),
+    "sid_ffhq64": (1.2, 1e-5, 0.9, 1e-6, 512, 500, 500, 0.05, 0.15, 2.5, 100),
+    "sid_afhqv2_64": (1.0, 5e-6, 0.0, 1e-6, 512, 500, 500, 0.05, 0.15, 2.5, 100),
+    "di_cifar": (None, 1e-5, 0.0, 1e-8, 128, 200, 500, 0.13, 0.12, 1.0, 1),
+    "di_cifar_cond": (None, 1e-5, 0.0, 1e-8, 128, 200, 500, 0.13, 0.12, 1.0, 1),
+}
+FID = {
+    "sid_cifar": "1.923",
+    "sid_cifar_cond": "1.710",
+    "sid_imagenet64": "1.524",
+    "sid_ffhq64": "1.550",
+    "sid_afhqv2_64": "1.628",
+    "di_cifar": "4.53",
+    "di_cifar_cond": "4.19",
+    "di_imagenet64": "5.57",
+}
+# As counted in the PyTorch networks that EDM's authors released.
+PARAMETERS = {
+    "cifar": 55_733_891,
+    "cifar_cond": 55_735_299,
+    "cifar_small": 13_956_931,
+    "cifar_tiny": 2_815_635,
+    "imagenet64": 295_899_267,
+    "ffhq64": 61_805_571,
+    "afhqv2_64": 61_805_571,
+}
+# Tracing takes tens of seconds at full size; the rest is traced by `-m slow`.
+TRACED_BY_DEFAULT = ("sid_cifar", "teacher_cifar_tiny", *DIGITS)
+
+
+def load(name: str) -> ConfigDict:
+    return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+
+
+def changed(name: str, **changes: object) -> ConfigDict:
+    """A config with fields set, `a__b` standing for a.b."""
+    config = load(name)
+    with config.ignore_type():
+        for field, value in changes.items():
+            *groups, last = field.split("__")
+            group = config
+            for part in groups:
+                group = group[part]
+            assert last in group, field
+            group[last] = value
+    return config
+
+
+def leaves(tree: object) -> list[tuple[tuple[int, ...], object]]:
+    return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.fixture
+def no_download(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"nothing is to be downloaded, but {args} was asked for")
+
+    monkeypatch.setattr(download, "fetch", refuse)
+
+
+@pytest.fixture
+def real_images(tmp_path):
+    """Ten images of ten classes, in EDM's format, in the place of CIFAR-10."""
+    path = tmp_path / "cifar10-32x32.zip"
+    names = [f"00000/img{number:08d}.png" for number in range(10)]
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, name in enumerate(names):
+            buffer = io.BytesIO()
+            Image.new("RGB", (32, 32), (number, 0, 0)).save(buffer, "png")
+            archive.writestr(name, buffer.getvalue())
+        labels = [[name, number] for number, name in enumerate(names)]
+        archive.writestr("dataset.json", json.dumps({"labels": labels}))
+    return path
+
+
+def load_with_data(name: str, real_images: Path) -> ConfigDict:
+    config = load(name)
+    if name in ON_FILES:
+        config.dataset = str(real_images)
+    return config
+
+
+def test_the_tables_here_know_every_config():
+    assert set(NAMES) == {*FID, *DIGITS, *ON_FILES, "sid_cifar_tiny"}
+    assert len(DIGITS) == len(ON_FILES) == 3
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_settings(name):
+    config = load(name)
+    assert (
+        config.get("alpha"),
+        config.generator.learning_rate,
+        config.generator.b1,
+        config.generator.eps,
+        config.batch_size,
+        config.duration_kimg / 1000,
+        config.ema_halflife_kimg,
+        config.dropout,
+        config.augment_probability,
+        config.init_sigma,
+        config.generator.loss_scale,
+    ) == PUBLISHED[name]
+    # What all of the published runs share.
+    assert config.fake_score.learning_rate == config.generator.learning_rate
+    assert config.fake_score.eps == config.generator.eps
+    assert (config.fake_score.b1, config.fake_score.b2, config.generator.b2) == (0.0, 0.999, 0.999)
+    assert (config.fake_score.loss_scale, config.fake_score.updates) == (1.0, 1)
+    savings = (config.share_samples, config.teacher_dtype, config.optimizer_state_dtype)
+    assert (*savings, config.fake_score.every) == (False, "", "float32", 1)
+    assert config.ema_rampup == 0.05
+    assert config.get("t_max", 800.0) == 800.0
+    half = name in ("sid_imagenet64", "sid_ffhq64", "sid_afhqv2_64")
+    assert config.dtype == ("bfloat16" if half else "float32")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_gives_the_command_and_the_result(name):
+    text = ast.get_docstring(ast.parse((CONFIGS / f"{name}.py").read_text()))
+    lines = [line.strip() for line in text.splitlines()]
+    assert f"python -m diffjax.main --config=configs/{name}.py" in lines
+    if name in FID:
+        flat = " ".join(text.split())
+        assert f"Result: FID {FID[name]} in one evaluation" in flat
+        assert "not measured here" in flat
+        assert "Hardware: " in flat
+        assert "Time: " in flat
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_imports_ml_collections_and_nothing_else(name):
+    imports = [
+        node
+        for node in ast.walk(ast.parse((CONFIGS / f"{name}.py").read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert [ast.unparse(node) for node in imports] == ["from ml_collections import ConfigDict"]
+
+
+def fields(config: ConfigDict, prefix: str = "") -> dict[str, type]:
+    found: dict[str, type] = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            found |= fields(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = type(value)
+    return found
+
+
+def test_distillations_have_the_same_fields_of_the_same_types():
+    # Of types too: an override on the command line must have the type that the config gives.
+    expected = fields(load("sid_digits"))
+    for name in DISTILL:
+        found = fields(load(name))
+        if load(name).method == "diff_instruct":
+            assert not {"alpha", "t_max"} & set(found), name
+            found |= {"alpha": float, "t_max": float}
+        assert found == expected, name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_builds_without_a_download(name, no_download, real_images):
+    config = load_with_data(name, real_images)
+    exp = building.build(config)
+    params = exp.denoiser.abstract_params()
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert count == PARAMETERS.get(name.partition("_")[2], 188_945)
+    state = exp.abstract_state()
+    assert leaves(exp.ema_params(state)) == leaves(params)
+    mesh = sharding.make_mesh(**config.mesh)
+    sharding.check_batch(config.batch_size, config.get("accumulation", 1), mesh)
+    assert exp.denoiser.network.dropout == exp.init_kwargs["dropout"]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_what_is_built_follows_the_config(name, no_download):
+    _, rate, _, eps, batch, mimg, halflife, dropout, augment, init_sigma, scale = PUBLISHED[name]
+    config = load(name)
+    exp = building.build(config)
+    setup, draw = exp.setup, exp.draw
+    assert building.total_steps(config) == -(-mimg * 1_000_000 // batch)
+    assert exp.denoiser.network.dropout == dropout
+    assert draw.augment_probability == augment
+    assert setup.generator.init_sigma == init_sigma
+    assert (setup.batch_size, setup.ema_halflife) == (batch, halflife * 1000)
+    assert (setup.generator_loss_scale, setup.fake_score_loss_scale) == (scale, 1)
+    assert setup.method.constant_scores == (config.method == "diff_instruct")
+    assert exp.denoiser.network.dtype == (jnp.bfloat16 if eps == 1e-6 else jnp.float32)
+    # Adam's first step on a gradient as large as epsilon is half of the learning rate.
+    for optimizer in (setup.generator_optimizer, setup.fake_score_optimizer):
+        gradient = jnp.asarray(eps, jnp.float32)
+        step, opt_state = optimizer.update(gradient, optimizer.init(gradient))
+        np.testing.assert_allclose(step, -rate / 2, rtol=1e-3)
+        second, _ = optimizer.update(jnp.zeros(()), opt_state)
+        has_momentum = optimizer is setup.generator_optimizer and config.generator.b1 > 0
+        assert bool(second != 0) == has_momentum
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in TRACED_BY_DEFAULT else pytest.mark.slow)
+        for name in NAMES
+    ],
+)
+def test_the_update_traces_at_full_size(name, no_download, real_images):
+    config = load_with_data(name, real_images)
+    exp = building.build(config)
+    mesh = sharding.make_mesh(**config.mesh)
+    state = exp.abstract_state()
+    if config.task == "distill":
+        frozen = exp.denoiser.abstract_params()
+        losses = {"fake_loss", "generator_loss", "delta"}
+    else:
+        frozen = exp.load_frozen()
+        losses = {"loss"}
+    new_state, metrics = jax.eval_shape(
+        lambda state, frozen, key: exp.update(state, frozen, key, mesh),
+        state,
+        frozen,
+        jax.random.key(0),
+    )
+    assert jax.tree.structure(new_state) == jax.tree.structure(state)
+    assert leaves(new_state) == leaves(state)
+    assert losses == set(exp.shown) <= set(metrics)
+    assert {(leaf.shape, leaf.dtype) for leaf in metrics.values()} == {((), np.dtype("float32"))}
+
+
+NUMBER = "a positive number is needed"
+WHOLE = "a whole number of at least 1 is needed"
+MISTAKES = [
+    ("sid_cifar", {"task": "destill"}, "config.task='destill' .* distill, pretrain"),
+    ("sid_cifar", {"method": "sdi"}, "config.method='sdi' .* sid, diff_instruct"),
+    (
+        "sid_cifar",
+        {"attention": "cudnn"},
+        "config.attention='cudnn' runs on NVIDIA GPUs, and here there is 8 x cpu",
+    ),
+    ("sid_cifar", {"dtype": "float8"}, "config.dtype='float8' .* float32, bfloat16, float16"),
+    (
+        "sid_cifar",
+        {"image_shape": (64, 64, 3)},
+        r"config.image_shape=\(64, 64, 3\) .* \(32, 32, 3\); set image_shape to that",
+    ),
+    (
+        "sid_cifar",
+        {"image_shape": (32, 32, 1)},
+        r"config.image_shape=\(32, 32, 1\) .* \(32, 32, 3\); set image_shape to that",
+    ),
+    ("sid_cifar", {"label_dim": 10}, "config.label_dim=10 .* 0 classes; set label_dim to that"),
+    ("sid_cifar_cond", {"label_dim": 0}, "config.label_dim=0 .* 10 classes; set label_dim to that"),
+    ("sid_cifar", {"alpha": float("nan")}, "config.alpha=nan: a finite number"),
+    ("sid_cifar", {"alpha": float("inf")}, "config.alpha=inf: a finite number"),
+    ("sid_cifar", {"t_max": 0.0}, r"config.t_max=0.0: it lies in \(0, 1000\]"),
+    ("sid_cifar", {"t_max": 1001.0}, r"config.t_max=1001.0: it lies in \(0, 1000\]"),
+    ("sid_cifar", {"t_max": float("nan")}, r"config.t_max=nan: it lies in \(0, 1000\]"),
+    ("di_cifar", {"init_sigma": 0.0}, f"config.init_sigma=0.0: {NUMBER}"),
+    ("sid_cifar", {"evaluate__count": 0}, f"config.evaluate.count=0: {WHOLE}"),
+    ("sid_cifar", {"evaluate__seeds": 0}, f"config.evaluate.seeds=0: {WHOLE}"),
+    ("sid_cifar", {"evaluate__metrics": "fid"}, "config.evaluate.metrics='fid': a tuple of names"),
+    ("sid_cifar", {"evaluate__batch_size": -1}, f"config.evaluate.batch_size=-1: {WHOLE}"),
+    ("sid_cifar", {"batch_size": 12.5}, f"config.batch_size=12.5: {WHOLE}"),
+    ("sid_cifar", {"accumulation": 0}, f"config.accumulation=0: {WHOLE}"),
+    ("sid_cifar", {"seed": -1}, "config.seed=-1: a whole number of at least 0"),
+    ("sid_cifar", {"dropout": 1.5}, r"config.dropout=1.5: it lies in \[0, 1\)"),
+    ("sid_cifar", {"ema_rampup": -1.0}, "config.ema_rampup=-1.0: .*at least 0"),
+    ("sid_cifar", {"log_kimg": -1.0}, f"config.log_kimg=-1.0: {NUMBER}"),
+    ("sid_cifar", {"keep_checkpoints": 0}, f"config.keep_checkpoints=0: {WHOLE}"),
+    ("sid_cifar", {"grid__rows": 0}, f"config.grid.rows=0: {WHOLE}"),
+    ("sid_cifar", {"heun__steps": 1}, "config.heun.steps=1: a whole number of at least 2"),
+    ("sid_cifar", {"heun__sigma_min": 100.0}, "config.heun.sigma_min=100.0 must be under"),
+    ("sid_cifar", {"generator__loss_scale": float("nan")}, f"loss_scale=nan: {NUMBER}"),
+    ("sid_cifar", {"batch_size": 0}, f"config.batch_size=0: {WHOLE}"),
+    ("sid_cifar", {"duration_kimg": -1.0}, f"config.duration_kimg=-1.0: {NUMBER}"),
+    ("sid_cifar", {"updates_per_call": 0}, f"config.updates_per_call=0: {WHOLE}"),
+    ("sid_cifar", {"max_skipped_in_a_row": 0}, f"config.max_skipped_in_a_row=0: {WHOLE}"),
+    ("sid_cifar", {"ema_halflife_kimg": 0.0}, f"config.ema_halflife_kimg=0.0: {NUMBER}"),
+    ("sid_cifar", {"fake_score__updates": 0}, f"config.fake_score.updates=0: {WHOLE}"),
+    ("sid_cifar", {"fake_score__every": 0}, f"config.fake_score.every=0: {WHOLE}"),
+    ("di_cifar", {"teacher_dtype": "float8"}, "teacher_dtype='float8' .* '' for that of"),
+    ("di_cifar", {"optimizer_state_dtype": "float16"}, "='float16' .* float32, bfloat16"),
+    (
+        "sid_cifar",
+        {"generator__learning_rate": -1e-5},
+        f"config.generator.learning_rate=-1e-05: {NUMBER}",
+    ),
+    (
+        "di_cifar",
+        {"fake_score__learning_rate": float("nan")},
+        f"config.fake_score.learning_rate=nan: {NUMBER}",
+    ),
+    ("sid_cifar", {"compile_apart": True}, "config.compile_apart=True is unknown; known are: "),
+    ("sid_cifar", {"generator__decay_kimg": -1.0}, "generator.decay_kimg=-1.0: a number of at"),
+    (
+        "sid_cifar",
+        {"generator__decay_kimg": 9.0, "generator__frozen_kimg": 2.0, "duration_kimg": 10.0},
+        "generator.decay_kimg=9.0 must fit into duration_kimg=10.0 after .*frozen_kimg=2.0",
+    ),
+    ("sid_cifar", {"generator__eps": 0.0}, f"config.generator.eps=0.0: {NUMBER}"),
+    ("sid_cifar", {"generator__b1": 1.0}, r"config.generator.b1=1.0: it lies in \[0, 1\)"),
+    ("sid_cifar", {"fake_score__b2": -0.1}, r"config.fake_score.b2=-0.1: it lies in \[0, 1\)"),
+    ("sid_cifar", {"augment_probability": 1.1}, r"augment_probability=1.1: it lies in \[0, 1\]"),
+    ("sid_cifar", {"augment_probability": -0.1}, r"augment_probability=-0.1: it lies in \[0, 1\]"),
+    (
+        "sid_imagenet64",
+        {"augment_probability": 0.12},
+        "augment_probability=0.12 .* takes 0 augmentation labels, not 9; set it to 0",
+    ),
+    (
+        "sid_cifar",
+        {"teacher": "edm-cifar10-uncond-vp"},
+        "teacher='edm-cifar10-uncond-vp' .* nearest is 'edm-cifar10-32x32-uncond-vp'",
+    ),
+    ("teacher_digits", {"dataset": "digit"}, "dataset='digit' is unknown; known are: digits"),
+    (
+        "teacher_digits",
+        {"optimizer__learning_rate": 0.0},
+        f"config.optimizer.learning_rate=0.0: {NUMBER}",
+    ),
+    (
+        "teacher_digits",
+        {"augment_probability": 0.12},
+        "augment_probability=0.12 .* takes 0 augmentation labels, not 9; set it to 0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), MISTAKES)
+def test_a_mistake_is_told_in_one_line(name, changes, message, no_download):
+    with pytest.raises(ValueError, match=message) as caught:
+        building.build(changed(name, **changes))
+    assert "\n" not in str(caught.value)
+
+
+# For each field what no field of its kind may be; a few fields allow one of them.
+WRONG = {
+    bool: [None, 1, "yes", 0.5, ()],
+    int: [None, "1", 1.5, float("nan"), float("inf"), -7, True, (1,)],
+    float: [None, "1", float("nan"), float("inf"), -1e9, (1.0,)],
+    str: [None, 3, 0.5, True, ("a",)],
+    tuple: [None, "text", 3, (1.5,), ("a", 3), (0,), (-1, 2)],
+}
+ALLOWED = {
+    ("alpha", -1e9),
+    ("heun.s_max", float("inf")),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_field_has_a_rule(name):
+    config = load(name)
+    decided_first = {"task", "method"} if config.task == "distill" else {"task"}
+    assert fields(config).keys() == {*checks.rules(config), *decided_first}
+
+
+@pytest.mark.parametrize("name", ["sid_imagenet64", "di_cifar_cond", "teacher_digits"])
+def test_every_field_refuses_what_it_cannot_be(name):
+    """The fields of the others are the same, of the same types."""
+    tried = 0
+    for field, kind in fields(load(name)).items():
+        for value in WRONG[kind]:
+            if (field, value) in ALLOWED:
+                continue
+            config = changed(name, **{field.replace(".", "__"): value})
+            with pytest.raises(ValueError, match=rf"^config\.{re.escape(field)}=") as caught:
+                checks.check(config)
+            assert "\n" not in str(caught.value)
+            assert re.search("needed|lies in|known are|at least", str(caught.value))
+            tried += 1
+        config = load(name)
+        *groups, last = field.split(".")
+        with config.unlocked():
+            group = config
+            for part in groups:
+                group = group[part]
+            del group[last]
+        with pytest.raises(ValueError, match=rf"^config\.{re.escape(field)} is missing"):
+            checks.check(config)
+    assert tried > 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"image_shape": (64, 32, 3)},
+            r"config\.image_shape=\(64, 32, 3\): \(height, width",
+        ),
+        ({"image_shape": (64, 64)}, r"config\.image_shape=\(64, 64\): \(height"),
+        ({"seed": 2**32}, r"config\.seed=4294967296: a whole number of at least 0, and under 2"),
+        ({"mesh__data": 0}, r"config\.mesh\.data=0: .* or -1 for all devices"),
+        ({"heun__s_min": 2.0, "heun__s_max": 1.0}, r"config\.heun\.s_min=2\.0 must not be over"),
+        ({"batch_size": 512.0}, r"config\.batch_size=512\.0: a whole number"),
+        ({"teacher": ""}, r"config\.teacher='': a string that isn't empty"),
+        ({"teacher": "x\n" * 99}, None),
+        ({"dtype": "x\n" * 99}, r"config\.dtype='x.*\.\.\. is unknown; known are: float32"),
+    ],
+)
+def test_values_at_the_bounds(changes, message):
+    config = changed("sid_imagenet64", **changes)
+    if message is None:
+        checks.check(config)
+        return
+    with pytest.raises(ValueError, match=message) as caught:
+        checks.check(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_teacher_that_is_not_there(tmp_path, no_download):
+    path = tmp_path / "teacher"
+    with pytest.raises(FileNotFoundError, match=f"teacher={re.escape(str(path))}: .*convert"):
+        building.build(changed("sid_cifar", teacher=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"evaluate__reference": ""}, r"metrics has 'fd', but config.evaluate.reference is empty"),
+        ({"evaluate__reference": "digit"}, "evaluate.reference='digit' is unknown; .* digits"),
+        ({"evaluate__features": "pixel"}, "features='pixel' is unknown; .* pixels"),
+        ({"evaluate__metrics": ("fid",)}, "'fid', .* ask for 'fd'"),
+        ({"evaluate__metrics": ("fdd",)}, "evaluate.metrics has 'fdd'; known are: fid, "),
+        ({"evaluate__count": 3}, "evaluate.count=3: 'precision' needs at least 4"),
+        (
+            {"evaluate__reference": "cifar10-32x32"},
+            "'precision', which needs real images, .*'cifar10-32x32' holds their statistics only",
+        ),
+    ],
+)
+def test_a_mistake_in_the_evaluation(changes, message, no_download):
+    config = changed("sid_digits", **changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        building.make_evaluator(config, building.build(config), sharding.make_mesh())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_evaluation_asks_for_can_be_measured(name, no_download):
+    config = load(name)
+    building.check_evaluation(config)
+    assert config.evaluate.count == (1797 if name in DIGITS else 50_000)
+    assert config.evaluate.best in config.evaluate.metrics
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "rounds", "nearest"), [(100, 1, 96), (100, 2, 96), (12, 1, 16), (1, 4, 32)]
+)
+def test_a_batch_that_does_not_divide_over_the_devices(batch_size, rounds, nearest):
+    mesh = sharding.make_mesh()
+    assert mesh.size == 8
+    message = (
+        f"batch_size={batch_size} does not divide over 8 devices times accumulation={rounds}; "
+        f"batch_size={nearest} would."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        sharding.check_batch(batch_size, rounds, mesh)
+    sharding.check_batch(nearest, rounds, mesh)
+
+
+def test_training_refuses_before_it_writes_anything(tmp_path):
+    for changes, message in (
+        ({"batch_size": 100}, "batch_size=100"),
+        ({"alpha": float("nan")}, "alpha=nan"),
+        ({"mesh__fsdp": 3}, r"mesh\.fsdp=3"),
+        ({"evaluate__best": "kd"}, r"best='kd' isn't among evaluate\.metrics"),
+        ({"evaluate__reference": ""}, r"'fd', but config\.evaluate\.reference is empty"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(changed("sid_digits", **changes), str(tmp_path / "run"))
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("teacher", "nearest"),
+    [("cifar_tini", "cifar_tiny"), ("digit", "digits"), ("edm-cifar10", "edm-cifar10-32x32-")],
+)
+def test_a_teacher_that_is_not_known(teacher, nearest, no_download):
+    with pytest.raises(ValueError, match=f"^teacher='{teacher}' is .*the nearest is '{nearest}"):
+        building.build(changed("sid_digits", teacher=teacher))
+
+
+@pytest.mark.parametrize(
+    ("initial", "message"),
+    [
+        (
+            "cifar_tiny",
+            r"^config\.generator\.initial=cifar_tiny is another network than the teacher",
+        ),
+        ("digit", r"^config\.generator\.initial='digit' is unknown; the nearest is 'digits'"),
+        ("no/such", r"^config\.generator\.initial=no/such: there is no such file"),
+    ],
+)
+def test_a_generator_that_cannot_start_so(initial, message, no_download):
+    config = load("sid_digits")
+    config.generator.initial = initial
+    exp = building.build(config)  # which what it started from need not outlive
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        exp.load_initial()
+
+
+@pytest.mark.parametrize("name", ["sid_digits", "teacher_digits"])
+def test_no_rampup_is_a_constant_half_life(name):
+    assert building.build(load(name)).setup.ema_rampup == 0.05
+    assert building.build(changed(name, ema_rampup=0.0)).setup.ema_rampup is None
+
+
+def test_the_greatest_norms_reach_the_optimizers_they_are_of():
+    config = load("sid_digits")
+    config.generator.max_grad_norm, config.fake_score.max_grad_norm = 2.0, 3.0
+    setup = building.build(config).setup
+    for optimizer, norm in ((setup.generator_optimizer, 2.0), (setup.fake_score_optimizer, 3.0)):
+        params = {"x": jnp.zeros(4)}
+        # Adam's second moment, after one gradient, is a thousandth of its square.
+        _, state = optimizer.update({"x": jnp.full(4, 50.0)}, optimizer.init(params), params)
+        moments = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (4,)]
+        np.testing.assert_allclose(moments, [np.full(4, 0.001 * (norm / 2) ** 2)], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "decay", "rates"),
+    [
+        (0, 4, [1, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]),
+        (2, 0, [0, 0, 1, 1, 1, 1, 1, 1, 1, 1]),
+        (2, 8, [0, 0, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]),
+    ],
+)
+def test_the_generators_rate_waits_and_decays(frozen, decay, rates):
+    config = load("sid_digits")
+    kimg = config.batch_size / 1000
+    config.duration_kimg = 10 * kimg
+    config.generator.frozen_kimg, config.generator.decay_kimg = frozen * kimg, decay * kimg
+    optimizer = building.build(config).setup.generator_optimizer
+    params = {"x": jnp.zeros(1)}
+    state, steps = optimizer.init(params), []
+    for _ in rates:
+        # Of equal gradients Adam makes steps of a learning rate each.
+        update, state = optimizer.update({"x": jnp.ones(1)}, state, params)
+        steps.append(-float(update["x"][0]) / config.generator.learning_rate)
+    np.testing.assert_allclose(steps, rates, atol=1e-5)
+
+
+def test_cudnn_reaches_all_networks_and_not_float32_ones(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    config = load("sid_cifar")
+    config.attention = "cudnn"
+    with pytest.raises(ValueError, match=r"config\.attention='cudnn' computes in bfloat16"):
+        building.build(config)
+    config.dtype = "bfloat16"
+    setup = building.build(config).setup
+    for denoiser in (setup.teacher, setup.fake_score, setup.generator.denoiser):
+        assert denoiser.network.attention == "cudnn"
+    config.teacher_dtype = "float32"
+    with pytest.raises(ValueError, match=r"config\.attention='cudnn' computes in bfloat16"):
+        building.build(config)

@@ -1,0 +1,189 @@
+"""The benchmarks of speed, in miniature: what they count, and what they run on."""
+
+import gzip
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import measuring, sample, step, synthetic, work
+from diffjax.models import network_folder
+from diffjax.models.denoiser import from_edm_kwargs
+from tests.runs.test_train import ROOT
+from tests.support import golden_cases, image_files
+
+NETWORK = {
+    "class_name": "EDMPrecond",
+    "model_type": "SongUNet",
+    "img_resolution": 8,
+    "img_channels": 1,
+    "model_channels": 16,
+    "channel_mult": (1,),
+    "num_blocks": 1,
+    "attn_resolutions": (8,),
+}
+
+
+class TestFlops:
+    def test_attention_counts_whoever_computes_it(self, monkeypatch):
+        """cuDNN's is a call that can't be looked into; here another such call stands for it."""
+
+        def opaque(q, k, v, *, implementation):
+            assert implementation == "cudnn"
+            return jax.pure_callback(lambda q, *_: q, q, q, k, v)
+
+        monkeypatch.setattr(jax.nn, "dot_product_attention", opaque)
+        by_xla, by_cudnn = (
+            from_edm_kwargs(NETWORK, dtype=jnp.bfloat16, attention=name)
+            for name in ("xla", "cudnn")
+        )
+        assert measuring.forward_flops(by_cudnn) == measuring.forward_flops(by_xla)
+
+    def test_a_block_with_attention_adds_what_the_definition_says(self):
+        """On 64 pixels of 16 channels: two products of all pairs, and the layers around them."""
+        with_it = from_edm_kwargs(NETWORK)
+        without = from_edm_kwargs({**NETWORK, "attn_resolutions": ()})
+        blocks = 2  # the encoder's, and the decoder's last
+        pairs, layers = 2 * 64 * 64 * 16, 64 * 16 * (3 * 16 + 16)
+        added = measuring.forward_flops(with_it) - measuring.forward_flops(without)
+        assert added == blocks * 2 * (pairs + layers)
+
+
+SMALL_NETWORK = {
+    "img_resolution": 32,
+    "img_channels": 3,
+    "augment_dim": 9,
+    "model_channels": 8,
+    "attn_resolutions": (),
+}
+
+
+def measured(benchmark, tmp_path, monkeypatch, capsys, *flags, config="teacher_cifar_small"):
+    """What a benchmark writes as JSON and prints, of a small network in place of the config's."""
+    file = tmp_path / "result.jsonl"
+    path = f"--config={ROOT / 'configs' / config}.py"
+    changes = ["--dtype=float32", "--devices=2", "--set=heun.steps=2"]
+    if config.startswith("teacher_"):
+        for name in ("model_channels", "channel_mult", "num_blocks", "attn_resolutions"):
+            changes.append(f"--set=network.{name}={(NETWORK | SMALL_NETWORK)[name]}")
+    monkeypatch.setattr(sys, "argv", ["", path, f"--json={file}", *changes, *flags])
+    benchmark.main()
+    (line,) = file.read_text().splitlines()
+    return json.loads(line), capsys.readouterr().out
+
+
+def forward_flops():
+    return measuring.forward_flops(from_edm_kwargs({**NETWORK, **SMALL_NETWORK}))
+
+
+def test_a_teachers_update_is_measured_without_its_data_set(tmp_path, monkeypatch, capsys):
+    flags = ["--batch_size=4", "--updates_per_call=1", "--repeats=2"]
+    result, table = measured(step, tmp_path, monkeypatch, capsys, *flags)
+    assert result["config"] == "teacher_cifar_small"
+    assert result["device"].startswith("2 x ")
+    assert (result["accumulation"], result["skipped"]) == (1, 0)
+    assert result["images_per_second"] == pytest.approx(4 / result["seconds_per_update"])
+    done = result["model_tflops_per_second"] * 1e12 * result["seconds_per_update"]
+    assert done == pytest.approx(3 * 4 * forward_flops())
+    peak = result["matrix_peak_tflops_per_second"]
+    assert result["share_of_peak"] == pytest.approx(result["model_tflops_per_second"] / peak)
+    assert {line.split()[0] for line in table.splitlines()} == result.keys()
+    assert result["peak_memory_gib"] is None  # of a CPU
+    assert "peak_memory_gib                  unknown" in table
+
+
+def check_sampler(name, evaluations, result):
+    of_one = {
+        key.removeprefix(f"{name}_"): value
+        for key, value in result.items()
+        if key.startswith(f"{name}_")
+    }
+    assert of_one["evaluations"] == evaluations
+    assert of_one["images_per_second"] == pytest.approx(4 / of_one["seconds_per_batch"])
+    done = of_one["model_tflops_per_second"] * 1e12 * of_one["seconds_per_batch"]
+    assert done == pytest.approx(4 * evaluations * forward_flops())
+    peak = result["matrix_peak_tflops_per_second"]
+    assert of_one["share_of_peak"] == pytest.approx(of_one["model_tflops_per_second"] / peak)
+    assert of_one["compile_seconds"] > 0
+
+
+def test_a_teachers_sampling_is_measured_without_its_data_set(tmp_path, monkeypatch, capsys):
+    trace = tmp_path / "trace"
+    flags = ["--batch_size=4", "--repeats=2", f"--profile={trace}"]
+    result, table = measured(sample, tmp_path, monkeypatch, capsys, *flags)
+    check_sampler("heun", 3, result)
+    assert not any(key.startswith("one_step_") for key in result)
+    assert result["peak_memory_gib"] is None
+    assert "peak_memory_gib                  unknown" in table
+    assert list((trace / "heun").rglob("*.trace.json.gz"))
+    assert not (trace / "heun/module.txt.gz").exists()  # it is several programs
+
+
+def test_a_student_is_sampled_in_one_step_and_by_heun(tmp_path, monkeypatch, capsys):
+    kwargs = {**NETWORK, **SMALL_NETWORK}
+    teacher = tmp_path / "teacher"
+    denoiser = from_edm_kwargs(kwargs)
+    network_folder.save_denoiser(teacher, kwargs, golden_cases.weights(denoiser))
+    trace = tmp_path / "trace"
+    flags = ["--batch_size=4", "--repeats=2", f"--profile={trace}", f"--set=teacher={teacher}"]
+    result, _ = measured(sample, tmp_path, monkeypatch, capsys, *flags, config="sid_cifar")
+    check_sampler("one_step", 1, result)
+    check_sampler("heun", 3, result)
+    for name in ("one_step", "heun"):
+        assert list((trace / name).rglob("*.trace.json.gz"))
+    text = gzip.decompress((trace / "one_step/module.txt.gz").read_bytes()).decode()
+    assert sum(kernel.flops for kernel in work.kernels(text, 1)) > 0
+
+
+def test_a_teacher_without_heun_leaves_nothing_to_measure(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match=r"^error: --no-heun leaves nothing"):
+        measured(sample, tmp_path, monkeypatch, capsys, "--no-heun")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--accumulation=2"], "--accumulation: the update of a teacher has no rounds"),
+        (["--batch_size=5"], "batch_size=5 does not divide over 2 devices"),
+        (["--set=dataset=mine.zip"], r"config\.dataset='mine\.zip': .* --set dataset=images-64x64"),
+        (["--set=attention=cudnn"], r"config\.attention='cudnn' runs on NVIDIA GPUs"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(flags, message, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match=f"^error: {message}") as caught:
+        measured(step, tmp_path, monkeypatch, capsys, *flags)
+    assert "\n" not in str(caught.value)
+
+
+class TestSyntheticImages:
+    @pytest.mark.parametrize(
+        ("dataset", "shape"),
+        [("digits", (8, 8, 1)), ("x/imagenet-64x64.zip", (64, 64, 3)), ("a-8x8.zip", (8, 8, 3))],
+    )
+    def test_they_are_of_the_data_sets_size(self, dataset, shape):
+        source = synthetic.images_like(dataset, conditional=True)
+        assert source.image_shape == shape
+        assert source.images.dtype == np.uint8
+        assert source.images.std() > 70  # of even noise it is 74
+        assert source.num_classes == 10
+        assert set(source.classes) == set(range(10))
+
+    def test_a_data_set_that_is_there_tells_size_and_classes(self, tmp_path):
+        contents = image_files.files(image_files.pictures(3))
+        contents["dataset.json"] = image_files.labels(list(contents), [0, 1, 2])
+        path = image_files.write_zip(tmp_path / "set-32x32.zip", contents)
+        source = synthetic.images_like(str(path), conditional=True)
+        assert (source.image_shape, source.num_classes) == ((8, 8, 3), 3)
+
+    def test_without_classes(self):
+        source = synthetic.images_like("none-16x16.zip", conditional=False)
+        assert source.num_classes == 0
+        assert not source.classes.any()
+
+    @pytest.mark.parametrize("name", ["a-32x64.zip", "a32.zip", "a-16x160.zip"])
+    def test_a_name_without_a_size(self, name):
+        with pytest.raises(FileNotFoundError, match=r"no such file .* --set dataset="):
+            synthetic.images_like(name, conditional=False)
