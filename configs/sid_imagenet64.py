@@ -7,116 +7,34 @@ Published in float16; here bfloat16 computes and parameters are float32, with th
 epsilon for half precision, 1e-6.
 
 Hardware: 8 GPUs of 80 GB, 16 images each in a round of accumulation; on 64 devices
-`--config.accumulation=8` does the same. With `--config.attention=cudnn` one H100 took 128 images in
-one round, 57 GiB, measured without accumulation; `--config.accumulation=8` on 8 has as many in each
-round, which was not run.
-Time: one H100 made 153 images/s of those 128 an update: the billion in 9.5 days on 8, if they are 8
-times as fast and accumulation takes nothing from it.
+`--config.accumulation=8` does the same. `--config.attention=cudnn` leaves memory for larger rounds.
+Time: see README for rates.
 Result: FID 1.524 in one evaluation (the teacher: 1.36 in 511), the paper's figure, not measured
 here.
 """
 
 from ml_collections import ConfigDict
 
+from diffjax.runs import bases
+
 
 def get_config() -> ConfigDict:
     """SiD's published settings, alpha 1.2."""
-    return ConfigDict(
-        {
-            "task": "distill",
-            "method": "sid",
-            "seed": 0,
-            "deterministic": False,
-            "distributed": False,
-            "compilation_cache": "",  # a folder, or "" for none
-            # Seconds: an update is reported that takes slow_factor medians and slow_seconds; a run
-            # ends where nothing is done for hang_seconds (0: never), or a process is silent.
-            "watchdog": {
-                "slow_factor": 10.0,
-                "slow_seconds": 10.0,
-                "hang_seconds": 3600.0,
-                "peer_seconds": 60.0,
-            },
-            "teacher": "edm-imagenet-64x64-cond-adm",
-            "image_shape": (64, 64, 3),
-            "label_dim": 1000,
-            "dropout": 0.1,
-            "augment_probability": 0.0,
-            "dtype": "bfloat16",
-            "attention": "xla",  # or "cudnn", on NVIDIA GPUs, in bfloat16 or float16
-            "rematerialize": False,  # blocks computed twice, for memory
-            "alpha": 1.2,
-            "t_max": 800.0,
-            "init_sigma": 2.5,
-            "batch_size": 8192,
-            "accumulation": 64,
-            # Savings that the published loops don't make; each changes the result a little.
-            "share_samples": False,  # both networks learn from the same generated samples
-            "teacher_dtype": "",  # computed and kept in; "" computes in dtype, keeps float32
-            "optimizer_state_dtype": "float32",  # or "bfloat16", of Adam's moments
-            "duration_kimg": 1_000_000.0,
-            "generator": {
-                "learning_rate": 4e-6,
-                "b1": 0.0,
-                "b2": 0.999,
-                "eps": 1e-6,
-                "max_grad_norm": 0.0,  # 0: gradients are not clipped
-                "loss_scale": 100.0,
-                "initial": "",  # a network to start from, such as a student; "" is the teacher
-                "frozen_kimg": 0.0,  # at the start, in which the fake score alone learns
-                "decay_kimg": 0.0,  # at the end, in which the rate falls to 0; 0 for none
-            },
-            "fake_score": {
-                "learning_rate": 4e-6,
-                "b1": 0.0,
-                "b2": 0.999,
-                "eps": 1e-6,
-                "max_grad_norm": 0.0,  # 0: gradients are not clipped
-                "loss_scale": 1.0,
-                "updates": 1,
-                "every": 1,  # or updated in every n-th update alone
-            },
-            "ema_halflife_kimg": 2000.0,
-            "ema_rampup": 0.05,  # 0 for none
-            "updates_per_call": 4,
-            "compile_apart": "auto",  # in several programs; or "always", "never"
-            "max_skipped_in_a_row": 10,  # updates that are not finite, before the run stops
-            "mesh": {"data": -1, "fsdp": 1},
-            "log_kimg": 32.768,
-            "grid_kimg": 491.52,
-            "grid": {"rows": 8, "columns": 8, "seed": 0},
-            "checkpoint_kimg": 4915.2,
-            "keep_checkpoints": 3,
-            "heun": {
-                "steps": 256,
-                "sigma_min": 0.002,
-                "sigma_max": 80.0,
-                "rho": 7.0,
-                "s_churn": 40.0,
-                "s_min": 0.05,
-                "s_max": 50.0,
-                "s_noise": 1.003,
-            },
-            "evaluate": {
-                "source": "student",
-                "reference": "imagenet-64x64",
-                "features": "inception",
-                "features_weights": "",
-                "metrics": ("fid",),
-                "count": 50_000,
-                "batch_size": 256,
-                "seed": 1,
-                "seeds": 1,
-                "every_kimg": 0.0,
-                "best": "fid",
-            },
-            "sample": {
-                "source": "student",
-                "label": -1,
-                "count": 0,
-                "batch_size": 256,
-                "seed": 0,
-                "format": "png",
-            },
-        }
-    )
+    config = bases.distillation("sid")
+    config.teacher = "edm-imagenet-64x64-cond-adm"
+    config.dropout = 0.1
+    config.alpha = 1.2
+    config.init_sigma = 2.5
+    config.generator.learning_rate = config.fake_score.learning_rate = 4e-6
+    config.generator.eps = config.fake_score.eps = 1e-6
+    config.dtype = "bfloat16"
+    config.batch_size = 8192
+    config.accumulation = 64
+    config.duration_kimg = 1_000_000.0
+    config.ema_halflife_kimg = 2000.0
+    config.heun.update(steps=256, s_churn=40.0, s_min=0.05, s_max=50.0, s_noise=1.003)
+    config.evaluate.reference = "imagenet-64x64"
+    config.updates_per_call = 4
+    config.log_kimg = 32.768
+    config.checkpoint_kimg = 4915.2
+    return config

@@ -1,4 +1,4 @@
-"""The vocabulary that all of diffjax shares: array aliases and two protocols."""
+"""Vocabulary that all of diffjax shares: array aliases and two protocols."""
 
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ Params = Any  # a pytree of arrays
 
 
 class Denoiser(Protocol):
-    """D(x; σ) ≈ E[x₀ | x₀ + σ n = x], n ~ N(0, I): the teacher's and the fake score's shape."""
+    """Denoiser D(x; σ) ≈ E[x₀ | x₀ + σ n = x], n ~ N(0, I), such as teacher and fake score."""
 
     def __call__(
         self,
@@ -23,7 +23,7 @@ class Denoiser(Protocol):
         train: bool = False,
         rng: PRNGKey | None = None,
     ) -> Array:
-        """Denoises.
+        """Denoise.
 
         Args:
           params: the parameters of the denoiser.
@@ -41,7 +41,7 @@ class Denoiser(Protocol):
 
 
 class Generator(Protocol):
-    """x = G(z): a U-Net at a fixed noise level, a GAN, any differentiable sampler."""
+    """Generator x = G(z): a U-Net at a fixed noise level, a GAN, any differentiable sampler."""
 
     def __call__(
         self,
@@ -52,7 +52,7 @@ class Generator(Protocol):
         train: bool = False,
         rng: PRNGKey | None = None,
     ) -> Array:
-        """Generates.
+        """Generate.
 
         Args:
           params: the parameters of the generator.

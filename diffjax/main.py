@@ -1,22 +1,24 @@
-"""Command line: `python -m diffjax.main --config=C [--workdir=W] [--mode=train|sample|evaluate]`.
+"""Command line: `python -m diffjax.main --config=C [--workdir=W] [--mode=M]`.
 
-Any value of the config can be overridden, `--config.batch_size=64`. Exit code 0 means done, 1 that
-the run can't go on, 2 that the command line isn't right.
+Any value of the config can be overridden, `--config.batch_size=64`; `--mode=show` prints what comes
+of it. Exit code 0 means done, 1 that the run can't go on, 2 that the command line isn't right.
 """
 
 import difflib
 import gc
 import os
 import re
-import runpy
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags import config_path
 
+from diffjax.runs import config_file
 from diffjax.training import background_compilation
 
 FLAGS = flags.FLAGS
@@ -35,8 +37,12 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; the default is runs/<name of the config file>."
 )
 _MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "sample", "evaluate"], "What to do; train resumes what it finds."
+    "mode",
+    "train",
+    ["train", "sample", "evaluate", "show"],
+    "What to do; train resumes what it finds, show prints the config and who set what.",
 )
+_FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "Of what --mode=show prints.")
 _ALLOW_CHANGED_CONFIG = flags.DEFINE_bool(
     "allow_changed_config", False, "Train on in a work directory of a run with another config."
 )
@@ -44,7 +50,7 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show where an error comes from.")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Does what the flags say, which are parsed already.
+    """Do what the flags say, which are parsed already.
 
     Args:
       argv: the program's name.
@@ -67,16 +73,16 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def default_workdir(config_file: str) -> str:
-    """Names the run's folder after the config file.
+def default_workdir(config: str) -> str:
+    """Name the run's folder after the config file.
 
     Args:
-      config_file: path, with `:argument` at its end if the config takes one.
+      config: path of the file, with `:argument` at its end if it takes one.
 
     Returns:
       `runs/<stem>`, or `runs/<stem>-<argument>`.
     """
-    path, _, argument = config_file.partition(":")
+    path, _, argument = config.partition(":")
     return f"runs/{Path(path).stem}" + (f"-{argument.replace('/', '-')}" if argument else "")
 
 
@@ -88,30 +94,65 @@ def _run(mode: str, config: Any, workdir: str) -> None:
         from diffjax.runs.train import train
 
         train(config, workdir, allow_changed_config=_ALLOW_CHANGED_CONFIG.value)
-    else:
-        from diffjax.runs import modes
+    elif mode == "sample":
+        from diffjax.runs.sample import sample
 
-        {"sample": modes.sample, "evaluate": modes.evaluate}[mode](config, workdir)
+        sample(config, workdir)
+    elif mode == "evaluate":
+        from diffjax.runs.evaluate import evaluate
+
+        evaluate(config, workdir)
+    else:
+        from diffjax.runs.show import show
+
+        show(config, _overridden(), layout=_FORMAT.value)
+
+
+def _overridden() -> list[str]:
+    """List what the command line set, as dotted names; an item of a tuple is the tuple."""
+    paths = map(config_path.split, config_flags.get_override_values(FLAGS["config"]))
+    return [".".join(part for part in path if isinstance(part, str)) for path in paths]
 
 
 def _is_for_the_user(error: Exception) -> bool:
-    """Whether diffjax said it; a ValueError from a library's depths keeps its traceback."""
+    """Tell a mistake that the user can mend from a bug.
+
+    A ValueError is for the user where code of diffjax raised it, which names a field and what would
+    do; from a library's depths it is a bug of diffjax's, and keeps its traceback.
+    """
     if not isinstance(error, ValueError):
         return True
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals["__name__"].startswith("diffjax.")
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("diffjax.")
+
+
+class _ConfigFileParser(flags.ArgumentParser):
+    """Parser of --config, in place of ml_collections' own, whose errors are pages of traceback."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._arguments = arguments
+
+    def parse(self, argument: str) -> ConfigDict:
+        config = config_file.load(argument)
+        _check_overrides(self._arguments, config)
+        return config.lock()
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the command line, and says what is wrong with it in one line."""
+    """Parse the command line, and say what is wrong with it in one line."""
     arguments = FLAGS.read_flags_from_files(list(argv), force_gnu=False)
-    asks_for_help = any(re.fullmatch(r"--?help\w*", argument) for argument in arguments)
-    if not asks_for_help:
-        _check_overrides(arguments, _load_config(_find_config(arguments)))
+    is_named = re.search(r"^--?config[=\n].", "\n".join(arguments), re.MULTILINE)
+    if not is_named and not _has(arguments, r"help\w*"):
+        _refuse("--config is missing: name a config file, such as --config=configs/sid_cifar.py")
+    FLAGS["config"].parser = _ConfigFileParser(arguments)
     try:
         rest = FLAGS(argv)
+    except config_file.ConfigFileError as error:
+        if error.__cause__ is None:
+            _refuse(str(error))
+        if _has(arguments, "debug(=true)?"):
+            raise error.__cause__ from None
+        _refuse(f"{error}; --debug shows where")
     except config_flags.config_flags.UnsupportedOperationError as error:
         field = re.search(r"field (\S+)", str(error))
         name = field.group(1) if field else "config"
@@ -122,35 +163,13 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         _refuse(str(error))
     if len(rest) > 1:
         _refuse(f"{rest[1]!r} isn't a flag: flags start with --")
+    if FLAGS["format"].present and _MODE.value != "show":
+        _refuse("--format is for --mode=show alone")
     return rest
 
 
-def _find_config(arguments: Sequence[str]) -> str:
-    for index, argument in enumerate(arguments):
-        if match := re.fullmatch(r"--?config=(.+)", argument):
-            return match.group(1)
-        if re.fullmatch(r"--?config", argument) and index + 1 < len(arguments):
-            return arguments[index + 1]
-    _refuse("--config is missing: name a config file, such as --config=configs/sid_cifar.py")
-
-
-def _load_config(config_file: str) -> ConfigDict:
-    path, _, argument = config_file.partition(":")
-    if not Path(path).is_file():
-        _refuse(f"there is no config file {path}")
-    try:
-        get_config = runpy.run_path(path).get("get_config")
-    except Exception as error:  # a config file may fail in any way
-        _refuse_config(path, error)
-    if get_config is None:
-        _refuse(f"{path} defines no get_config()")
-    try:
-        config = get_config(argument) if argument else get_config()
-    except Exception as error:
-        _refuse_config(path, error)
-    if not isinstance(config, ConfigDict):
-        _refuse(f"get_config() of {path} returned {type(config).__name__} instead of a ConfigDict")
-    return config
+def _has(arguments: Sequence[str], flag: str) -> bool:
+    return any(re.fullmatch(f"--?{flag}", argument) for argument in arguments)
 
 
 def _check_overrides(arguments: Sequence[str], config: ConfigDict) -> None:
@@ -159,7 +178,7 @@ def _check_overrides(arguments: Sequence[str], config: ConfigDict) -> None:
         match = re.match(r"--?(?:no)?config\.([^=\[]+)", argument)
         if match and match.group(1) not in known:
             nearest = difflib.get_close_matches(match.group(1), known, n=1, cutoff=0)
-            _refuse(
+            raise flags.Error(
                 f"the config has no {match.group(1)}"
                 + (f": did you mean --config.{nearest[0]}?" if nearest else "")
             )
@@ -172,12 +191,6 @@ def _keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{prefix}{key}.")
 
 
-def _refuse_config(path: str, error: Exception) -> NoReturn:
-    if any(re.fullmatch(r"--?debug(=true)?", argument) for argument in sys.argv):
-        raise error
-    _refuse(f"{path} fails with {type(error).__name__}: {error}; --debug shows where")
-
-
 def _refuse(message: str) -> NoReturn:
     _print_error(message)
     sys.exit(2)
@@ -188,14 +201,14 @@ def _print_error(message: str) -> None:
 
 
 def _is_alone() -> bool:
-    """Whether there are no other processes, who may have to read first how this one ended."""
+    """Tell whether there are no other processes, who may have to read first how this one ended."""
     import jax
 
     return jax.process_count() == 1
 
 
 def cli() -> NoReturn:
-    """Parses the command line, runs, and exits."""
+    """Parse the command line, run, and exit."""
     # Tracing makes objects by the million, most of which stay: looking for garbage among them as
     # often as by default takes a quarter of it.
     gc.set_threshold(100_000, 50, 100)

@@ -31,13 +31,10 @@ def {name}(config, workdir, **options):
                        "locked": config.is_locked, "options": options}}))
     {failure}
 '''
-for module, names in [("train", ["train"]), ("modes", ["sample", "evaluate"])]:
-    fake = types.ModuleType("diffjax." + module)
-    for name in names:
-        exec(body.format(name=name, failure=sys.argv[1]), fake.__dict__)
+for name in ["train", "sample", "evaluate"]:
+    fake = types.ModuleType("diffjax.runs." + name)
+    exec(body.format(name=name, failure=sys.argv[1]), fake.__dict__)
     sys.modules[fake.__name__] = fake
-    import diffjax
-    setattr(diffjax, module, fake)
 sys.argv[:2] = ["main"]
 from diffjax import main
 main.cli()
@@ -222,7 +219,7 @@ def test_help_needs_no_config() -> None:
         check=False,
     )
     assert "--config" in result.stdout
-    assert "<train|sample|evaluate>" in result.stdout
+    assert "<train|sample|evaluate|show>" in result.stdout
     assert "error" not in result.stderr
 
 
@@ -254,3 +251,57 @@ def test_a_mistake_is_told_before_anything_slow_is_imported(config_file: Path) -
     )
     assert result.returncode == 2
     assert "batch_size" in result.stderr
+
+
+def test_a_config_is_loaded_once(tmp_path: Path) -> None:
+    path = tmp_path / "counted.py"
+    count = tmp_path / "count"
+    path.write_text(f"open({str(count)!r}, 'a').write('file ')\n{CONFIG}")
+    result = run(f"--config={path}", "--config.batch_size=1")
+    assert result.returncode == 0, result.stderr
+    assert count.read_text() == "file "
+
+
+def test_a_config_imports_its_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "my_helpers.py").write_text("RATE = 0.25\n")
+    (tmp_path / "my_later_helpers.py").write_text("SIZE = 7\n")
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from configs.sid_digits import get_config as base\n"
+        "import my_helpers\n"
+        "def get_config():\n"
+        "    import my_later_helpers\n"
+        "    config = base()\n"
+        "    config.generator.learning_rate = my_helpers.RATE\n"
+        "    config.batch_size = my_later_helpers.SIZE\n"
+        "    return config\n"
+    )
+    result = run(f"--config={path}", failure="import sys; print(sys.path)")
+    assert result.returncode == 0, result.stderr
+    called, search_path = result.stdout.splitlines()
+    config = json.loads(called)["config"]
+    assert (config["teacher"], config["batch_size"]) == ("digits", 7)
+    assert config["generator"]["learning_rate"] == 0.25
+    assert str(tmp_path) not in search_path
+
+
+def test_a_misspelt_field_in_a_config_is_told_in_a_short_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from diffjax.runs import bases\n"
+        "def get_config():\n"
+        "    config = bases.distillation('sid')\n"
+        "    config.alhpa = 1.0\n"
+        "    return config\n"
+    )
+    line = refusal(f"--config={path}")
+    assert "fails with AttributeError: " in line
+    assert 'Did you mean "alpha" instead of "alhpa"?' in line
+    assert len(line) < 300 + len(str(path))
+
+
+@pytest.mark.parametrize("mode", ["train", "sample", "evaluate"])
+def test_a_format_is_for_show_alone(config_file: Path, mode: str) -> None:
+    arguments = (f"--config={config_file}", f"--mode={mode}")
+    assert "--format is for --mode=show alone" in refusal(*arguments, "--format=json")
+    assert "text|json" in refusal(*arguments, "--format=yaml")

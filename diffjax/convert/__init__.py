@@ -1,1 +1,1 @@
-"""Reads checkpoints that others' code wrote, without running anything in them."""
+"""Conversion of checkpoints that others' code wrote, without running anything in them."""

@@ -1,4 +1,4 @@
-"""Converts a network of EDM's or SiD's authors to a checkpoint that configs can name as teacher.
+"""Convert a network of EDM's or SiD's authors to a folder that configs can name as teacher.
 
 python -m diffjax.convert --source=edm-cifar10-32x32-uncond-vp --output=teachers/cifar10
 """
@@ -14,7 +14,7 @@ from diffjax.models import network_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0 only if a checkpoint was written."""
+    """Run the command and return its exit code: 0 only if a network was written."""
     parser = argparse.ArgumentParser(prog="python -m diffjax.convert", description=__doc__)
     parser.add_argument(
         "--source", required=True, help="a pickle's path or https URL, or a released network's name"
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def convert(source: str, output: str) -> None:
-    """Converts one network.
+    """Convert one network and save it as a denoiser's folder.
 
     Args:
       source: a pickle's path or https URL, or a released network's name.
@@ -54,7 +54,7 @@ def convert(source: str, output: str) -> None:
 
 
 def _locate(source: str) -> str:
-    """Returns the URL of a released name, and a path or a URL as it is."""
+    """Resolve a released name to its URL; a path or a URL stays as it is."""
     looks_like_name = not ("://" in source or "/" in source or Path(source).suffix)
     if looks_like_name and not Path(source).exists():
         return catalogue.lookup(source).url

@@ -1,4 +1,4 @@
-"""The pretrained networks that EDM's authors released, by name.
+"""Pretrained networks that EDM's authors released, by name.
 
 Source: https://github.com/NVlabs/edm, section "Pre-trained models" and the training commands of the
 README. The weights are NVIDIA's, under CC BY-NC-SA 4.0; `python -m diffjax.convert` fetches them
@@ -38,12 +38,12 @@ _IMAGENET = {"img_resolution": 64, "label_dim": 1000, "dropout": 0.10}
 
 @dataclasses.dataclass(frozen=True)
 class Released:
-    """A released network.
+    """Released network.
 
     Attributes:
-      url: where its pickle is.
-      init_kwargs: what decides its arrays' shapes, as `models.denoiser.from_edm_kwargs` takes it;
-        what the pickle itself says is what counts.
+      url: of its pickle.
+      init_kwargs: arguments that decide its arrays' shapes, as `models.denoiser.from_edm_kwargs`
+        takes them; where they differ, those in the pickle count.
     """
 
     url: str
@@ -72,7 +72,7 @@ RELEASED: dict[str, Released] = {
 
 
 def lookup(name: str) -> Released:
-    """Returns the released network of that name.
+    """Look up a released network by name.
 
     Raises:
       ValueError: if there is none, with the nearest name that is known.
@@ -81,6 +81,6 @@ def lookup(name: str) -> Released:
         return RELEASED[name]
     nearest = difflib.get_close_matches(name, RELEASED, n=1, cutoff=0.0)[0]
     raise ValueError(
-        f"{name!r} is no released network; the nearest is {nearest!r}, and diffjax/teachers.py "
-        "lists them all"
+        f"{name!r} is no released network; the nearest is {nearest!r}, and "
+        "diffjax/convert/catalogue.py lists them all"
     )

@@ -1,4 +1,4 @@
-"""EDM's network pickles, and SiD's students in the same format, as diffjax denoisers and back.
+"""Network pickles of EDM, and of SiD's students likewise, as diffjax denoisers and back.
 
 Format: `training/training_loop.py` and `torch_utils/persistence.py` of https://github.com/NVlabs/edm.
 A pickle holds the network under `ema`. Each of its modules is described by the name of its class,
@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax.convert import edm_state_dict
 from diffjax.files import restricted_pickle, torch_storage
 from diffjax.interfaces import Params
 from diffjax.models.denoiser import NetworkDenoiser, from_edm_kwargs
@@ -48,12 +48,12 @@ _POSITIONAL = {
 }
 _WANTED = (
     "diffjax reads EDM network pickles: network-snapshot-*.pkl of an EDM or SiD run, or one of the "
-    "released networks that diffjax/teachers.py lists"
+    "released networks that diffjax/convert/catalogue.py lists"
 )
 
 
 class _Module(restricted_pickle.Stateful):
-    """What a pickle says of a `torch.nn.Module`: its class's name and its attributes."""
+    """Description of a `torch.nn.Module` in a pickle: its class's name and its attributes."""
 
     def __init__(self, class_name: str) -> None:
         self.class_name = class_name
@@ -67,7 +67,7 @@ class _Module(restricted_pickle.Stateful):
         self.attributes = state
 
     def children(self, kind: str) -> dict[str, Any]:
-        """Returns `_parameters`, `_buffers` or `_modules`, without the entries that are None."""
+        """Entries of `_parameters`, `_buffers` or `_modules` that aren't None, by name."""
         children = self.attributes.get(kind)
         if not isinstance(children, dict):
             raise ValueError(
@@ -81,7 +81,7 @@ class _Module(restricted_pickle.Stateful):
 
 
 class _NumpyType(restricted_pickle.Stateful):
-    """A `numpy.dtype` of numbers."""
+    """Description of a `numpy.dtype` of numbers in a pickle."""
 
     def __init__(self, code: Any, align: Any = False, copy: Any = True) -> None:
         del align, copy
@@ -97,10 +97,10 @@ class _NumpyType(restricted_pickle.Stateful):
 
 
 def read_pickle(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Reads an EDM network pickle without running anything in it.
+    """Read an EDM network pickle without running its code.
 
     Args:
-      path: the file.
+      path: of a file of at most 16 GiB.
 
     Returns:
       `(init_kwargs, state_dict)`: the arguments of the constructor of the network under `ema`, by
@@ -129,7 +129,7 @@ def read_pickle(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
 def to_denoiser(
     init_kwargs: Mapping[str, Any], state_dict: Mapping[str, Any]
 ) -> tuple[NetworkDenoiser, Params]:
-    """Converts a network read by `read_pickle`.
+    """Convert a network read by `read_pickle`.
 
     Args:
       init_kwargs: the constructor's arguments and `class_name`.
@@ -144,17 +144,11 @@ def to_denoiser(
         each resampling filter that is not that of the arguments.
     """
     denoiser = _build_denoiser(init_kwargs)
-    expected = _expected_arrays(denoiser)
-    filters = dict.fromkeys(_resample_filter_names(denoiser), _resample_filter(denoiser))
-    shapes = _torch_shapes(expected, filters)
-    arrays = {name: np.asarray(array) for name, array in state_dict.items()}
-    _check_arrays(arrays, shapes, filters)
-    leaves = {path: _from_torch_layout(path, arrays[name]) for name, (path, _) in expected.items()}
-    return denoiser, _nest(leaves)
+    return denoiser, edm_state_dict.to_params(denoiser, state_dict)
 
 
 def state_dict_shapes(init_kwargs: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Returns the names and shapes of PyTorch's state dict, without computing any array.
+    """Names and shapes of PyTorch's state dict, without computing any array.
 
     Args:
       init_kwargs: the constructor's arguments and `class_name`.
@@ -162,13 +156,11 @@ def state_dict_shapes(init_kwargs: Mapping[str, Any]) -> dict[str, tuple[int, ..
     Raises:
       ValueError: if the arguments describe no network, naming the argument.
     """
-    denoiser = _build_denoiser(init_kwargs)
-    filters = dict.fromkeys(_resample_filter_names(denoiser), _resample_filter(denoiser))
-    return _torch_shapes(_expected_arrays(denoiser), filters)
+    return edm_state_dict.shapes(_build_denoiser(init_kwargs))
 
 
 def to_state_dict(init_kwargs: Mapping[str, Any], params: Params) -> dict[str, np.ndarray]:
-    """Converts parameters back, for `load_state_dict` of EDM's own PyTorch class.
+    """Convert parameters back, for `load_state_dict` of EDM's own PyTorch class.
 
     Args:
       init_kwargs: the constructor's arguments and `class_name`.
@@ -181,20 +173,19 @@ def to_state_dict(init_kwargs: Mapping[str, Any], params: Params) -> dict[str, n
       ValueError: if the arguments describe no network, or naming each array of `params` that is
         missing, not expected, of another shape, not of floating point or not finite.
     """
-    denoiser = _build_denoiser(init_kwargs)
-    expected = _expected_arrays(denoiser)
-    arrays = {"/".join(path): np.asarray(leaf) for path, leaf in _flatten(params)}
-    shapes = {"/".join(path): leaf.shape for path, leaf in expected.values()}
-    _check_arrays(arrays, shapes, {})
-    state_dict = {
-        name: _to_torch_layout(path, arrays["/".join(path)]) for name, (path, _) in expected.items()
-    }
-    for name in _resample_filter_names(denoiser):
-        state_dict[name] = _resample_filter(denoiser)
-    return state_dict
+    return edm_state_dict.from_params(_build_denoiser(init_kwargs), params)
 
 
-# Reading the pickle.
+def _build_denoiser(init_kwargs: Mapping[str, Any]) -> NetworkDenoiser:
+    # Checked before a network is built, so that damaged arguments cannot ask for endless work.
+    for name, value in init_kwargs.items():
+        numbers = value if isinstance(value, list | tuple) else [value]
+        limit = _MAX_BLOCKS if name == "num_blocks" else _MAX_ARGUMENT
+        if any(isinstance(number, int) and not 0 <= number <= limit for number in numbers):
+            raise ValueError(f"the argument {name}={value!r} is not between 0 and {limit}")
+        if len(numbers) > _MAX_LEVELS:
+            raise ValueError(f"the argument {name} has more than {_MAX_LEVELS} entries")
+    return from_edm_kwargs(init_kwargs)
 
 
 def _check_signature(data: bytes) -> None:
@@ -292,7 +283,7 @@ def _init_kwargs(network: _Module) -> dict[str, Any]:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Returns an argument if it is a scalar or a short list of scalars."""
+    """Check that a constructor's argument is a scalar or a short list of scalars."""
     if isinstance(value, list | tuple) and len(value) <= _MAX_LEVELS:
         if all(_is_scalar(item) for item in value):
             return list(value)
@@ -323,7 +314,7 @@ def _state_dict(network: _Module, max_bytes: int) -> dict[str, np.ndarray]:
 
 
 def _walk(module: _Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields names and arrays in the order of PyTorch's `state_dict`."""
+    """Yield names and arrays in the order of PyTorch's `state_dict`."""
     if id(module) in seen or prefix.count(".") > _MAX_MODULE_DEPTH:
         raise ValueError(
             f"its module {restricted_pickle.quote(prefix)} holds itself or is held twice"
@@ -345,133 +336,3 @@ def _walk(module: _Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, n
         if not isinstance(child, _Module):
             raise ValueError(f"{restricted_pickle.quote(prefix + name)} is not a module")
         yield from _walk(child, f"{prefix}{name}.", seen)
-
-
-# Converting names and layouts.
-
-
-def _build_denoiser(init_kwargs: Mapping[str, Any]) -> NetworkDenoiser:
-    # Checked before a network is built, so that damaged arguments cannot ask for endless work.
-    for name, value in init_kwargs.items():
-        numbers = value if isinstance(value, list | tuple) else [value]
-        limit = _MAX_BLOCKS if name == "num_blocks" else _MAX_ARGUMENT
-        if any(isinstance(number, int) and not 0 <= number <= limit for number in numbers):
-            raise ValueError(f"the argument {name}={value!r} is not between 0 and {limit}")
-        if len(numbers) > _MAX_LEVELS:
-            raise ValueError(f"the argument {name} has more than {_MAX_LEVELS} entries")
-    return from_edm_kwargs(init_kwargs)
-
-
-def _expected_arrays(
-    denoiser: NetworkDenoiser,
-) -> dict[str, tuple[tuple[str, ...], jax.ShapeDtypeStruct]]:
-    """PyTorch name -> (path in the denoiser's tree, shape there)."""
-    try:
-        abstract = denoiser.abstract_params()
-    except Exception as error:  # what tracing a network of senseless sizes raises is open-ended
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"the arguments describe no EDM network: {reason}") from error
-    return {_torch_name(path): (path, leaf) for path, leaf in _flatten(abstract)}
-
-
-def _flatten(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(tuple(str(key.key) for key in path), leaf) for path, leaf in leaves]
-
-
-def _nest(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {"params": {}, "buffers": {}}
-    for path, leaf in leaves.items():
-        node = tree
-        for key in path[:-1]:
-            node = node.setdefault(key, {})
-        node[path[-1]] = leaf
-    return tree
-
-
-def _torch_name(path: tuple[str, ...]) -> str:
-    """('params', 'enc_8x8_conv', 'kernel') -> 'model.enc.8x8_conv.weight'."""
-    if path == ("buffers", "u"):
-        return "u"
-    *modules, leaf = path[1:]
-    if modules[0].startswith(("enc_", "dec_")):
-        modules[0] = modules[0].replace("_", ".", 1)
-    leaf = {"kernel": "weight", "scale": "weight"}.get(leaf, leaf)
-    return ".".join(("model", *modules, leaf))
-
-
-def _from_torch_layout(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
-    if path[-1] == "kernel":  # [out, in] and [out, in, h, w] -> [in, out] and [h, w, in, out]
-        array = array.transpose(1, 0) if array.ndim == 2 else array.transpose(2, 3, 1, 0)
-    return np.ascontiguousarray(array, np.float32)
-
-
-def _to_torch_layout(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
-    if path[-1] == "kernel":
-        array = array.transpose(1, 0) if array.ndim == 2 else array.transpose(3, 2, 0, 1)
-    return np.ascontiguousarray(array, np.float32)
-
-
-def _torch_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    if path[-1] != "kernel":
-        return shape
-    return shape[::-1] if len(shape) == 2 else (shape[3], shape[2], shape[0], shape[1])
-
-
-def _torch_shapes(
-    expected: Mapping[str, tuple[tuple[str, ...], jax.ShapeDtypeStruct]],
-    filters: Mapping[str, np.ndarray],
-) -> dict[str, tuple[int, ...]]:
-    shapes = {name: _torch_shape(path, leaf.shape) for name, (path, leaf) in expected.items()}
-    return shapes | {name: value.shape for name, value in filters.items()}
-
-
-def _resample_filter_names(denoiser: NetworkDenoiser) -> Iterator[str]:
-    """The buffers that EDM's resampling convolutions keep their constant filter in."""
-    network = denoiser.network
-    encoder = getattr(network, "encoder_type", "standard")
-    decoder = getattr(network, "decoder_type", "standard")
-    sizes = [network.img_resolution >> level for level in range(len(network.channel_mult))]
-    for size in sizes[1:]:
-        block = f"model.enc.{size}x{size}"
-        yield f"{block}_down.conv0.resample_filter"
-        yield f"{block}_down.skip.resample_filter"
-        if encoder != "standard":
-            yield f"{block}_aux_{'down' if encoder == 'skip' else encoder}.resample_filter"
-    for size in sizes[:-1]:
-        block = f"model.dec.{size}x{size}"
-        yield f"{block}_up.conv0.resample_filter"
-        yield f"{block}_up.skip.resample_filter"
-        if decoder == "skip":
-            yield f"{block}_aux_up.resample_filter"
-
-
-def _resample_filter(denoiser: NetworkDenoiser) -> np.ndarray:
-    taps = np.asarray(getattr(denoiser.network, "resample_filter", (1, 1)), np.float32)
-    return (np.outer(taps, taps) / taps.sum() ** 2)[None, None]
-
-
-def _check_arrays(
-    arrays: Mapping[str, np.ndarray],
-    shapes: Mapping[str, tuple[int, ...]],
-    constants: Mapping[str, np.ndarray],
-) -> None:
-    faults = [f"{name} is missing" for name in shapes if name not in arrays]
-    for name, array in arrays.items():
-        if name not in shapes:
-            faults.append(f"{name} is not expected")
-        elif array.shape != shapes[name]:
-            faults.append(f"{name} has shape {array.shape} instead of {shapes[name]}")
-        elif not jnp.issubdtype(array.dtype, jnp.floating):
-            faults.append(f"{name} is {array.dtype}, not floating point")
-        elif not _is_finite_in_float32(array):
-            faults.append(f"{name} holds NaN or infinity")
-        elif name in constants and not np.allclose(array, constants[name], rtol=1e-3):
-            faults.append(f"{name} is not the resample_filter of the arguments")
-    if faults:
-        raise ValueError("the arrays do not fit the network: " + "; ".join(faults))
-
-
-def _is_finite_in_float32(array: np.ndarray) -> bool:
-    with np.errstate(over="ignore"):
-        return bool(np.isfinite(array.astype(np.float32)).all())

@@ -1,4 +1,4 @@
-"""The Inception network of the FID, from the weights that PyTorch's ports of it distribute.
+"""Inception network of the FID, from the weights that PyTorch's ports of it distribute.
 
 pytorch-fid (`pt_inception-2015-12-05-6726825d.pth`) and torch-fidelity
 (`weights-inception-2015-12-05-6726825d.pth`) give the same file under two names, and the same names
@@ -34,8 +34,8 @@ _LEAF_NAMES = {
 class InceptionFeatures:
     """Features and logits of images: `features, logits = inception_features(images)`.
 
-    Each shape of `images` is compiled once, so batches should be of one size; 256 images take about
-    4 GB of memory (2200 images a second on one H100).
+    Each shape of `images` is compiled once, so batches should be of one size. Memory grows with the
+    batch: images are resized to 299 x 299 whatever they were.
 
     Attributes:
       variables: of `InceptionV3`.
@@ -46,7 +46,7 @@ class InceptionFeatures:
 
     @property
     def logit_bias(self) -> Array:
-        """[1008] the part of the logits that doesn't depend on the image.
+        """Part of the logits that doesn't depend on the image, [1008].
 
         The inception score of Salimans et al. 2016 as published, and so of torch-fidelity, leaves
         it out: `inception_score(logits - logit_bias)`.
@@ -54,7 +54,7 @@ class InceptionFeatures:
         return self.variables["params"]["fc"]["bias"]
 
     def __call__(self, images: npt.ArrayLike | Array) -> tuple[Array, Array]:
-        """Returns features [N, 2048] and logits [N, 1008], both float32.
+        """Compute features [N, 2048] and logits [N, 1008], both float32.
 
         Args:
           images: [N, H, W, 3] uint8, of any size; they are resized to 299 x 299 inside.
@@ -74,7 +74,7 @@ class InceptionFeatures:
 
 
 def to_features(state_dict: Mapping[str, Any]) -> InceptionFeatures:
-    """Returns the function from images to features and logits that weights define.
+    """Build the function from images to features and logits that weights define.
 
     Args:
       state_dict: PyTorch's names and layouts; anything that `numpy.asarray` takes. Batch norm's
@@ -101,10 +101,13 @@ def to_features(state_dict: Mapping[str, Any]) -> InceptionFeatures:
 
 
 def load(source: str = WEIGHTS_URL) -> InceptionFeatures:
-    """Reads the weights from a file or URL, which is downloaded once.
+    """Read the network's weights from a file or URL, which is downloaded once.
 
     Args:
       source: a path or an https URL of a `torch.save` file.
+
+    Returns:
+      As `to_features`.
 
     Raises:
       OSError: there is no such file or it can't be downloaded.
@@ -118,14 +121,22 @@ def load(source: str = WEIGHTS_URL) -> InceptionFeatures:
 
 
 def random(*, seed: int) -> InceptionFeatures:
-    """The network with random weights: as fast as the real one, and good for nothing else."""
+    """Inception network with random weights: as fast as the real one, good for timing only."""
     image = jnp.zeros((1, INPUT_SIZE, INPUT_SIZE, 3))
     return InceptionFeatures(jax.jit(InceptionV3().init)(jax.random.key(seed), image))
 
 
 @jax.jit
 def apply(variables: Params, images: Array) -> tuple[Array, Array]:
-    """Features [N, 2048] and logits [N, 1008] of uint8 images [N, H, W, 3]; calls nest in `jit`."""
+    """Features and logits of images, also inside `jax.jit`.
+
+    Args:
+      variables: of `InceptionV3`.
+      images: [N, H, W, 3] uint8.
+
+    Returns:
+      (features [N, 2048], logits [N, 1008]), both float32.
+    """
     outputs: Any = InceptionV3().apply(variables, preprocess(images))
     return outputs
 
@@ -136,7 +147,7 @@ def _abstract_variables() -> Params:
 
 
 def _torch_name(path: Any) -> str:
-    """('params', 'Mixed_5b', 'branch1x1', 'bn', 'scale') -> Mixed_5b.branch1x1.bn.weight."""
+    """PyTorch's name of a leaf: (params, Mixed_5b, bn, scale) -> Mixed_5b.bn.weight."""
     collection, *modules, leaf = (str(key.key) for key in path)
     return ".".join((*modules, _LEAF_NAMES[collection, leaf]))
 

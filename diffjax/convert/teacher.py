@@ -1,4 +1,4 @@
-"""A teacher from wherever a config says it is."""
+"""Teachers by name, folder, file or URL."""
 
 import dataclasses
 import difflib
@@ -18,7 +18,7 @@ SHIPPED = ("cifar_tiny", "digits")
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """A pretrained denoiser.
+    """Pretrained denoiser.
 
     Attributes:
       init_kwargs: constructor arguments, as `denoiser.from_edm_kwargs` takes them.
@@ -30,14 +30,19 @@ class Teacher:
 
 
 def describe(source: str, *, field: str = "teacher") -> dict[str, Any]:
-    """The constructor arguments of a teacher, without a download where the name is a released one.
+    """Constructor arguments of a teacher, without a download where the name is a released one.
 
     Args:
       source: as `load` takes it.
-      field: of the config that names it, for errors.
+      field: name of the setting in an error.
+
+    Returns:
+      Arguments as `denoiser.from_edm_kwargs` takes them.
 
     Raises:
-      FileNotFoundError, ConnectionError, ValueError: as `load`.
+      FileNotFoundError: if there is nothing there.
+      ConnectionError: if it can't be downloaded.
+      ValueError: if it is no denoiser.
     """
     if source in catalogue.RELEASED:
         return catalogue.RELEASED[source].init_kwargs
@@ -48,18 +53,18 @@ def describe(source: str, *, field: str = "teacher") -> dict[str, Any]:
 
 
 def load(source: str, *, field: str = "teacher") -> Teacher:
-    """Reads a teacher.
+    """Read a teacher's description and parameters.
 
     Args:
       source: "digits" or "cifar_tiny", which are shipped; a name in `catalogue.RELEASED`; a folder
         that `python -m diffjax.convert` or a teacher's training wrote; or an EDM pickle's path or
         https URL, downloaded once.
-      field: of the config that names it, for errors.
+      field: name of the setting in an error.
 
     Raises:
       FileNotFoundError: if there is nothing there.
       ConnectionError: if it can't be downloaded.
-      ValueError: if it is no such thing.
+      ValueError: if the name is unknown or the file or folder holds no denoiser.
     """
     directory = _directory(source)
     if directory is not None:

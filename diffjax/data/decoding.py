@@ -1,4 +1,4 @@
-"""PNG and JPEG files to arrays, within bounds: the files may come from anywhere."""
+"""Decoding of PNG and JPEG files, within bounds: the files may come from anywhere."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ _MODES = ("L", "RGB")  # gray and colour, 8 bits a channel
 
 
 def decode(content: bytes) -> np.ndarray:
-    """Decodes one image as it is stored: no resizing, no turning, no change of colours.
+    """Decode one image as it is stored: no resizing, no turning, no change of colours.
 
     Args:
       content: of a PNG or JPEG file.
@@ -41,7 +41,7 @@ def decode(content: bytes) -> np.ndarray:
 
 @contextlib.contextmanager
 def _one_kind_of_error() -> Iterator[None]:
-    """PIL raises nearly anything on damaged files: SyntaxError, struct.error, OSError and more."""
+    """Context that turns whatever PIL raises on damaged files into a ValueError."""
     try:
         yield
     except Exception as error:
@@ -49,7 +49,7 @@ def _one_kind_of_error() -> Iterator[None]:
 
 
 def _check_header(picture: Image.Image) -> None:
-    """Looks at what the header says, before memory is taken for the pixels."""
+    """Check size and mode by the header, before memory is taken for the pixels."""
     if picture.width * picture.height > MAX_PIXELS:
         raise ValueError(f"{picture.width}x{picture.height} pixels, over {MAX_PIXELS}")
     if picture.mode not in _MODES:
@@ -59,6 +59,6 @@ def _check_header(picture: Image.Image) -> None:
 
 
 def _check_scans(picture: Image.Image, scans: int) -> None:
-    """A JPEG of a few kilobytes can ask for a pass over all pixels thousands of times."""
+    """Check the work of a JPEG, whose few kilobytes can ask for thousands of passes."""
     if picture.format != "PNG" and scans * picture.width * picture.height > MAX_SCANNED_PIXELS:
         raise ValueError(f"{scans} scans of {picture.width}x{picture.height} pixels")

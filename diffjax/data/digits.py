@@ -1,4 +1,4 @@
-"""The 8×8 hand-written digits that scikit-learn carries: a data set that needs no download."""
+"""Hand-written 8×8 digits that scikit-learn carries: a data set that needs no download."""
 
 import numpy as np
 
@@ -8,14 +8,14 @@ RESOLUTION = 8
 
 
 def load() -> tuple[np.ndarray, np.ndarray]:
-    """Loads all digits, in the order in which scikit-learn stores them.
+    """Load all digits, in the order in which scikit-learn stores them.
 
     Returns:
       images: [1797, 8, 8, 1] float32 in [-1, 1]; the stored ink counts 0..16 become x / 8 - 1, so
         that -1 is paper and 1 is full ink.
       labels: [1797] int32 in 0..9.
     """
-    from sklearn.datasets import load_digits  # takes a second to import, and few runs need it
+    from sklearn.datasets import load_digits  # slow to import, and few runs need it
 
     pixels, labels = load_digits(return_X_y=True)
     images = pixels.reshape(-1, RESOLUTION, RESOLUTION, 1).astype(np.float32) / 8 - 1
@@ -23,7 +23,7 @@ def load() -> tuple[np.ndarray, np.ndarray]:
 
 
 def halves(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits the digits at random into two halves, to tell what a perfect generator would score.
+    """Split the digits at random into two halves, to tell what a perfect generator would score.
 
     Args:
       seed: decides the split; equal seeds give equal halves.

@@ -1,4 +1,4 @@
-"""Images as files: EDM's zips and folders."""
+"""Data sets of image files: EDM's zips, and folders."""
 
 import dataclasses
 import operator
@@ -30,13 +30,13 @@ _ZIP_ERRORS = (
 
 @dataclasses.dataclass(frozen=True)
 class FileSource:
-    """Images that are files, each read and decoded when it is asked for.
+    """Data source of image files, each read and decoded when it is asked for.
 
     Attributes:
-      name: what to call it in an error.
+      name: of the data set in an error.
       files: name of each image.
       classes: int32 [N].
-      num_classes: classes are below this; 0 if there are none.
+      num_classes: number of classes, which are 0 to it less 1; 0 if there are none.
       image_shape: (H, W, C) of every image.
       read: from a name to the file's content.
     """
@@ -64,7 +64,7 @@ class FileSource:
 
 
 def open_zip(path: Path) -> FileSource:
-    """Opens a zip as EDM's `dataset_tool.py` writes it; nothing is ever unpacked to disk.
+    """Open a zip as EDM's `dataset_tool.py` writes it; nothing is ever unpacked to disk.
 
     Args:
       path: of the zip. Its images are taken in the order of their names, their classes from
@@ -103,7 +103,7 @@ def open_zip(path: Path) -> FileSource:
 
 
 def open_folder(path: Path) -> FileSource:
-    """Opens a folder of images.
+    """Open a folder of images.
 
     Args:
       path: of the folder, searched with all its subfolders. The images are taken in the order of
@@ -133,7 +133,7 @@ def open_folder(path: Path) -> FileSource:
 
 
 def _image_names(where: str, names: Sequence[str]) -> list[str]:
-    """The images among all files, sorted; anything unknown is an error, so nothing is dropped."""
+    """List the images among all files, sorted; an unknown file is an error, not left out."""
     files = []
     for name in names:
         parts = PurePosixPath(name).parts

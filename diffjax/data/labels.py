@@ -1,4 +1,4 @@
-"""EDM's `dataset.json`: `{"labels": [["00000/img00000000.png", 6], ...]}`, or null for none."""
+"""Labels of EDM's `dataset.json`: `{"labels": [["00000/img00000000.png", 6], ...]}`, or null."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ _MAX_CLASSES = 1_000_000
 
 
 def parse(content: bytes, files: Sequence[str]) -> tuple[np.ndarray, int]:
-    """Reads the class of every image.
+    """Parse the class of every image.
 
     Args:
       content: of the file `dataset.json`.
@@ -23,7 +23,7 @@ def parse(content: bytes, files: Sequence[str]) -> tuple[np.ndarray, int]:
       1, or 0 (and all classes 0) if the data set has no labels.
 
     Raises:
-      ValueError: the file isn't as EDM writes it, or doesn't match the images.
+      ValueError: if the file isn't as EDM writes it, or doesn't match the images.
     """
     entries = _entries(content)
     if entries is None:

@@ -10,7 +10,7 @@ from diffjax.data.source import DataSource
 
 
 class Batch(NamedTuple):
-    """Images and their classes.
+    """Batch of images and their classes.
 
     Attributes:
       images: uint8 [B, H, W, C].
@@ -32,7 +32,7 @@ def shuffled(
     start: int = 0,
     threads: int = 16,
 ) -> grain.DatasetIterator[Batch]:
-    """Endless batches, every epoch in an order of its own that only the seed decides.
+    """Stream endless batches, every epoch in an order of its own that only the seed decides.
 
     Batch i of all processes together holds the same images whatever the number of processes, so a
     run may go on with another number of them.
@@ -42,13 +42,13 @@ def shuffled(
       batch_size: images a batch, of all processes together.
       seed: of the order and of the flips.
       process_index: of this process, which gets its share of every batch.
-      process_count: how many processes there are.
+      process_count: number of processes.
       x_flip: whether to mirror half of the images left to right, drawn anew every epoch.
-      start: how many batches to skip, without reading them; so batch number `start` comes first.
-      threads: that read and decode.
+      start: number of batches to skip, without reading them; batch number `start` comes first.
+      threads: number of threads that read and decode.
 
     Returns:
-      An iterator; `get_state()` gives its place as a small dictionary fit for JSON, and
+      An iterator of batches; `get_state()` gives its place as a small dictionary fit for JSON, and
       `set_state` goes back to it, also in the middle of an epoch.
 
     Raises:
@@ -71,12 +71,12 @@ def shuffled(
 
 
 def in_order(source: DataSource, *, batch_size: int, threads: int = 16) -> Iterator[Batch]:
-    """Every image once, in the source's order; the last batch holds what is left.
+    """Stream every image once, in the source's order; the last batch holds what is left.
 
     Args:
       source: from `open_source`.
       batch_size: images a batch.
-      threads: that read and decode.
+      threads: number of threads that read and decode.
     """
     return iter(_batched(grain.MapDataset.source(source), batch_size, threads))
 

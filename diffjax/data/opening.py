@@ -1,4 +1,4 @@
-"""Data sets by name or path, looked through or loaded as a whole."""
+"""Data sets by name or path, opened, verified or loaded as a whole."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -19,13 +19,13 @@ _WINDOW = 2048
 def open_source(
     source: str, *, data_dir: str | os.PathLike[str] | None = None, field: str = "data"
 ) -> DataSource:
-    """Opens a data set: reads its list of images, its classes, and its first image.
+    """Open a data set: read its list of images, its classes, and its first image.
 
     Args:
       source: "digits"; the path of a zip or of a folder (see `files.open_zip` and
         `files.open_folder`); or `tfds:` and a name (see `prepared.open_prepared`).
       data_dir: where TFDS has its data; None is `$TFDS_DATA_DIR` or its default.
-      field: what to call the setting in an error.
+      field: name of the setting in an error.
 
     Raises:
       FileNotFoundError: there is no such file or folder.
@@ -47,7 +47,7 @@ def open_source(
 
 
 def verify(source: DataSource, *, progress: Callable[[int], None] | None = None) -> None:
-    """Decodes every image once, so that a bad one is told before anything is computed.
+    """Decode every image once, so that a bad one is told before anything is computed.
 
     Args:
       source: from `open_source`.
@@ -62,7 +62,7 @@ def verify(source: DataSource, *, progress: Callable[[int], None] | None = None)
 
 
 def load_all(source: DataSource) -> tuple[np.ndarray, np.ndarray]:
-    """Loads a whole data set, for those that fit in memory.
+    """Load a whole data set, for those that fit in memory.
 
     Args:
       source: from `open_source`.
@@ -81,7 +81,7 @@ def load_all(source: DataSource) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _decoded(source: DataSource) -> Iterator[tuple[np.ndarray, int]]:
-    """All images in order, decoded by several threads, a window of them at a time."""
+    """Yield all images in order, decoded by several threads, a window of them at a time."""
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(source), _WINDOW):
             yield from pool.map(source.__getitem__, range(start, min(start + _WINDOW, len(source))))

@@ -16,14 +16,14 @@ DEFAULT_SPLIT = "train"
 
 @dataclasses.dataclass(frozen=True)
 class PreparedSource:
-    """One split of a prepared data set.
+    """Data source of one split of a prepared data set.
 
     Attributes:
-      name: what to call it in an error.
-      records: by index, the example as a dictionary whose image is still encoded.
+      name: of the data set in an error.
+      records: index -> example, a dictionary whose image is still encoded.
       image_key: of the image in an example.
       label_key: of the class, or "" for none.
-      num_classes: classes are below this; 0 if there are none.
+      num_classes: number of classes, which are 0 to it less 1; 0 if there are none.
       image_shape: (H, W, C) of every image.
     """
 
@@ -52,13 +52,13 @@ class PreparedSource:
 def open_prepared(
     reference: str, *, data_dir: str | os.PathLike[str] | None = None
 ) -> PreparedSource:
-    """Opens a split of a data set that TFDS has prepared in the array_record format.
+    """Open a split of a data set that TFDS has prepared in the array_record format.
 
     Args:
       reference: NAME[/CONFIG][:VERSION][#SPLIT], such as `cifar10` or
         `imagenet_resized/64x64#validation`; the split is "train" unless given, and takes TFDS's
         slices such as `train[:50%]`.
-      data_dir: where data sets lie; None is `$TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
+      data_dir: folder of the data sets; None is `$TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
 
     Raises:
       ValueError: it isn't prepared (the line says how to), has no such split, or doesn't hold one

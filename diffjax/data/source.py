@@ -1,4 +1,4 @@
-"""What every data set gives, and one that lies in memory."""
+"""Data sources: the protocol of random access to images, and images in memory."""
 
 import dataclasses
 from typing import Protocol, SupportsIndex
@@ -7,30 +7,30 @@ import numpy as np
 
 
 class DataSource(Protocol):
-    """Random access to images of one size and their classes; threads may read at once.
+    """Data source: random access to images of one size and their classes, also by threads.
 
     Attributes:
-      name: what to call it in an error.
+      name: of the data set in an error.
       image_shape: (H, W, C) of every image.
-      num_classes: classes are below this; 0 if there are none.
+      num_classes: number of classes, which are 0 to it less 1; 0 if there are none.
     """
 
     @property
     def name(self) -> str:
-        """What to call it in an error."""
+        """Name of the data set in an error."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of every image."""
+        """Shape (H, W, C) of every image."""
 
     @property
     def num_classes(self) -> int:
-        """Classes are below this; 0 if there are none."""
+        """Number of classes, which are 0 to it less 1; 0 if there are none."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: SupportsIndex) -> tuple[np.ndarray, int]:
-        """Image `index` as stored, uint8 [H, W, C], and its class, 0 if there are none.
+        """Read image `index` as stored, uint8 [H, W, C], and its class, 0 if there are none.
 
         Raises:
           ValueError: naming the image, if it can't be read or has another shape.
@@ -40,13 +40,13 @@ class DataSource(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ArraySource:
-    """Images that lie in memory.
+    """Data source of images in memory.
 
     Attributes:
-      name: what to call it in an error.
+      name: of the data set in an error.
       images: uint8 [N, H, W, C].
       classes: int32 [N].
-      num_classes: classes are below this; 0 if there are none.
+      num_classes: number of classes, which are 0 to it less 1; 0 if there are none.
     """
 
     name: str
@@ -56,7 +56,7 @@ class ArraySource:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of every image."""
+        """Shape (H, W, C) of every image."""
         height, width, channels = self.images.shape[1:]
         return height, width, channels
 

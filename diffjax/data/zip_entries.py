@@ -1,4 +1,4 @@
-"""What an entry of a zip may declare; looked at before it is read."""
+"""Bounds on the sizes that an entry of a zip declares, checked before it is read."""
 
 import zipfile
 
@@ -8,15 +8,15 @@ _SMALL_BYTES = 1 << 20
 
 
 def check(info: zipfile.ZipInfo, *, limit: int, archive_bytes: int) -> None:
-    """Checks the sizes that an entry declares, which `zipfile` then keeps to.
+    """Check the sizes that an entry declares, which `zipfile` then keeps to.
 
     Args:
       info: the entry.
-      limit: bytes that it may hold.
+      limit: bytes that the entry may hold.
       archive_bytes: size of the zip.
 
     Raises:
-      ValueError: what follows the entry's name in a sentence.
+      ValueError: with text that follows the entry's name in a sentence.
     """
     if info.file_size > limit:
         raise ValueError(f"is over {limit} bytes")

@@ -1,4 +1,4 @@
-"""The image augmentation that EDM trains with, and the labels that tell the network about it.
+"""Image augmentation of EDM's training, and the labels that tell the network about it.
 
 Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", NeurIPS 2022,
 appendix F.2: flips, isotropic scaling, rotation, anisotropic scaling and translation, each applied
@@ -7,8 +7,8 @@ augmented images doesn't leak into those it generates, where the labels are zero
 
 Drawing is apart from applying:
 
-    draws = augment.draw(key, len(images), p=0.12)
-    images, augment_labels = augment.apply(images, draws)
+    draws = augmentation.draw(key, len(images), p=0.12)
+    images, augment_labels = augmentation.apply(images, draws)
 """
 
 import functools
@@ -55,7 +55,7 @@ _MARGIN = len(_SYM6) // 4  # pixels that the filter reaches to either side
 
 @flax.struct.dataclass
 class Draws:
-    """What happens to each image of a batch; all zeros leave it as it is.
+    """Draws of the transformation of each image in a batch; all zeros leave it as it is.
 
     Attributes:
       xflip: [B] 1 to mirror left and right, else 0.
@@ -88,7 +88,7 @@ def draw(
     aniso: float = 1.0,
     translate_frac: float = 1.0,
 ) -> Draws:
-    """Draws augmentations for a batch; the defaults are those of EDM on CIFAR-10.
+    """Draw augmentations for a batch, by default as EDM does on CIFAR-10.
 
     Each operation is switched on for an image with the probability min(1, p * its multiplier),
     independently of the others. A flip that is on is decided by a fair coin, so that a multiplier
@@ -153,7 +153,7 @@ def draw(
 
 @jax.default_matmul_precision("highest")
 def apply(images: Array, draws: Draws) -> tuple[Array, Array]:
-    """Augments images and returns the labels for the network.
+    """Augment images and compute the labels for the network.
 
     Pure, of static shapes and differentiable in the images. Images are upsampled twofold with a
     wavelet filter, sampled at the transformed places and downsampled with the same filter, against
@@ -201,7 +201,7 @@ def _labels(draws: Draws) -> Array:
 
 
 def _inverse_transforms(draws: Draws, height: int, width: int) -> Array:
-    """[B, 2, 3] affine maps from a place in the output to the place in the input it shows.
+    """Affine maps [B, 2, 3] from a place in the output to the place in the input it shows.
 
     Places are (x, y) in pixels, from the centre of the image, x to the right and y down.
     """
@@ -230,7 +230,7 @@ def _diagonal(x: Array, y: Array) -> Array:
 
 
 def _warp(images: Array, inverse: Array) -> Array:
-    """Samples images [B, H, W, C] at the places that `inverse` [B, 2, 3] sends each pixel to."""
+    """Sample images [B, H, W, C] at the places that `inverse` [B, 2, 3] sends each pixel to."""
     height, width = images.shape[1:3]
     up_y, up_x = _reflect_and_upsample(height), _reflect_and_upsample(width)
     down_y, down_x = _downsample(height), _downsample(width)
@@ -242,16 +242,15 @@ def _warp(images: Array, inverse: Array) -> Array:
 
 
 def _reflect_and_upsample(size: int) -> FloatArray:
-    """Returns the matrix [2 (3 size - 2), size] that extends a line of pixels and upsamples it.
+    """Matrix [2 (3 size - 2), size] that extends a line of pixels and upsamples it.
 
     The line is extended by size - 1 pixels to either side, the most that a reflection can give.
     EDM's code extends by what the image of the batch that is sent the farthest needs, and by no
     more than size - 1. Both hold what sampling reads, at the same places from the centre, so the
     result is equal, and here shapes are static and no image depends on the others of its batch.
     The exception is the image that is sent the farthest: turned or shrunk, it reads the outermost
-    taps of the filter a little beyond EDM's extension, where that has zeros. That was less than
-    1e-5 in a batch of 400 with every operation on, and less than 1e-3 with every image a batch of
-    its own.
+    taps of the filter a little beyond EDM's extension, where that has zeros. The difference is
+    negligible in large batches, and small even where every image is a batch of its own.
     """
     reflect = np.pad(np.eye(size, dtype=np.float32), ((size - 1, size - 1), (0, 0)), "reflect")
     upsample = _filter_taps(2 * len(reflect), len(reflect), lambda fine, i: fine - 2 * i + 5)
@@ -259,7 +258,7 @@ def _reflect_and_upsample(size: int) -> FloatArray:
 
 
 def _downsample(size: int) -> FloatArray:
-    """Returns the matrix [size, 2 (size + 6)] that undoes upsampling, and drops the margin."""
+    """Matrix [size, 2 (size + 6)] that undoes upsampling, and drops the margin."""
     fine_size = 2 * (size + 2 * _MARGIN)
     return _filter_taps(size, fine_size, lambda i, fine: fine - 2 * i - 1)
 
@@ -267,14 +266,14 @@ def _downsample(size: int) -> FloatArray:
 def _filter_taps(
     rows: int, columns: int, tap: Callable[[IntArray, IntArray], IntArray]
 ) -> FloatArray:
-    """Returns [rows, columns] filter coefficients, number `tap(row, column)` where there is one."""
+    """Matrix [rows, columns] of filter coefficients number `tap(row, column)`, or 0 without one."""
     taps = tap(np.arange(rows)[:, None], np.arange(columns))
     exists = (taps >= 0) & (taps < len(_SYM6))
     return np.where(exists, _SYM6[np.clip(taps, 0, len(_SYM6) - 1)], np.float32(0))
 
 
 def _places_to_sample(inverse: Array, height: int, width: int) -> Array:
-    """Returns (y, x) indices [2, 2 (H + 6), 2 (W + 6)] into the upsampled image."""
+    """Indices (y, x) into the upsampled image, [2, 2 (H + 6), 2 (W + 6)]."""
     y = jnp.arange(2 * (height + 2 * _MARGIN)) - (height + 2 * _MARGIN) + 0.5
     x = jnp.arange(2 * (width + 2 * _MARGIN)) - (width + 2 * _MARGIN) + 0.5
     # From the upsampled grid, which the filter shifts by half a fine pixel, and back to it.
@@ -285,6 +284,6 @@ def _places_to_sample(inverse: Array, height: int, width: int) -> Array:
 
 
 def _sample_bilinearly(image: Array, places: Array) -> Array:
-    """Returns image [Y, X, C] at the (y, x) indices `places` [2, ...], zero outside of it."""
+    """Sample an image [Y, X, C] at the (y, x) indices `places` [2, ...], zero outside of it."""
     sample = functools.partial(jax.scipy.ndimage.map_coordinates, order=1, mode="constant")
     return jax.vmap(sample, in_axes=(2, None), out_axes=2)(image, tuple(places))

@@ -1,4 +1,4 @@
-"""Noise levels: how they are drawn, how they are weighted, and the grid that samplers walk.
+"""Noise levels: distributions, loss weights, and the grid of samplers.
 
 Drawing is split into raw draws and a function of them, so that a published run can be replayed.
 """
@@ -16,29 +16,48 @@ from diffjax.interfaces import Array, PRNGKey
 
 
 class SigmaDistribution(Protocol):
-    """Draws noise levels."""
+    """Distribution of noise levels."""
 
     def __call__(self, key: PRNGKey, shape: Sequence[int]) -> Array:
-        """Noise levels σ > 0 of the given shape, float32."""
+        """Draw noise levels σ > 0 of the given shape, float32."""
         ...
 
 
 def lognormal_sigma(normal: Array, mean: float = -1.2, std: float = 1.2) -> Array:
-    """σ with ln σ ~ N(mean, std²), from standard normals (EDM, Table 1: training)."""
+    """Noise level with ln σ ~ N(mean, std²), from standard normals (EDM, Table 1: training).
+
+    Args:
+      normal: ~ N(0, 1), of any shape.
+      mean: of ln σ.
+      std: of ln σ.
+
+    Returns:
+      σ > 0, of the shape of `normal`.
+    """
     return jnp.exp(normal * std + mean)
 
 
 def karras_sigma(
     u: Array, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> Array:
-    """EDM's power-law warp of u ∈ [0, 1] to σ: σ_min at 0, σ_max at 1 (EDM, equation 5)."""
+    """Warp u ∈ [0, 1] to noise levels by EDM's power law (EDM, equation 5).
+
+    Args:
+      u: in [0, 1], of any shape.
+      sigma_min: σ at u = 0.
+      sigma_max: σ at u = 1.
+      rho: exponent; the larger, the more of the levels are small.
+
+    Returns:
+      σ in [sigma_min, sigma_max], of the shape of u.
+    """
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return (high + (1 - u) * (low - high)) ** rho
 
 
 @dataclasses.dataclass(frozen=True)
 class LogNormal:
-    """The ln σ ~ N(mean, std²) of EDM's training, clipped to [sigma_min, sigma_max].
+    """Lognormal distribution of EDM's training, clipped to [sigma_min, sigma_max].
 
     Attributes:
       mean: of ln σ.
@@ -53,14 +72,14 @@ class LogNormal:
     sigma_max: float = math.inf
 
     def __call__(self, key: PRNGKey, shape: Sequence[int]) -> Array:
-        """Noise levels of the given shape."""
+        """Draw noise levels of the given shape, float32."""
         sigma = lognormal_sigma(jax.random.normal(key, shape), self.mean, self.std)
         return jnp.clip(sigma, self.sigma_min, self.sigma_max)
 
 
 @dataclasses.dataclass(frozen=True)
 class KarrasUniform:
-    """SiD's: u ~ U(0, t_max / 1000) warped by `karras_sigma`, clipped to a network's range.
+    """Distribution of SiD: u ~ U(0, t_max / 1000), warped by `karras_sigma` and clipped.
 
     Attributes:
       t_max: in (0, 1000]; SiD's 800 gives σ in [0.002, 24.4].
@@ -79,23 +98,38 @@ class KarrasUniform:
     sigma_max: float = math.inf
 
     def __call__(self, key: PRNGKey, shape: Sequence[int]) -> Array:
-        """Noise levels of the given shape."""
+        """Draw noise levels of the given shape, float32."""
         u = jax.random.uniform(key, shape) * (self.t_max / 1000)
         sigma = karras_sigma(u, self.grid_min, self.grid_max, self.rho)
         return jnp.clip(sigma, self.sigma_min, self.sigma_max)
 
 
 def edm_weight(sigma: Array, sigma_data: float = 0.5) -> Array:
-    """λ(σ) = (σ² + σ_data²) / (σ σ_data)², which makes EDM's loss even over σ (Table 1)."""
+    """Loss weight λ(σ) = (σ² + σ_data²) / (σ σ_data)², which evens EDM's loss over σ (Table 1).
+
+    Args:
+      sigma: σ > 0, of any shape.
+      sigma_data: standard deviation of the data.
+
+    Returns:
+      λ(σ), of the shape of sigma.
+    """
     return (jnp.square(sigma) + sigma_data**2) / jnp.square(sigma * sigma_data)
 
 
 def heun_sigmas(
     steps: int = 18, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> np.ndarray:
-    """The grid of EDM's sampler: `steps` levels from σ_max to σ_min, then 0 (equation 5).
+    """Grid of EDM's sampler: `steps` levels from σ_max down to σ_min, then 0 (equation 5).
 
-    Computed in float64; [steps + 1].
+    Args:
+      steps: N, at least 2.
+      sigma_min: the last level before 0.
+      sigma_max: the first level.
+      rho: exponent of the power law.
+
+    Returns:
+      [N + 1] float64, decreasing.
 
     Raises:
       ValueError: fewer than two steps, or a range that is empty.

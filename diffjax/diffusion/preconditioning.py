@@ -1,4 +1,4 @@
-"""From a raw network F to a denoiser D: the scalings of EDM, VP, VE and iDDPM.
+"""Preconditioning of EDM, VP, VE and iDDPM: from a raw network F to a denoiser D.
 
 D(x; σ) = c_skip(σ) x + c_out(σ) F(c_in(σ) x; c_noise(σ)), Karras et al. 2022 (arXiv:2206.00364),
 equation 7 and Table 1. Each preconditioning also knows the range of σ that its network was trained
@@ -18,7 +18,7 @@ from diffjax.interfaces import Array
 
 
 class Scalings(NamedTuple):
-    """The four functions of σ, each [B] float32."""
+    """Scalings c_skip, c_out, c_in and c_noise at σ [B], each [B] float32."""
 
     c_skip: Array
     c_out: Array
@@ -27,16 +27,16 @@ class Scalings(NamedTuple):
 
 
 class Preconditioning(Protocol):
-    """σ -> scalings, with the range of σ."""
+    """Preconditioning: σ -> scalings, with the range of σ that the network knows."""
 
     @property
     def sigma_min(self) -> float:
-        """The least noise level of the network's training."""
+        """Least noise level of the network's training."""
         ...
 
     @property
     def sigma_max(self) -> float:
-        """The greatest noise level of the network's training."""
+        """Greatest noise level of the network's training."""
         ...
 
     def buffers(self) -> dict[str, Array]:
@@ -44,36 +44,42 @@ class Preconditioning(Protocol):
         ...
 
     def round_sigma(self, sigma: np.ndarray) -> np.ndarray:
-        """The nearest noise levels that the network knows."""
+        """Round noise levels to the nearest that the network knows."""
         ...
 
     def __call__(self, sigma: Array, buffers: dict[str, Array]) -> Scalings:
-        """Scalings at σ [B]."""
+        """Compute the scalings at σ [B]."""
         ...
 
 
 class _Continuous:
-    """A preconditioning that knows every σ and keeps no arrays."""
+    """Preconditioning that knows every σ and keeps no arrays."""
 
     def buffers(self) -> dict[str, Array]:
-        """None."""
+        """Empty dictionary: there are no such arrays."""
         return {}
 
     def round_sigma(self, sigma: np.ndarray) -> np.ndarray:
-        """The noise levels as they are."""
+        """Keep the noise levels as they are."""
         return sigma
 
 
 @dataclasses.dataclass(frozen=True)
 class EDM(_Continuous):
-    """EDM's own (Table 1, last column)."""
+    """EDM's own preconditioning (Table 1, last column).
+
+    Attributes:
+      sigma_min: least σ.
+      sigma_max: greatest σ.
+      sigma_data: standard deviation of the data.
+    """
 
     sigma_min: float = 0.0
     sigma_max: float = math.inf
     sigma_data: float = 0.5
 
     def __call__(self, sigma: Array, buffers: dict[str, Array]) -> Scalings:
-        """Scalings at σ [B]."""
+        """Compute the scalings at σ [B]."""
         chex.assert_rank(sigma, 1)
         total = jnp.square(sigma) + self.sigma_data**2
         return Scalings(
@@ -86,7 +92,7 @@ class EDM(_Continuous):
 
 @dataclasses.dataclass(frozen=True)
 class VP(_Continuous):
-    """Variance preserving (Song et al. 2021, arXiv:2011.13456), β linear in time.
+    """Variance preserving diffusion (Song et al. 2021, arXiv:2011.13456), β linear in time.
 
     Attributes:
       beta_d: slope of β(t).
@@ -102,12 +108,12 @@ class VP(_Continuous):
 
     @property
     def sigma_min(self) -> float:
-        """σ(ε_t)."""
+        """Least noise level, σ(ε_t)."""
         return self._sigma(self.epsilon_t)
 
     @property
     def sigma_max(self) -> float:
-        """σ(1)."""
+        """Greatest noise level, σ(1)."""
         return self._sigma(1.0)
 
     def _sigma(self, t: float) -> float:
@@ -117,7 +123,7 @@ class VP(_Continuous):
         return math.sqrt(float(exponential) - 1)
 
     def __call__(self, sigma: Array, buffers: dict[str, Array]) -> Scalings:
-        """Scalings at σ [B]."""
+        """Compute the scalings at σ [B]."""
         chex.assert_rank(sigma, 1)
         log_variance = jnp.log(1 + jnp.square(sigma))
         t = (
@@ -133,13 +139,18 @@ class VP(_Continuous):
 
 @dataclasses.dataclass(frozen=True)
 class VE(_Continuous):
-    """Variance exploding (Song et al. 2021, arXiv:2011.13456)."""
+    """Variance exploding diffusion (Song et al. 2021, arXiv:2011.13456).
+
+    Attributes:
+      sigma_min: least σ.
+      sigma_max: greatest σ.
+    """
 
     sigma_min: float = 0.02
     sigma_max: float = 100.0
 
     def __call__(self, sigma: Array, buffers: dict[str, Array]) -> Scalings:
-        """Scalings at σ [B]."""
+        """Compute the scalings at σ [B]."""
         chex.assert_rank(sigma, 1)
         ones = jnp.ones_like(sigma)
         return Scalings(c_skip=ones, c_out=sigma, c_in=ones, c_noise=jnp.log(0.5 * sigma))
@@ -147,7 +158,7 @@ class VE(_Continuous):
 
 @dataclasses.dataclass(frozen=True)
 class IDDPM:
-    """Improved DDPM (Nichol & Dhariwal 2021, arXiv:2102.09672): σ is one of a table `u`.
+    """Improved DDPM (Nichol & Dhariwal 2021, arXiv:2102.09672), whose σ is one of a table `u`.
 
     Attributes:
       C_1: bound on the ratio of successive ᾱ.
@@ -161,16 +172,16 @@ class IDDPM:
 
     @property
     def sigma_min(self) -> float:
-        """u[M − 1]."""
+        """Least noise level, u[M − 1]."""
         return float(self._table()[self.M - 1])
 
     @property
     def sigma_max(self) -> float:
-        """u[0]."""
+        """Greatest noise level, u[0]."""
         return float(self._table()[0])
 
     def _table(self) -> np.ndarray:
-        """Levels u [M + 1] float32, decreasing to u[M] = 0 (EDM, Table 1, footnote)."""
+        """Table u [M + 1] float32 of levels, decreasing to u[M] = 0 (EDM, Table 1, footnote)."""
         # In float32 throughout: released networks were trained on the table as float32 gives it,
         # whose last levels differ from the exact ones in the fourth digit.
         j = np.arange(self.M + 1, dtype=np.float32)
@@ -184,16 +195,16 @@ class IDDPM:
         return u
 
     def buffers(self) -> dict[str, Array]:
-        """The table `u`."""
+        """Table `u` of noise levels, by that name."""
         return {"u": jnp.asarray(self._table())}
 
     def round_sigma(self, sigma: np.ndarray) -> np.ndarray:
-        """The nearest levels of the table."""
+        """Round noise levels to the nearest of the table."""
         u = self._table().astype(np.float64)
         return u[np.abs(np.asarray(sigma)[..., None] - u).argmin(axis=-1)]
 
     def __call__(self, sigma: Array, buffers: dict[str, Array]) -> Scalings:
-        """Scalings at σ [B]; the noise label is that of the nearest level, the rest is at σ."""
+        """Compute the scalings at σ [B], c_noise by the nearest level of the table."""
         chex.assert_rank(sigma, 1)
         u = jax.lax.stop_gradient(buffers["u"])
         nearest = jnp.argmin(jnp.abs(sigma[:, None] - u), axis=1)

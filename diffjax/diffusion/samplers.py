@@ -1,4 +1,4 @@
-"""EDM's sampler (Karras et al. 2022, arXiv:2206.00364, Algorithms 1 and 2)."""
+"""Samplers of EDM (Karras et al. 2022, arXiv:2206.00364, Algorithms 1 and 2)."""
 
 import itertools
 import math
@@ -24,7 +24,7 @@ def edm_heun(
     rng: PRNGKey | None = None,
     noise: Array | None = None,
 ) -> Array:
-    """Heun's second-order method, with optional stochasticity ("churn").
+    """Sample by Heun's second-order method, with optional stochasticity ("churn").
 
     The loop over steps is Python's: give it a jitted `denoise` and call it outside `jit`. It then
     compiles one network evaluation instead of 2N − 1 of them, and convolutions keep all threads of
@@ -35,8 +35,8 @@ def edm_heun(
       latents: [B, ...] ~ N(0, I); the first step scales them by sigmas[0].
       sigmas: [N + 1], decreasing, the last of them 0; `noise.heun_sigmas` is EDM's grid.
       s_churn: S_churn, the amount of fresh noise over all steps; 0 is the deterministic sampler.
-      s_min: S_min, no noise is added below this σ.
-      s_max: S_max, nor above this one.
+      s_min: S_min; no noise is added below this σ.
+      s_max: S_max; no noise is added above this σ.
       s_noise: S_noise, the standard deviation of the noise.
       rng: key of the noise, or [B] keys, one an example, by which an example's noise does not
         depend on the batch that it is in.

@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other: that they live, and how far they are.
+"""Signs of life among the processes of a run, and how far each of them is.
 
 JAX's own service ends all processes when one of them dies, but its pages of messages don't say
 which host to look at, and a process that waits for a dead one in a collective can't speak for
@@ -37,14 +37,17 @@ def joined(
     peer_seconds: float,
     compilation_cache: str = "",
 ) -> Iterator["Peers"]:
-    """This process prepared, and among the others if there are any; call it before JAX is used.
+    """Context of this process among the others of a run, entered before JAX is used.
 
     Args:
-      config: what the processes do, which must be the same in all of them.
+      config: settings of the run, which must be equal in all processes.
       deterministic: see `runtime.prepare`.
-      distributed: whether to look for others; see `runtime.prepare` too.
-      peer_seconds: how long one may be silent; see `Peers`.
+      distributed: whether to look for other processes; see `runtime.prepare`.
+      peer_seconds: time for which a process may be silent; see `Peers`.
       compilation_cache: see `runtime.prepare`.
+
+    Yields:
+      The process's `Peers`.
 
     Raises:
       ValueError: the processes can't be found, or have different configs.
@@ -61,23 +64,23 @@ def joined(
 
 
 class Store(Protocol):
-    """The part of JAX's distributed client that is used here."""
+    """Key-value store, the part of JAX's distributed client that is used here."""
 
     def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None:
-        """Sets what all processes can read."""
+        """Set a value that all processes can read."""
 
     def key_value_dir_get(self, key: str) -> list[tuple[str, str]]:
-        """Everything below a folder: full key and value."""
+        """Read everything below a folder, as pairs of full key and value."""
 
 
 class Peers:
-    """Signs of life among the processes of a run; by itself a process neither sends nor ends.
+    """Peers of this process in a run, which exchange signs of life; none for one by itself.
 
     A context around all that needs the others. It ends this process, with a line on the standard
     error and exit code 1, within `silent_seconds` and a few ticks of another one's death.
 
     Attributes:
-      step: how far this process is, in updates; for the others to see.
+      step: updates that this process has done, for the others to see.
     """
 
     def __init__(
@@ -89,13 +92,13 @@ class Peers:
         count: int | None = None,
         end: Callable[[str], None] | None = None,
     ) -> None:
-        """Nothing is sent until the context is entered.
+        """Prepare; nothing is sent until the context is entered.
 
         Args:
-          silent_seconds: a process that isn't heard of for so long counts as dead.
-          store: what all processes read and write; None is JAX's.
+          silent_seconds: time after which a process that isn't heard of counts as dead.
+          store: read and written by all processes; None is JAX's.
           index: of this process; None is JAX's.
-          count: how many processes there are; None is JAX's.
+          count: number of processes; None is JAX's.
           end: called with the reason instead of ending this process.
         """
         self.step = 0
@@ -152,7 +155,7 @@ class Peers:
             atexit.register(self._leave)
 
     def behind(self) -> str:
-        """The processes that are behind, as a part of a sentence; "" if there is none."""
+        """Name the processes that are behind, as a part of a sentence; "" if there is none."""
         with self._lock:
             steps = {i: said["step"] for i, said in self._said.items() if i != self._index}
         late = [i for i, step in sorted(steps.items()) if step < self.step]
@@ -161,7 +164,7 @@ class Peers:
         return "; behind are " + ", ".join(f"{self._title(i)} at update {steps[i]}" for i in late)
 
     def _introduce(self) -> None:
-        """Says who is who, for messages of JAX, which know numbers only."""
+        """Print who is who, for messages of JAX, which know numbers only."""
         leader = distributed.global_state.coordinator_address
         print(
             f"process {self._index} of {self._count} is {self._name}; process 0, the leader, is "
@@ -218,7 +221,7 @@ class Peers:
             self._end(f"{reason}. The same command, run again on all, goes on.")
 
     def _reason(self, now: float) -> str:
-        """Why this process must end, or ""."""
+        """Reason for which this process must end, or ""."""
         others = [i for i in range(self._count) if i != self._index]
         for index in others:
             said = self._said.get(index, {})

@@ -1,4 +1,4 @@
-"""SIGTERM, by which TPU maintenance, SLURM and Kubernetes say that a process must end soon."""
+"""Preemption by SIGTERM, as TPU maintenance, SLURM and Kubernetes announce it."""
 
 import os
 import signal
@@ -15,16 +15,16 @@ ECHO_SECONDS = 2.0
 
 
 class Preemption:
-    """Notices SIGTERM, so that a run can save and end in good order.
+    """Listener to SIGTERM, so that a run can save and end in good order.
 
     A process by itself catches the signal here; a second one ends it at once, unless it comes so
-    soon that it must be an echo of the first. Several processes
-    leave it to JAX's coordination service, by which all of them learn of it and stop at the same
-    call. Outside the main thread, where Python allows no handlers, nothing is caught.
+    soon that it must be an echo of the first. Several processes leave it to JAX's coordination
+    service, by which all of them learn of it and stop at the same call. Outside the main thread,
+    where Python allows no handlers, nothing is caught.
     """
 
     def __init__(self) -> None:
-        """Nothing is caught until the context is entered."""
+        """Prepare; nothing is caught until the context is entered."""
         self._requested = False
         self._questions = 0
         self._previous: object = None
@@ -67,7 +67,10 @@ class Preemption:
         return self._requested
 
     def requested_alone(self) -> bool:
-        """The same for a process by itself, as often as it likes; among others it is never told."""
+        """Whether a process by itself is to save and end now; several are never told here.
+
+        It may be asked as often as one likes.
+        """
         return self._requested
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -76,7 +79,7 @@ class Preemption:
 
 
 def _end_at_second(listen: int) -> None:
-    """Reads the numbers of the signals that come, until the pipe is closed."""
+    """Read the numbers of the signals that come, and end at a second SIGTERM."""
     first: float | None = None
     while numbers := os.read(listen, 1):
         if numbers[0] != signal.SIGTERM:

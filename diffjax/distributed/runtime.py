@@ -1,4 +1,4 @@
-"""What must be said to JAX before it touches a device, and how its processes find each other."""
+"""Preparation of JAX before it touches a device, and how its processes find each other."""
 
 import hashlib
 import math
@@ -27,16 +27,16 @@ def prepare(
     join_seconds: int = 300,
     compilation_cache: str = "",
 ) -> None:
-    """Prepares this process; call it before anything asks for devices.
+    """Prepare this process, before anything asks for devices.
 
     Args:
       deterministic: makes equal runs equal to the bit on GPUs, at some cost; CPUs are so anyway.
       distributed: joins the other processes of a pod or cluster. JAX finds them in the environment
         on TPU pods, under SLURM, Open MPI and Kubernetes; anywhere else JAX_COORDINATOR_ADDRESS
         (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID name them.
-      peer_seconds: how long a process may be silent; JAX's own service, which ends processes with
-        less to say, waits two to four times as long.
-      join_seconds: how long to wait for all processes to come.
+      peer_seconds: time for which a process may be silent; JAX's own service, which ends processes
+        with less to say, waits two to four times as long.
+      join_seconds: time to wait for all processes to come.
       compilation_cache: folder where compiled functions are kept for the next start, on the same
         devices with the same versions; "" leaves it to JAX_COMPILATION_CACHE_DIR.
 
@@ -85,17 +85,17 @@ def _end_alone(seconds: int, hosts: dict[str, Any]) -> None:
 
 
 def peak_memory_gib() -> float | None:
-    """The most memory that this process has had on its first device, GiB; None if nobody counts."""
+    """Peak memory of this process on its first device in GiB; None if nobody counts."""
     stats = jax.local_devices()[0].memory_stats()
     return stats["peak_bytes_in_use"] / 2**30 if stats else None
 
 
 def agree(what: str, value: object) -> None:
-    """Checks that all processes have the same value; all of them call it together.
+    """Check that all processes have one value; all of them call it together.
 
     Args:
-      what: to call it in an error.
-      value: anything whose `repr` is the same where it is equal.
+      what: name of the value in an error.
+      value: anything with one `repr` for equal values.
 
     Raises:
       ValueError: naming the processes that differ from process 0.
@@ -117,7 +117,7 @@ def _host_list() -> dict[str, Any]:
     """Arguments of `jax.distributed.initialize`; empty where JAX is to look for a cluster.
 
     Raises:
-      ValueError: a variable that is missing or not a number.
+      ValueError: if a variable is missing or not a number.
     """
     given = {name: os.environ[name] for name in _HOST_LIST if os.environ.get(name)}
     if not given.keys() & set(_HOST_LIST[1:]):

@@ -1,8 +1,8 @@
-"""One mesh for one chip, one host or many: data parallel, and parameters sharded where asked.
+"""Mesh of devices and sharding of arrays: data parallel, parameters sharded where asked.
 
-The mesh has two axes. A batch is split over both; parameters and optimiser state are split over
-`fsdp` and replicated over `data`, and gathered where a network is called. XLA derives every
-collective from these placements, so nothing in the update knows of them.
+The mesh, for one chip, one host or many, has two axes. A batch is split over both; parameters and
+optimiser state are split over `fsdp` and replicated over `data`, and gathered where a network is
+called. XLA derives every collective from these placements, so nothing in the update knows of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ BATCH_AXES = ("data", "fsdp")
 def make_mesh(
     *, data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """A mesh over the devices of all processes.
+    """Build a mesh over the devices of all processes.
 
     Args:
       data: devices along the data axis; −1 takes all that `fsdp` leaves. A process by itself may
         take fewer devices than it has.
       fsdp: devices along the axis that parameters are sharded over; 1 replicates them.
-      devices: those to take instead, of hardware that is only compiled for.
+      devices: devices to take instead, of hardware that is only compiled for.
 
     Raises:
       ValueError: if the axes don't fit the devices.
@@ -46,10 +46,15 @@ def make_mesh(
 
 
 def check_batch(batch_size: int, rounds: int, mesh: Mesh) -> None:
-    """Checks that a batch divides into rounds of accumulation, and a round over the devices.
+    """Check that a batch divides into rounds of accumulation, and a round over the devices.
+
+    Args:
+      batch_size: examples an update.
+      rounds: of gradient accumulation.
+      mesh: from `make_mesh`.
 
     Raises:
-      ValueError: naming the batch size and what would do.
+      ValueError: naming the batch size and the nearest that divides.
     """
     unit = rounds * mesh.size
     if batch_size < 1 or rounds < 1 or batch_size % unit:
@@ -61,26 +66,29 @@ def check_batch(batch_size: int, rounds: int, mesh: Mesh) -> None:
 
 
 def round_up(count: int, mesh: Mesh) -> int:
-    """The next batch size, from `count` on, that the devices divide."""
+    """Round a count of examples up to a multiple of the number of devices."""
     return -(-count // mesh.size) * mesh.size
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Sharding that has the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """The given axis split over all devices."""
+    """Sharding that splits one axis over all devices."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, BATCH_AXES))
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """Places arrays that every process holds whole, each taking its devices' parts of them.
+    """Place arrays that every process holds whole, each taking its devices' parts of them.
 
     Args:
-      tree: of arrays; equal in all processes.
-      shardings: one for all, or a tree of them.
+      tree: of arrays, equal in all processes.
+      shardings: one sharding for all arrays, or a tree of shardings.
+
+    Returns:
+      The tree, of `jax.Array`s.
     """
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
@@ -97,7 +105,7 @@ def put(tree: Any, shardings: Any) -> Any:
 
 
 def gather(array: Any) -> np.ndarray:
-    """The whole of an array on this host, also where each process holds a part of it.
+    """Gather the whole of an array on this host, also where each process holds a part of it.
 
     All processes must call it together.
     """
@@ -109,11 +117,11 @@ def gather(array: Any) -> np.ndarray:
 
 
 def constrain(tree: Any, shardings: Any, mesh: Mesh) -> Any:
-    """Inside jit: lays a tree over the devices; nothing to do for one.
+    """Lay a tree over the devices, inside `jax.jit`; on one device, leave it.
 
     Args:
       tree: of arrays.
-      shardings: one for all, or a tree of them.
+      shardings: one sharding for all arrays, or a tree of shardings.
       mesh: from `make_mesh`.
     """
     if mesh.size == 1:
@@ -122,12 +130,15 @@ def constrain(tree: Any, shardings: Any, mesh: Mesh) -> Any:
 
 
 def constrain_batch(tree: Any, mesh: Mesh, axis: int) -> Any:
-    """Inside jit: splits `axis` of every leaf that has it over all devices; others stay whole."""
+    """Split `axis` of every leaf that has it over all devices, inside `jax.jit`.
+
+    Leaves without the axis stay whole on every device.
+    """
     return constrain(tree, batches(tree, mesh, axis), mesh)
 
 
 def batches(tree: Any, mesh: Mesh, axis: int) -> Any:
-    """Where `constrain_batch` lays a tree: one sharding a leaf.
+    """Shardings by which `constrain_batch` lays a tree, one a leaf.
 
     Leaves of lower rank, such as a key a round, are replicated.
     """
@@ -137,7 +148,7 @@ def batches(tree: Any, mesh: Mesh, axis: int) -> Any:
 
 
 def batches_of(size: int, tree: Any, mesh: Mesh) -> Any:
-    """Where activations go, told by their shapes alone: one sharding a leaf.
+    """Shardings of activations by their shapes alone, one a leaf.
 
     Arrays of that many examples are split over all devices, others replicated. One whose first
     dimension is that large by chance, such as a matrix of weights, is then split too, which costs
@@ -152,7 +163,7 @@ def batches_of(size: int, tree: Any, mesh: Mesh) -> Any:
 
 
 def state(abstract: Any, mesh: Mesh) -> Any:
-    """Where the arrays of a state go: one sharding a leaf.
+    """Shardings of the arrays of a state, one a leaf.
 
     Each array is split along its largest dimension that `fsdp` divides, the last of equals;
     arrays without one are replicated.
@@ -174,13 +185,13 @@ def state(abstract: Any, mesh: Mesh) -> Any:
 
 
 def gathering(network: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """Inside jit: the network, its parameters brought together on each device where it is called.
+    """Wrap a network to gather its parameters on each device in a call, inside `jax.jit`.
 
     Left to XLA, what is computed may be split as the parameters are, and then activations cross
     devices, of which there are more.
 
     Args:
-      network: takes its parameters first.
+      network: a function that takes its parameters first.
       mesh: from `make_mesh`.
     """
     if mesh.shape["fsdp"] == 1:
@@ -193,7 +204,15 @@ def gathering(network: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
 
 
 def with_shardings(abstract: Any, shardings: Any) -> Any:
-    """`jax.ShapeDtypeStruct`s that say where each array goes, as checkpoints are restored."""
+    """Shapes and types of arrays with their shardings, by which checkpoints are restored.
+
+    Args:
+      abstract: tree of anything with a shape and a dtype.
+      shardings: tree of shardings.
+
+    Returns:
+      Tree of `jax.ShapeDtypeStruct`s.
+    """
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         abstract,

@@ -1,4 +1,4 @@
-"""Says when an update takes far longer than others, and ends a run in which nothing moves."""
+"""Watchdog that reports slow updates, and ends a run in which nothing moves."""
 
 import collections
 import contextlib
@@ -18,7 +18,7 @@ _FEWEST = 5  # before there is one
 
 
 class Watchdog:
-    """Watches the clock while the main thread waits for devices, or for other processes.
+    """Watchdog over the clock while the main thread waits for devices or other processes.
 
     A context around the loop, which says `done` after every call of the update and `paused` where
     it does something else.
@@ -35,17 +35,17 @@ class Watchdog:
         end: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Nothing is watched until the context is entered.
+        """Prepare; nothing is watched until the context is entered.
 
         Args:
           slow_factor: an update that takes so many times the median is reported; 0 reports none.
-          slow_seconds: and takes at least so long.
-          hang_seconds: when nothing at all was done for so long, compiling and evaluations
-            included, this process ends; 0 never ends it.
+          slow_seconds: time under which no update is reported.
+          hang_seconds: time after which this process ends if nothing at all was done, compiling
+            and evaluations included; 0 never ends it.
           peers: the other processes.
           report: takes a line for the log.
           end: called with the reason instead of ending this process with exit code 1.
-          clock: tells the time in seconds.
+          clock: gives the time in seconds.
         """
         self._slow_factor, self._slow_seconds = slow_factor, slow_seconds
         self._hang_seconds = hang_seconds
@@ -74,7 +74,7 @@ class Watchdog:
         self._stop.set()
 
     def done(self, step: int) -> None:
-        """Notes that the loop has come to `step`; its first call, which compiles, isn't timed."""
+        """Note that the loop has come to `step`; its first call, which compiles, isn't timed."""
         now = self._clock()
         with self._lock:
             if self._step is not None:
@@ -89,7 +89,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Something that is no update, and may take as long as `hang_seconds`."""
+        """Context of work that is no update, and may take as long as `hang_seconds`."""
         start = self._clock()
         with self._lock:
             self._is_paused, self._alive_at = True, start
@@ -102,7 +102,7 @@ class Watchdog:
                 self._since += now - start
 
     def check(self) -> None:
-        """Looks at the clock once, and says or does what must be."""
+        """Look at the clock once; report a slow update, or end a run that hangs."""
         with self._lock:
             now = self._clock()
             idle, slow = now - self._alive_at, self._slow(now - self._since)
@@ -115,7 +115,7 @@ class Watchdog:
             self._end(
                 f"nothing was done for {idle:.0f} s since update {next_step - 1}"
                 f"{self._peers.behind()}. The same command goes on from the newest checkpoint; "
-                "config.watchdog.hang_seconds sets the limit."
+                "the watchdog's hang_seconds sets the limit."
             )
 
     def _slow(self, waited: float) -> str:
@@ -135,7 +135,7 @@ class Watchdog:
 
 
 def _exit(reason: str) -> None:
-    """Ends this process whatever its other threads wait for; shows where they are."""
+    """End this process whatever its other threads wait for, and show where they are."""
     sys.stdout.flush()
     faulthandler.dump_traceback(all_threads=True)
     print(f"error: {reason}", file=sys.stderr, flush=True)

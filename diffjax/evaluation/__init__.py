@@ -1,1 +1,1 @@
-"""Evaluation: generate, take features, measure."""
+"""Evaluation: samples, features of images, metrics against a reference."""

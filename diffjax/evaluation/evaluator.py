@@ -1,4 +1,4 @@
-"""Generate, take features, compare: one pass over the images, which are never all in memory.
+"""Evaluation of a generator by metrics, in one pass over images that are never all in memory.
 
 Images and, where they are JAX, features are computed by all devices, in one compiled call a batch
 for a one-step generator. The sums over images are the host's, in float64: they don't depend on how
@@ -29,13 +29,13 @@ _NEIGHBOURS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """What can be asked for.
+    """Metric that can be asked for.
 
     Attributes:
-      at_least: the fewest images that it is defined for.
-      needs: what the reference must hold: "statistics", "images" or nothing.
-      published_only: whether its name stands for Inception's published weights.
-      higher_is_better: which way is up.
+      at_least: the fewest images that the metric is defined for.
+      needs: content that the reference must have: "statistics", "images" or "" for no reference.
+      published_only: whether the metric's name stands for Inception's published weights.
+      higher_is_better: whether a larger value is a better one.
     """
 
     at_least: int
@@ -56,12 +56,12 @@ METRICS: dict[str, Metric] = {
 
 
 def result_name(metric: str, *, features: str, count: int) -> str:
-    """What a value is called: `fid50k`, `is5k`, `fd_pixels_1797`, `recall_inception_50k`.
+    """Name of a value: `fid50k`, `is5k`, `fd_pixels_1797`, `recall_inception_50k`.
 
     Args:
       metric: one of `METRICS`.
-      features: their name, which a metric of Inception's published weights has in its own.
-      count: generated images.
+      features: name of the features, left out where the metric's own name implies them.
+      count: number of generated images.
     """
     images = f"{count // 1000}k" if count % 1000 == 0 else f"{count}"
     return (
@@ -69,69 +69,75 @@ def result_name(metric: str, *, features: str, count: int) -> str:
     )
 
 
-def check_request(names: Sequence[str], *, count: int, reference: str, holds_images: bool) -> None:
-    """Checks what is asked for before anything is downloaded or computed.
+def check_request(
+    names: Sequence[str], *, count: int, reference: str, holds_images: bool, prefix: str = ""
+) -> None:
+    """Check that metrics can be measured, before anything is downloaded or computed.
 
     Args:
-      names: of `METRICS`.
-      count: images to generate.
-      reference: what they are compared with; "" for nothing.
-      holds_images: whether that is images, not statistics alone.
+      names: metrics, of `METRICS`.
+      count: number of images to generate.
+      reference: name of the reference that they are compared with; "" for none.
+      holds_images: whether the reference holds images, not statistics alone.
+      prefix: put before the name of a setting in an error.
 
     Raises:
-      ValueError: naming the field, its value and what would do.
+      ValueError: naming the setting, its value and what would do.
     """
     if not names:
-        raise ValueError(f"config.evaluate.metrics is empty; known are: {', '.join(METRICS)}.")
+        raise ValueError(f"{prefix}metrics is empty; known are: {', '.join(METRICS)}.")
     for name in names:
         if name not in METRICS:
-            raise ValueError(
-                f"config.evaluate.metrics has {name!r}; known are: {', '.join(METRICS)}."
-            )
+            raise ValueError(f"{prefix}metrics has {name!r}; known are: {', '.join(METRICS)}.")
         metric = METRICS[name]
         if count < metric.at_least:
             raise ValueError(
-                f"config.evaluate.count={count}: {name!r} needs at least {metric.at_least} images."
+                f"{prefix}count={count}: {name!r} needs at least {metric.at_least} images."
             )
         if metric.needs and not reference:
             raise ValueError(
-                f"config.evaluate.metrics has {name!r}, but config.evaluate.reference is empty: "
+                f"{prefix}metrics has {name!r}, but {prefix}reference is empty: "
                 "name real images, or their statistics, to compare with."
             )
         if metric.needs == "images" and not holds_images:
             raise ValueError(
-                f"config.evaluate.metrics has {name!r}, which needs real images, but "
-                f"config.evaluate.reference={reference!r} holds their statistics only: name the "
+                f"{prefix}metrics has {name!r}, which needs real images, but "
+                f"{prefix}reference={reference!r} holds their statistics only: name the "
                 "images instead (a folder, a zip, a TFDS data set)."
             )
 
 
-def check_best(best: str, names: Sequence[str]) -> None:
-    """Checks that the metric by which the best network is kept is measured.
+def check_best(
+    best: str, names: Sequence[str], *, field: str = "best", among: str = "metrics"
+) -> None:
+    """Check that the metric by which the best network is kept is measured.
 
     Args:
-      best: the metric; "" keeps none.
-      names: those that are measured.
+      best: the metric; "" keeps no network.
+      names: metrics that are measured.
+      field: name of the setting `best` in an error.
+      among: name of the setting `names` in an error.
 
     Raises:
-      ValueError: it isn't among them.
+      ValueError: if the metric isn't measured.
     """
     if best and best not in names:
         raise ValueError(
-            f"config.evaluate.best={best!r} isn't among evaluate.metrics={tuple(names)}; set it to "
+            f"{field}={best!r} isn't among {among}={tuple(names)}; set it to "
             "one of them, or to '' to keep no best network."
         )
 
 
-def check_features(names: Sequence[str], features: Features) -> None:
-    """Checks that metrics may be called by their names.
+def check_features(names: Sequence[str], features: Features, *, prefix: str = "") -> None:
+    """Check that metrics on these features may be called by their names.
 
     Args:
-      names: of `METRICS`.
-      features: what they are computed on.
+      names: metrics, of `METRICS`.
+      features: features that the metrics are computed on.
+      prefix: put before the name of a setting in an error.
 
     Raises:
-      ValueError: the name of a metric says Inception, and the features are something else.
+      ValueError: if a metric's name implies Inception, and the features are something else.
     """
     if features.is_published_inception:
         return
@@ -139,7 +145,7 @@ def check_features(names: Sequence[str], features: Features) -> None:
     for name in names:
         if METRICS[name].published_only:
             raise ValueError(
-                f"config.evaluate.metrics has {name!r}, which is defined on the published "
+                f"{prefix}metrics has {name!r}, which is defined on the published "
                 f"Inception network, but the features are {features.name!r}{instead.get(name, '')}."
             )
 
@@ -150,10 +156,10 @@ def needs_rows(names: Iterable[str]) -> bool:
 
 
 class Evaluator:
-    """Measures a generator.
+    """Evaluator of a generator by metrics.
 
     Attributes:
-      seed: of the samples, the same ones every time.
+      seed: of the samples, which are equal every time.
       names: metric -> the name of its value.
     """
 
@@ -168,20 +174,20 @@ class Evaluator:
         seed: int,
         mesh: Mesh,
     ) -> None:
-        """Prepares to measure.
+        """Prepare to measure.
 
         Args:
-          features: what metrics are computed on.
+          features: features that metrics are computed on.
           names: metrics, of `METRICS`.
-          reference: what they compare with, None where nothing is compared.
-          count: images to generate.
+          reference: real images that metrics compare with; None where no metric compares.
+          count: number of images to generate.
           batch_size: images that one device makes at a time. It isn't divided by the number of
-            devices, so that each of them computes the same, to the bit, however many there are.
+            devices, so that each image is equal to the bit however many devices there are.
           seed: of the images and their classes.
           mesh: the devices.
 
         Raises:
-          ValueError: a metric has a name that these features can't give it.
+          ValueError: if a metric's name implies Inception, and the features are something else.
         """
         check_features(names, features)
         self.seed = seed
@@ -202,11 +208,11 @@ class Evaluator:
     def __call__(
         self, sampler: sampling.SampleBatch, params: Params, *, label_dim: int, repeat: int = 0
     ) -> dict[str, float]:
-        """Values, by name, of `count` images with uniform classes.
+        """Measure `count` images with uniform classes.
 
         Args:
-          sampler: what makes images; its seed should be this evaluator's.
-          params: its parameters.
+          sampler: function that makes images; its seed should be this evaluator's.
+          params: of the sampler's network.
           label_dim: number of classes; 0 for none.
           repeat: r takes the images from r · count on, so that repeats share none.
 
@@ -214,7 +220,7 @@ class Evaluator:
           Name -> value. Beside an inception score stands the deviation of its splits, `..._std`.
 
         Raises:
-          FloatingPointError: an image holds NaN.
+          FloatingPointError: if an image holds NaN.
         """
         tally = _Tally(keep_rows=needs_rows(self.names), keep_logits="is" in self.names)
         for rows, logits in self._generated(sampler, params, label_dim, repeat * self._count):
@@ -224,7 +230,7 @@ class Evaluator:
     def _generated(
         self, sampler: sampling.SampleBatch, params: Params, label_dim: int, first: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Features and logits of images `first` to `first + count`, a batch at a time."""
+        """Yield features and logits of images `first` to `first + count`, a batch at a time."""
         features, size = self._features, self._batch_size
         call = self._call(sampler, label_dim)
         dispatched = (
@@ -243,7 +249,10 @@ class Evaluator:
             yield to_rows(features, rows, count), to_rows(features, logits, count)
 
     def _call(self, sampler: sampling.SampleBatch, label_dim: int) -> Callable[..., Any]:
-        """(params, variables, first index) -> (what `_generated` goes on with, NaN's presence)."""
+        """Compiled (params, variables, first index) -> (output, whether images hold NaN).
+
+        The output is features and logits where these are compiled, else images.
+        """
         if (sampler, label_dim) not in self._calls:
             self._calls[sampler, label_dim] = self._join(sampler, label_dim)
         return self._calls[sampler, label_dim]
@@ -303,7 +312,7 @@ class Evaluator:
 
 
 class _Tally:
-    """What is kept of features: moments, and rows and logits only where metrics need them."""
+    """Moments of features, and rows and logits only where metrics need them."""
 
     def __init__(self, *, keep_rows: bool, keep_logits: bool) -> None:
         self._keep_rows, self._keep_logits = keep_rows, keep_logits
@@ -323,7 +332,7 @@ class _Tally:
 
 @jax.jit
 def _quantise(x: Array) -> tuple[Array, Array]:
-    """`images.to_uint8` on the devices, and whether there is NaN, for which there is no colour."""
+    """Quantise images as `images.to_uint8`, on the devices; tell whether they hold NaN."""
     return jnp.clip(x * 127.5 + 128, 0, 255).astype(jnp.uint8), jnp.isnan(x).any()
 
 
@@ -338,10 +347,10 @@ def compare(real: np.ndarray, generated: np.ndarray, *, name: str) -> dict[str, 
     Args:
       real: [N, D].
       generated: [M, D].
-      name: of the features, which goes into the metrics' names with M: `fd_pixels_1797`.
+      name: of the features, part of the values' names with M: `fd_pixels_1797`.
 
     Returns:
-      Metric's name -> value.
+      Name -> value.
     """
     moments = [metrics.Moments.empty(real.shape[1]).update(x) for x in (generated, real)]
     distance = metrics.frechet_distance(

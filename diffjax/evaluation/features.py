@@ -1,4 +1,4 @@
-"""Functions from images to features, by name, and how they run over all devices.
+"""Features of images: functions by name, and how they run over all devices.
 
 "inception" is the network that the FID is defined on; "pixels" are the images themselves; and
 "module:function" is anybody's function: uint8 [N, H, W, C] -> [N, D]. One that is wrapped in
@@ -32,16 +32,17 @@ _RANDOM = "random"
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """A feature function and what is known about it.
+    """Feature function and its properties.
 
     Attributes:
-      name: goes into the names of metrics and into the metadata of statistics. "inception" is that
-        network with its published weights and nothing else; other weights have other names.
+      name: part of metrics' names and of the metadata of statistics. "inception" is that network
+        with its published weights and nothing else; other weights have other names.
       apply: (variables, uint8 images [N, H, W, C]) -> (features [N, D], logits [N, K] or None).
-      variables: what `apply` reads; an argument of it, so that compiled code doesn't hold it.
+      variables: first argument of `apply`, so that compiled code doesn't hold them.
       compiled: whether `apply` may be called inside `jax.jit`; otherwise it takes NumPy arrays.
-      channels: image channels that it takes; None for any.
-      logit_bias: [K], what the published inception score takes off the logits; None without logits.
+      channels: number of image channels that `apply` takes; None for any.
+      logit_bias: [K], subtracted from the logits in the published inception score; None without
+        logits.
     """
 
     name: str
@@ -58,11 +59,15 @@ class Features:
 
     @property
     def is_random(self) -> bool:
-        """Whether these are good for timing only."""
+        """Whether the network's weights are random, which is good for timing only."""
         return self.name == f"{INCEPTION}_{_RANDOM}"
 
     def dim(self, image_shape: tuple[int, int, int]) -> int:
-        """D for images [H, W, C], found without computing anything where that can be."""
+        """Number of features of an image, without computing anything where that can be.
+
+        Args:
+          image_shape: (H, W, C).
+        """
         if self.compiled:
             image = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
             rows, _ = jax.eval_shape(self.apply, self.variables, image)
@@ -71,14 +76,14 @@ class Features:
         return int(np.prod(rows.shape[1:]))
 
     def check_channels(self, channels: int, where: str) -> None:
-        """Checks images before any is read or made.
+        """Check the channels of images before any is read or made.
 
         Args:
           channels: of the images.
-          where: they come from, for the error.
+          where: name of the images' origin in an error.
 
         Raises:
-          ValueError: these features take another number of channels.
+          ValueError: if these features take another number of channels.
         """
         if self.channels not in (None, channels):
             raise ValueError(
@@ -88,12 +93,12 @@ class Features:
 
 
 def pixels(images: np.ndarray) -> np.ndarray:
-    """uint8 [N, H, W, C] -> [N, H · W · C] in [-1, 1]: pixels as their own features."""
+    """Pixels as features: uint8 [N, H, W, C] -> float64 [N, H · W · C] in [-1, 1]."""
     return images.reshape(len(images), -1).astype(np.float64) / 127.5 - 1
 
 
 def load(name: str, weights: str = "") -> Features:
-    """The feature function of a name.
+    """Find or load the features of a name.
 
     Args:
       name: "inception", "pixels" or "module:function".
@@ -101,8 +106,8 @@ def load(name: str, weights: str = "") -> Features:
         "" is the published file, downloaded once; "random" is for timing only.
 
     Raises:
-      ValueError: an unknown name, nothing to import under it, or a file that isn't of this network.
-      OSError: there are no such weights, or they can't be downloaded.
+      ValueError: if the name is unknown, can't be imported, or the file isn't of this network.
+      OSError: if there are no such weights, or they can't be downloaded.
     """
     if name == INCEPTION:
         return _inception(weights)
@@ -121,7 +126,7 @@ def load(name: str, weights: str = "") -> Features:
 def compute(
     features: Features, batches: Iterable[np.ndarray], *, mesh: Mesh, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Features of images that come in batches, on all devices of a mesh.
+    """Compute features of images that come in batches, on all devices of a mesh.
 
     Batches are padded to one size, so that one is compiled, and the padding's rows are dropped
     again. The devices work on a batch while the caller works on the one before.
@@ -129,14 +134,14 @@ def compute(
     Args:
       features: from `load`.
       batches: uint8 [N, H, W, C] with N up to `batch_size`.
-      mesh: its devices share a batch.
+      mesh: the devices, which share a batch.
       batch_size: images a batch, which the devices must divide.
 
     Yields:
       (features [N, D], logits [N, K] or None), one pair a batch.
 
     Raises:
-      ValueError: a batch is larger than said, or the function returns something else than rows.
+      ValueError: if a batch is larger than `batch_size`, or `apply` doesn't return rows.
     """
     apply = compile_apply(features, mesh)
     variables = sharding.put(features.variables, sharding.replicated(mesh))
@@ -156,7 +161,7 @@ def compute(
 
 
 def compile_apply(features: Features, mesh: Mesh) -> Callable[[Params, Any], tuple[Any, Any]]:
-    """`features.apply` as it is called on a whole batch: compiled over the mesh where it can be."""
+    """Compile `features.apply` over a mesh, where it can be, for whole batches."""
     if not features.compiled:
         return features.apply
 
@@ -168,10 +173,18 @@ def compile_apply(features: Features, mesh: Mesh) -> Callable[[Params, Any], tup
 
 
 def to_rows(features: Features, array: Any, count: int) -> Any:
-    """The first `count` rows on this host, checked; None stays None.
+    """Bring the first `count` rows of an array to this host, and check them.
+
+    Args:
+      features: whose `apply` made the array.
+      array: [N, D] with N at least `count`, or None.
+      count: number of rows.
+
+    Returns:
+      [count, D], or None for None.
 
     Raises:
-      ValueError: if there aren't as many rows, or they aren't rows of numbers.
+      ValueError: if there are fewer rows, or they aren't rows of floating-point numbers.
     """
     if array is None:
         return None
@@ -185,7 +198,7 @@ def to_rows(features: Features, array: Any, count: int) -> Any:
 
 
 def one_behind(items: Iterable[Any]) -> Iterator[Any]:
-    """Yields each item once the next has been asked for, so that devices have work queued."""
+    """Yield each item once the next has been asked for, so that devices have work queued."""
     waiting: list[Any] = []
     for item in items:
         waiting.append(item)

@@ -1,4 +1,4 @@
-"""Mean and covariance of features of real images: what a Fréchet distance is measured against.
+"""Statistics of real images: mean and covariance of features, for Fréchet distances.
 
 python -m diffjax.stats --data=cifar10-32x32.zip --output=cifar10.npz
 
@@ -44,11 +44,11 @@ _PEER_SECONDS = 60.0
 
 @dataclasses.dataclass(frozen=True)
 class Meta:
-    """What statistics are of.
+    """Metadata of statistics.
 
     Attributes:
       features: name of the features.
-      count: number of images, or None where the file doesn't say.
+      count: number of images, or None where the file doesn't hold it.
     """
 
     features: str
@@ -61,7 +61,7 @@ def is_statistics(source: str) -> bool:
 
 
 def load_reference(source: str) -> tuple[np.ndarray, np.ndarray, Meta]:
-    """Reads statistics, without pickles, and checks them.
+    """Read statistics, without pickles, and check them.
 
     Args:
       source: one of `RELEASED`, or the path or https URL of an `.npz` with `mu` and `sigma`, which
@@ -69,10 +69,10 @@ def load_reference(source: str) -> tuple[np.ndarray, np.ndarray, Meta]:
         for Inception's.
 
     Returns:
-      Mean float64 [D], covariance float64 [D, D], and what they are of.
+      Mean float64 [D], covariance float64 [D, D], and metadata.
 
     Raises:
-      OSError: there is no such file, or it can't be downloaded.
+      OSError: if there is no such file, or it can't be downloaded.
       ValueError: naming the field that is missing or wrong.
     """
     if not is_statistics(source):
@@ -88,7 +88,7 @@ def load_reference(source: str) -> tuple[np.ndarray, np.ndarray, Meta]:
 
 
 def save(path: str | os.PathLike[str], moments: Moments, *, features_name: str) -> None:
-    """Writes what `load_reference` reads; the file appears once it is whole.
+    """Write statistics for `load_reference`; the file appears once it is whole.
 
     Args:
       path: of the file, ending in `.npz`.
@@ -96,7 +96,8 @@ def save(path: str | os.PathLike[str], moments: Moments, *, features_name: str) 
       features_name: of the features.
 
     Raises:
-      ValueError: the moments are of fewer than two images.
+      ValueError: if the moments are of fewer than two images.
+      OSError: if the file can't be written.
     """
     target = Path(path)
     partial = target.with_name(f".{target.name}.partial")
@@ -125,15 +126,18 @@ def compute(
 ) -> Moments:
     """Moments of the features of images, in one pass; memory is that of a few batches.
 
-    The sums are the same to the last digits on any number of devices: each of them always takes
+    The sums are equal to the last digits on any number of devices: each of them always takes
     `batch_size` images, and features are summed in float64 in blocks of a fixed size.
 
     Args:
       batches: uint8 [N, H, W, C] with N up to `batch_size` times the number of devices.
-      extract: the features.
+      extract: features of the images.
       mesh: the devices.
       batch_size: images that one device takes at a time.
       progress: called with the number of images done.
+
+    Raises:
+      ValueError: if there are no images.
     """
     moments: Moments | None = None
     computed = features.compute(extract, batches, mesh=mesh, batch_size=batch_size * mesh.size)
@@ -145,7 +149,7 @@ def compute(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0 only if statistics were written."""
+    """Run the command and return its exit code: 0 only if statistics were written."""
     parser = argparse.ArgumentParser(
         prog="python -m diffjax.stats",
         description=__doc__,
@@ -167,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--distributed",
         action="store_true",
-        help="share the work with other processes, found as config.distributed finds them",
+        help="share the work with other processes, found as those of a distributed run",
     )
     arguments = parser.parse_args(argv)
     settings = vars(arguments)
@@ -192,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(source_name: str, output: str, name: str, weights: str, batch_size: int) -> None:
-    """Checks all that can be wrong, then computes."""
+    """Check all that can be wrong, then compute and save."""
     if not output.endswith(".npz"):
         raise ValueError(f"--output={output}: its name must end in .npz.")
     if Path(output).exists():
@@ -239,7 +243,7 @@ def _features(name: str, weights: str) -> Features:
 def _blocks(
     parts: Iterable[np.ndarray], progress: Callable[[int], None] | None
 ) -> Iterator[np.ndarray]:
-    """Cuts rows anew, into blocks of `_BLOCK_ROWS` and a rest."""
+    """Cut rows anew, into blocks of `_BLOCK_ROWS` and a rest."""
     waiting: list[np.ndarray] = []
     count = done = 0
     for part in parts:
@@ -258,7 +262,7 @@ def _blocks(
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The four arrays as far as they are there, none of which is allowed to be a pickle."""
+    """Read the known arrays that are there, none of which is allowed to be a pickle."""
     known = {"mu": 8 * _MAX_DIM, "sigma": 8 * _MAX_DIM**2, "features": 1 << 16, "count": 8}
     arrays = {}
     try:
@@ -295,7 +299,7 @@ def _check_entry(info: zipfile.ZipInfo, name: str, most: int, archive_bytes: int
 
 
 def _read_array(file: IO[bytes], name: str, most: int) -> np.ndarray:
-    """One array; the memory that its header asks for is looked at before it is taken."""
+    """Read one array, whose size by its header is checked before memory is taken."""
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
         raise ValueError(f"its array {name!r} is of version {version}, np.savez writes (1, 0)")

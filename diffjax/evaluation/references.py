@@ -1,4 +1,4 @@
-"""What generated images are compared with: real images, or statistics of them."""
+"""References that generated images are compared with: real images, or their statistics."""
 
 import dataclasses
 
@@ -10,17 +10,15 @@ from diffjax.evaluation import image_statistics
 from diffjax.evaluation.features import Features, compute
 from diffjax.metrics import Moments
 
-_FIELD = "config.evaluate.reference"
-
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """Real images as metrics see them.
+    """Reference: real images as metrics see them.
 
     Attributes:
-      mean: [D] mean of their features.
-      cov: [D, D] covariance.
-      rows: [N, D] the features, or None where there are only statistics, or nobody asked.
+      mean: [D] mean of the images' features.
+      cov: [D, D] covariance of the features.
+      rows: [N, D] the features, or None where there are only statistics, or they weren't kept.
     """
 
     mean: np.ndarray
@@ -41,31 +39,34 @@ def load(
     keep_rows: bool,
     batch_size: int,
     mesh: Mesh,
+    prefix: str = "",
 ) -> Reference:
-    """Reads statistics, or images, every one of them once.
+    """Read statistics, or images, every one of them once.
 
     Args:
-      source: what `image_statistics.load_reference` or `data.open_source` reads.
-      features: what is compared.
-      image_shape: (H, W, C) of what is generated.
+      source: a reference as `image_statistics.load_reference` or `data.open_source` takes it.
+      features: features to compare by.
+      image_shape: (H, W, C) of the generated images.
       keep_rows: whether features are compared one by one and not by their statistics alone.
       batch_size: images that a device takes at a time.
       mesh: the devices.
+      prefix: put before the name of a setting in an error.
 
     Raises:
-      ValueError: naming what doesn't fit.
-      OSError: there is no such reference, or it can't be downloaded.
+      ValueError: naming the setting, its value and what doesn't fit.
+      OSError: if there is no such reference, or it can't be downloaded.
     """
     if not holds_images(source):
-        return _from_statistics(source, features, image_shape)
-    images = data.open_source(source, field=_FIELD)
+        return _from_statistics(source, features, image_shape, prefix)
+    field = f"{prefix}reference"
+    images = data.open_source(source, field=field)
     if images.image_shape != image_shape:
         raise ValueError(
-            f"{_FIELD}={source!r} has images of {images.image_shape}, but the network makes "
+            f"{field}={source!r} has images of {images.image_shape}, but the network makes "
             f"{image_shape}."
         )
     if len(images) < 2:
-        raise ValueError(f"{_FIELD}={source!r} has a single image: a distribution needs more.")
+        raise ValueError(f"{field}={source!r} has a single image: a distribution needs more.")
     data.verify(images)
     size = batch_size * mesh.size
     batches = (batch.images for batch in data.in_order(images, batch_size=size))
@@ -78,18 +79,19 @@ def load(
     return Reference(moments.mean, moments.cov, np.concatenate(kept) if keep_rows else None)
 
 
-def examples(source: str, count: int, *, label_dim: int) -> np.ndarray:
-    """Some real images to look at, image i of class i modulo the number of classes.
+def examples(source: str, count: int, *, label_dim: int, field: str = "reference") -> np.ndarray:
+    """Examples of real images to look at, image i of class i modulo the number of classes.
 
     Args:
-      source: what `data.open_source` reads.
-      count: how many.
+      source: images as `data.open_source` takes them.
+      count: number of images.
       label_dim: number of classes; 0, or another number than the images have, takes any images.
+      field: name of the setting in an error.
 
     Returns:
       uint8 [count, H, W, C], equal ones each time; black where there are too few of a class.
     """
-    images = data.open_source(source, field=_FIELD)
+    images = data.open_source(source, field=field)
     by_class = bool(label_dim) and images.num_classes == label_dim
     # Places in the result that wait for an image, by class; all of one class where it is no matter.
     waiting: dict[int, list[int]] = {}
@@ -107,13 +109,15 @@ def examples(source: str, count: int, *, label_dim: int) -> np.ndarray:
 
 
 def _from_statistics(
-    source: str, features: Features, image_shape: tuple[int, int, int]
+    source: str, features: Features, image_shape: tuple[int, int, int], prefix: str
 ) -> Reference:
     mean, cov, meta = image_statistics.load_reference(source)
-    theirs = f"{_FIELD}={source!r} holds statistics of {mean.size} features {meta.features!r}"
+    theirs = (
+        f"{prefix}reference={source!r} holds statistics of {mean.size} features {meta.features!r}"
+    )
     if features.is_random:
         raise ValueError(f"{theirs}, but random weights are for timing and compare with nothing.")
     dim = features.dim(image_shape)
     if (meta.features, mean.size) != (features.name, dim):
-        raise ValueError(f"{theirs}, but config.evaluate.features are {dim} of {features.name!r}.")
+        raise ValueError(f"{theirs}, but {prefix}features are {dim} of {features.name!r}.")
     return Reference(mean, cov)

@@ -1,4 +1,4 @@
-"""Images from a student in one step, or from a teacher by EDM's sampler.
+"""Sampling of images: from a student in one step, or from a teacher by EDM's sampler.
 
 Every image has a key of its own, from the seed and its index, so that image i is the same whatever
 the batch size and the number of images.
@@ -27,19 +27,19 @@ SampleBatch = Callable[[Params, Array, Array], Array]
 
 
 def keys(seed: int, indices: Array) -> PRNGKey:
-    """One key an image: [B]."""
+    """Key of each image, [B], from the seed and its index."""
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(indices)
 
 
 def latents(seed: int, indices: Array, shape: tuple[int, ...]) -> Array:
-    """[B, *shape] ~ N(0, I), the latent of image i from its own key."""
+    """Latents [B, *shape] ~ N(0, I), that of image i from its own key."""
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 0), shape))(
         keys(seed, indices)
     )
 
 
 def random_classes(seed: int, indices: Array, label_dim: int) -> Array:
-    """[B] classes, uniform, the class of image i from its own key."""
+    """Uniform classes [B], that of image i from its own key; 0 where `label_dim` is 0."""
     return jax.vmap(
         lambda key: jax.random.randint(jax.random.fold_in(key, 1), (), 0, max(label_dim, 1))
     )(keys(seed, indices))
@@ -48,7 +48,15 @@ def random_classes(seed: int, indices: Array, label_dim: int) -> Array:
 def one_step(
     generator: Generator, *, seed: int, shape: tuple[int, ...], label_dim: int, mesh: Mesh
 ) -> SampleBatch:
-    """A compiled G(z) over all devices of the mesh, which may be called inside `jax.jit` too."""
+    """One-step sampler, compiled over a mesh, which may be called inside `jax.jit` too.
+
+    Args:
+      generator: G(z).
+      seed: of the latents.
+      shape: of one latent, (H, W, C).
+      label_dim: number of classes; 0 for none.
+      mesh: the devices.
+    """
 
     @functools.partial(jax.jit, out_shardings=sharding.batch(mesh))
     def sample(params: Params, indices: Array, classes: Array) -> Array:
@@ -60,7 +68,7 @@ def one_step(
 
 @dataclasses.dataclass(frozen=True)
 class HeunSettings:
-    """EDM's sampler's; see `samplers.edm_heun`.
+    """Settings of EDM's sampler; see `samplers.edm_heun`.
 
     Attributes:
       steps: N; the network is evaluated 2N − 1 times.
@@ -68,8 +76,8 @@ class HeunSettings:
       sigma_max: the first σ.
       rho: exponent of the grid.
       s_churn: amount of stochasticity.
-      s_min: no noise below this σ.
-      s_max: nor above this one.
+      s_min: σ below which no noise is added.
+      s_max: σ above which no noise is added.
       s_noise: standard deviation of the noise.
     """
 
@@ -84,11 +92,11 @@ class HeunSettings:
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of the network an image."""
+        """Number of evaluations of the network for an image."""
         return 2 * self.steps - 1
 
     def sigmas(self, denoiser: NetworkDenoiser) -> np.ndarray:
-        """The grid, inside the range and on the levels that the network knows."""
+        """Grid [steps + 1] of noise levels, in the range and on the levels of the network."""
         low = max(self.sigma_min, denoiser.sigma_min)
         high = min(self.sigma_max, denoiser.sigma_max)
         grid = heun_sigmas(self.steps, low, high, self.rho)
@@ -102,7 +110,14 @@ def heun(
     seed: int,
     mesh: Mesh,
 ) -> SampleBatch:
-    """EDM's sampler over all devices of the mesh, one compiled network evaluation."""
+    """Sampler by EDM's method over a mesh, one compiled network evaluation.
+
+    Args:
+      denoiser: the network.
+      settings: of the sampler.
+      seed: of latents and noise.
+      mesh: the devices.
+    """
 
     @functools.partial(jax.jit, out_shardings=sharding.batch(mesh))
     def denoise(params: Params, x: Array, sigma: Array, classes: Array) -> Array:
@@ -131,7 +146,21 @@ def heun(
 def first_images(
     sample: SampleBatch, params: Params, count: int, *, label_dim: int, mesh: Mesh
 ) -> np.ndarray:
-    """The first `count` images, uint8, image i being of class i modulo the number of classes."""
+    """Sample the first `count` images, image i of class i modulo the number of classes.
+
+    Args:
+      sample: function that makes images.
+      params: of its network.
+      count: number of images.
+      label_dim: number of classes; 0 for none.
+      mesh: the devices.
+
+    Returns:
+      uint8 [count, H, W, C].
+
+    Raises:
+      FloatingPointError: if an image holds NaN.
+    """
     indices = jnp.arange(sharding.round_up(count, mesh))
     classes = indices % max(label_dim, 1)
     return images.to_uint8(sharding.gather(sample(params, indices, classes)))[:count]
@@ -145,14 +174,14 @@ def batches(
     batch_size: int,
     classes: Callable[[Array], Array],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Samples `count` images, a batch at a time, every batch of one size so that one compiles.
+    """Sample `count` images, a batch at a time, every batch of one size so that one compiles.
 
     Args:
-      sample: parameters, indices and classes to images.
-      params: the parameters.
-      count: how many images.
+      sample: function that makes images.
+      params: of its network.
+      count: number of images.
       batch_size: images a batch; the devices must divide it.
-      classes: indices to classes.
+      classes: indices [B] -> classes [B].
 
     Yields:
       uint8 images [B, H, W, C] and their classes [B], the last batch cut to what is left.
@@ -166,7 +195,18 @@ def batches(
 
 
 def write_pngs(directory: Path, produced: Iterator[tuple[np.ndarray, np.ndarray]]) -> int:
-    """Writes `<index, 6 digits>.png` files, and returns how many."""
+    """Write each image as a file `<index, 6 digits>.png`.
+
+    Args:
+      directory: folder of the files, which is made.
+      produced: images and classes, as `batches` gives them.
+
+    Returns:
+      The number of files.
+
+    Raises:
+      OSError: if a file can't be written.
+    """
     index = 0
     for pictures, _ in produced:
         for picture in pictures:
@@ -176,10 +216,21 @@ def write_pngs(directory: Path, produced: Iterator[tuple[np.ndarray, np.ndarray]
 
 
 def write_npz(path: Path, produced: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> int:
-    """Writes one .npz with `images` [N, H, W, C] uint8 and `classes` [N], and returns N.
+    """Write one .npz with `images` [N, H, W, C] uint8 and `classes` [N].
 
     Batches are written as they come, so that memory stays that of a batch; the file has its name
     only once it is whole.
+
+    Args:
+      path: of the file, whose folder is made.
+      produced: images and classes, as `batches` gives them.
+      count: N, the number of images that come.
+
+    Returns:
+      N.
+
+    Raises:
+      OSError: if the file can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")

@@ -1,4 +1,4 @@
-"""Digests of a folder's files, kept beside them, by which damage is noticed before it is used.
+"""Digests of a folder's files, kept beside them to notice damage before it is used.
 
 Orbax and TensorStore read a flipped byte of an array as another number, without a word.
 """
@@ -12,15 +12,19 @@ from diffjax.files import json_values, writing
 
 FILE = "digests.json"
 
-_BLOCK = 1 << 26  # bytes; after each Python may give way to a thread that traces, for milliseconds
+# Bytes. After each block Python may give way to a thread that traces, so that blocks are large.
+_BLOCK = 1 << 26
 
 
 def write(folder: Path, parts: Iterable[str]) -> None:
-    """Writes size and SHA-256 of every file to `digests.json` in the folder.
+    """Write size and SHA-256 of every file to `digests.json` in the folder.
 
     Args:
-      folder: where they are.
+      folder: that holds the files.
       parts: names of the files and subfolders in it that count.
+
+    Raises:
+      OSError: if a file can't be read, or `digests.json` can't be written.
     """
     paths = [path for part in parts for path in _files(folder / part)]
     listed = {
@@ -31,7 +35,10 @@ def write(folder: Path, parts: Iterable[str]) -> None:
 
 
 def problem(folder: Path) -> str | None:
-    """Says what is wrong with a folder that `write` was called for.
+    """Describe what is wrong with a folder that `write` was called for.
+
+    Args:
+      folder: as it was given to `write`.
 
     Returns:
       One line that names the first file that is missing or isn't what was written; None if all

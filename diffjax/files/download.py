@@ -25,7 +25,7 @@ _DIGEST_MARK = "#sha256="
 def fetch(
     source: str, *, cache_dir: str | os.PathLike[str] | None = None, sha256: str | None = None
 ) -> Path:
-    """Returns a local file, downloading it if `source` is a URL that is not in the cache yet.
+    """Find a local file, or download it if `source` is a URL that is not in the cache yet.
 
     A download appears in the cache only when it is complete, so an interrupted one leaves nothing
     there, and processes that download the same file do not disturb each other.
@@ -36,8 +36,11 @@ def fetch(
       cache_dir: where downloads are kept; None is `$DIFFJAX_CACHE`, or else `~/.cache/diffjax`.
       sha256: the expected digest in hexadecimal; None checks nothing.
 
+    Returns:
+      The path of the file.
+
     Raises:
-      FileNotFoundError: if there is no such file, here or there.
+      FileNotFoundError: if there is no such file, on this machine or on the server.
       ConnectionError: if the download fails otherwise.
       ValueError: on another kind of URL, if the digest is not the expected one, or on more than
         16 GiB.
@@ -115,7 +118,7 @@ def _check_digest(path: Path, source: str, expected: str | None) -> None:
 
 
 class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect only to a URL that `fetch` would take."""
+    """Redirect handler that follows only to a URL that `fetch` would take."""
 
     def redirect_request(
         self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -127,7 +130,7 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _download(url: str) -> Iterator[bytes]:
-    """Yields the body; raises unless all that the server announced has come."""
+    """Yield the body in pieces; raise unless all that the server announced has come."""
     request = urllib.request.Request(url, headers={"User-Agent": "diffjax"})
     opener = urllib.request.build_opener(_CheckedRedirects)
     received = 0
@@ -151,7 +154,7 @@ def _download(url: str) -> Iterator[bytes]:
 
 
 def _announced(url: str, length: str | None) -> int | None:
-    """The size that a server announces, if it does."""
+    """Size in bytes that a server announces, or None."""
     if length is None:
         return None
     if not length.isdecimal() or len(length) > 18:

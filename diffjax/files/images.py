@@ -1,4 +1,4 @@
-"""From arrays to pictures that a person can look at."""
+"""Pictures of arrays: quantisation to uint8, grids, labelled panels, PNG files."""
 
 import math
 import os
@@ -17,7 +17,7 @@ _FONT_SIZE = 16  # pixels
 
 
 def to_uint8(x: ArrayLike) -> np.ndarray:
-    """Maps [-1, 1] to 0..255 as EDM's `generate.py` does: x · 127.5 + 128, clipped, rounded down.
+    """Map [-1, 1] to 0..255 as EDM's `generate.py` does: x · 127.5 + 128, clipped, rounded down.
 
     The published Fréchet distances are of images made so.
 
@@ -37,14 +37,14 @@ def to_uint8(x: ArrayLike) -> np.ndarray:
 
 
 def visible_scale(resolution: int) -> int:
-    """How many times to enlarge an image of so many pixels so that it is about 64 wide."""
+    """Factor by which to enlarge an image of `resolution` pixels so that it is about 64 wide."""
     return max(1, 64 // resolution)
 
 
 def grid(
     images: np.ndarray, *, columns: int | None = None, padding: int = 1, scale: int = 1
 ) -> np.ndarray:
-    """Lays images out in rows, with gray lines around them.
+    """Lay images out in rows, with gray lines around them.
 
     Args:
       images: [N, H, W, C] uint8, C = 1 or 3.
@@ -56,7 +56,7 @@ def grid(
       [H', W', C] uint8.
 
     Raises:
-      ValueError: if an argument isn't as said.
+      ValueError: if the images are of another type or shape, or a number is out of range.
     """
     _check_images(images)
     if columns is not None and columns < 1:
@@ -78,14 +78,15 @@ def grid(
 
 
 def save_png(path: str | os.PathLike[str], array: np.ndarray) -> None:
-    """Writes a picture, making its folder; the file appears complete or not at all.
+    """Write a picture as PNG, making its folder; the file appears complete or not at all.
 
     Args:
       path: file to write or replace.
       array: [H, W], [H, W, 1] or [H, W, 3] uint8.
 
     Raises:
-      ValueError: if `array` isn't a picture.
+      ValueError: if `array` is of another type or shape.
+      OSError: if the file can't be written.
     """
     picture = _to_pil(array)
     path = Path(path)
@@ -101,7 +102,7 @@ def labelled_panels(
     padding: int = 1,
     scale: int | None = None,
 ) -> np.ndarray:
-    """Puts grids of images side by side, each under its caption.
+    """Put grids of images side by side, each under its caption.
 
     Args:
       panels: pairs of a caption and its images, [N, H, W, C] uint8, C = 1 or 3; sizes may differ
@@ -115,7 +116,8 @@ def labelled_panels(
       [H', W', C] uint8, C = 3 if a panel has colour, else 1.
 
     Raises:
-      ValueError: if there is no panel, or a panel's images or caption aren't as said.
+      ValueError: if there is no panel, images are of another type or shape, or a caption isn't
+        ASCII.
     """
     if not panels:
         raise ValueError("there are no panels to show")
@@ -149,7 +151,7 @@ def labelled_panels(
 
 
 def _captioned(caption: str, lines: int, picture: Image.Image) -> Image.Image:
-    """Leaves room for so many lines above every panel, so that their pictures align."""
+    """Draw a picture under its caption, with room for `lines` lines, so that panels align."""
     font = ImageFont.load_default(size=_FONT_SIZE)
     ruler = ImageDraw.Draw(Image.new(picture.mode, (1, 1)))
     text_width = ruler.multiline_textbbox((0, 0), caption, font=font)[2]

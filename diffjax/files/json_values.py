@@ -13,14 +13,17 @@ import numpy as np
 
 
 def encode(name: str, value: Any) -> Any:
-    """What JSON can hold of a value.
+    """Encode a value in what JSON can hold.
 
     Args:
       name: of the value, for the message.
       value: numbers, strings, booleans, None, and lists, tuples or mappings of these.
 
+    Returns:
+      Python's numbers, strings, booleans, None, and lists or dictionaries of these.
+
     Raises:
-      ValueError: naming what can't be held.
+      ValueError: naming the part of the value that can't be held.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -38,7 +41,7 @@ def encode(name: str, value: Any) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """The reverse of `encode`, but for tuples, which stay lists."""
+    """Decode what `encode` gave; tuples stay lists."""
     if isinstance(value, dict):
         if value.keys() == {"float"}:
             return float(value["float"])
@@ -49,5 +52,14 @@ def decode(value: Any) -> Any:
 
 
 def dumps(name: str, value: Any, *, indent: int | None = 2) -> str:
-    """The text of `encode`'s answer, with a line's end."""
+    """Write a value as JSON text that ends in a newline.
+
+    Args:
+      name: of the value, for the message.
+      value: as `encode` takes it.
+      indent: spaces a level; None writes one line.
+
+    Raises:
+      ValueError: naming the part of the value that can't be held.
+    """
     return json.dumps(encode(name, value), indent=indent, allow_nan=False) + "\n"

@@ -1,4 +1,4 @@
-"""Shared by all that reads and writes with Orbax: paths, comparisons, errors, quiet logs."""
+"""Paths, comparisons, errors and quiet logs of all that reads and writes with Orbax."""
 
 import logging as python_logging
 import os
@@ -12,7 +12,7 @@ PathLike = str | os.PathLike[str]
 
 
 class SaveError(OSError):
-    """Arrays that couldn't be written; what was there before is."""
+    """Error of arrays that couldn't be written; files that were there before still are."""
 
 
 def one_line(error: object) -> str:
@@ -33,7 +33,7 @@ def local_path(path: PathLike) -> Path:
 
 
 def differing_arrays(stored: Any, expected: Any) -> str:
-    """In which names and shapes two trees differ, in one line; "" where in none."""
+    """Name in one line the arrays that differ in name or shape between two trees; "" if none."""
     have, want = _shapes(stored), _shapes(expected)
     differences = (
         [f"{name} is missing" for name in sorted(want.keys() - have.keys())]
@@ -48,11 +48,21 @@ def differing_arrays(stored: Any, expected: Any) -> str:
     return "; ".join(differences[:8] + more)
 
 
+def array_names(tree: Any) -> frozenset[str]:
+    """Return the names of a tree's arrays, which are paths, such as "params/layer/kernel"."""
+    return frozenset(_shapes(tree))
+
+
 def check_same_arrays(path: Path, stored: Any, expected: Any) -> None:
-    """Check that stored arrays are those expected.
+    """Check that stored arrays have the expected names and shapes.
+
+    Args:
+      path: of the stored arrays, for the message.
+      stored: tree of arrays or of their descriptions.
+      expected: tree of arrays or of their descriptions.
 
     Raises:
-      ValueError: naming those that differ.
+      ValueError: naming the arrays that differ.
     """
     if differences := differing_arrays(stored, expected):
         raise ValueError(f"{path} holds another model's arrays: {differences}")
@@ -67,7 +77,7 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 class _OrbaxChatter(python_logging.Filter):
-    """Drops what Orbax logs below the level of a warning, and errors that it raises besides."""
+    """Filter of what Orbax logs below the level of a warning, and errors that it raises besides."""
 
     def filter(self, record: python_logging.LogRecord) -> bool:
         orbax = f"{os.sep}orbax{os.sep}checkpoint{os.sep}"
@@ -76,7 +86,7 @@ class _OrbaxChatter(python_logging.Filter):
 
 
 class _AsyncioChatter(python_logging.Filter):
-    """Drops what asyncio logs of Orbax's failed writes, one of which Orbax raises."""
+    """Filter of what asyncio logs of Orbax's failed writes, one of which Orbax raises."""
 
     def filter(self, record: python_logging.LogRecord) -> bool:
         text = record.getMessage()

@@ -11,13 +11,13 @@ _WINDOW = 20  # progress reports that the rate is averaged over
 
 
 class ProgressLine:
-    """One line that says how far a run is, how fast it goes and when it will end.
+    """Line that says how far a run is, how fast it goes and when it will end.
 
     A terminal shows one line that is rewritten; a file or notebook gets a line every few seconds.
     The first update compiles, so the rate starts counting after it.
 
     Attributes:
-      images_per_second: average over the latest reports; None until two are there.
+      images_per_second: mean rate over the latest reports; None until two are there.
     """
 
     def __init__(
@@ -28,13 +28,13 @@ class ProgressLine:
         interval: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Starts before anything is compiled.
+        """Start before anything is compiled.
 
         Args:
           total_kimg: thousands of images that the run is to make.
-          stream: where to write.
+          stream: to write to.
           interval: seconds from line to line where `stream` isn't a terminal.
-          clock: tells the time in seconds.
+          clock: gives the time in seconds.
         """
         self.images_per_second: float | None = None
         self._total_kimg = total_kimg
@@ -49,7 +49,7 @@ class ProgressLine:
         self._line_is_open = False
 
     def compiling(self) -> None:
-        """Shows that the first update is being compiled."""
+        """Show that the first update is being compiled."""
         self._show("compiling ...")
 
     def update(
@@ -59,7 +59,14 @@ class ProgressLine:
         scalars: Mapping[str, float],
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Notes how far the run is, and shows it if it is time; see `RunLogger.progress`."""
+        """Note how far the run is, and show it if it is time.
+
+        Args:
+          step: updates done.
+          kimg: thousands of images done.
+          scalars: name -> value, shown in this line.
+          metrics: name -> value, shown from now on; None keeps those of before.
+        """
         now = self._clock()
         self._history.append((now - self._left_out, kimg))
         self.images_per_second = _rate(self._history)
@@ -71,17 +78,17 @@ class ProgressLine:
             self._show(self._text(step, kimg, scalars))
 
     def leave_out(self, seconds: float) -> None:
-        """Has the rate ignore so many seconds that just went by."""
+        """Leave seconds that just went by out of the rate."""
         self._left_out += seconds
 
     def note(self, text: str) -> None:
-        """Writes a line that stays, above the progress line."""
+        """Write a line that stays, above the progress line."""
         self._write("\r\x1b[K" if self._line_is_open else "")
         self._line_is_open = False
         self._write(text + "\n")
 
     def end(self) -> None:
-        """Leaves the last progress line on the terminal."""
+        """End the progress line, so that it stays on the terminal."""
         if self._line_is_open:
             self._line_is_open = False
             self._write("\n")
@@ -117,7 +124,7 @@ class ProgressLine:
 
 
 def format_seconds(seconds: float) -> str:
-    """Writes a time as a person would: 3725 is "1h 02m 05s", 65 is "1m 05s", 5 is "5s"."""
+    """Format a duration: 3725 as "1h 02m 05s", 65 as "1m 05s", 5 as "5s"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -1,4 +1,4 @@
-"""Reads a pickle as plain data, without running anything that it asks for.
+"""Restricted reader of pickles as plain data, which runs nothing that they ask for.
 
 A pickle is a program for a small stack machine, and two of its instructions name and call any
 Python function. This module interprets the program itself, with a table of the names that it may
@@ -35,12 +35,16 @@ _IGNORED = frozenset(("PROTO", "FRAME"))
 
 @dataclasses.dataclass
 class Budget:
-    """How many instructions a file, with the pickles nested in it, may still take."""
+    """Budget of instructions that a file, with the pickles nested in it, may still take."""
 
     instructions: int = MAX_INSTRUCTIONS
 
     def spend(self, count: int) -> None:
-        """Takes `count` instructions off, or raises ValueError."""
+        """Take `count` instructions off.
+
+        Raises:
+          ValueError: if fewer were left.
+        """
         self.instructions -= count
         if self.instructions < 0:
             raise ValueError(f"it takes more than {MAX_INSTRUCTIONS} pickle instructions")
@@ -48,7 +52,7 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True)
 class Constructor:
-    """Stands in for a function or class that a pickle may call.
+    """Stand-in for a function or class that a pickle may call.
 
     Attributes:
       name: the dotted name in the pickle, for error messages.
@@ -64,12 +68,16 @@ class Stateful:
     """Base of stand-ins whose state a pickle sets after it has made them."""
 
     def set_state(self, state: Any) -> None:
-        """Takes the state; raises ValueError if it does not fit."""
+        """Take the state, which is not to be trusted.
+
+        Raises:
+          ValueError: if it does not fit.
+        """
         raise NotImplementedError
 
 
 def quote(text: Any) -> str:
-    """Returns a short, printable form of something read from a file.
+    """Quote something read from a file in a short, printable form.
 
     Anything but a string is shown by its type alone, since `repr` of hostile nesting may never end.
     """
@@ -85,12 +93,12 @@ def load(
     budget: Budget,
     persistent_load: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """Reads one pickle and leaves the stream behind it.
+    """Read one pickle and leave the stream behind it.
 
     Args:
       stream: seekable, in memory (so that a read never asks for more than there is).
       names: dotted name -> what the pickle gets for it; only a `Constructor` can be called.
-      budget: the instructions left.
+      budget: instructions left.
       persistent_load: resolves persistent ids; None refuses them.
 
     Returns:
@@ -109,7 +117,7 @@ def load(
 
 
 class _Machine:
-    """The pickle machine: a stack with marks, and a memo."""
+    """Pickle machine: a stack with marks, and a memo."""
 
     def __init__(
         self, names: Mapping[str, object], persistent_load: Callable[[Any], Any] | None

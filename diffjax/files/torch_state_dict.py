@@ -1,4 +1,4 @@
-"""PyTorch state dicts as NumPy arrays: what `torch.save(module.state_dict(), path)` writes.
+"""PyTorch state dicts as NumPy arrays, from files of `torch.save(module.state_dict(), path)`.
 
 Formats (both by PyTorch's `torch/serialization.py`): a zip archive since torch 1.6; before, a
 stream of four pickles, the names of the storages and their raw data. In either the pickle describes
@@ -24,7 +24,7 @@ _WANTED = "diffjax reads state dicts that torch.save wrote, as .pth and .pt file
 
 @dataclasses.dataclass(frozen=True)
 class _StorageId:
-    """What a pickle says of a storage: element type, key of the raw data, number of elements."""
+    """Description of a storage: element type, key of the raw data, number of elements."""
 
     dtype: np.dtype
     key: str
@@ -33,32 +33,32 @@ class _StorageId:
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
-    """A view of a storage that isn't read yet."""
+    """View of a storage that isn't read yet."""
 
     storage: _StorageId
     view: tuple[Any, Any, Any]  # offset, size and stride, not checked yet
 
 
 class _OrderedDict(dict[Any, Any], restricted_pickle.Stateful):
-    """A dictionary whose attributes, the version numbers of modules, aren't needed."""
+    """Dictionary whose attributes, the version numbers of modules, aren't needed."""
 
     def set_state(self, state: Any) -> None:
         pass
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads a state dict without running anything in the file.
+    """Read a state dict without running anything in the file.
 
     Args:
-      path: the file.
+      path: of a file of at most 16 GiB.
 
     Returns:
       Parameters and buffers by PyTorch's names, in PyTorch's layouts and the stored types; the
       arrays are read-only.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: the file is anything else, naming it and what is wrong.
+      FileNotFoundError: if there is no such file.
+      ValueError: if the file holds no state dict, naming it and what is wrong.
     """
     path = Path(path)
     if not path.is_file():

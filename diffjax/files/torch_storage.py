@@ -40,14 +40,14 @@ _MAX_INT = 2**48
 
 @dataclasses.dataclass(frozen=True)
 class StorageType:
-    """The element type of a storage class, little-endian."""
+    """Element type of a storage class, little-endian."""
 
     dtype: np.dtype
 
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """A flat run of elements inside `data`."""
+    """Flat run of elements inside `data`."""
 
     data: bytes
     start: int  # in bytes
@@ -74,7 +74,7 @@ STORAGE_TYPES: dict[str, StorageType] = {
 
 @dataclasses.dataclass(frozen=True)
 class _StorageId:
-    """What a persistent id says: element type, key of the raw data, number of elements."""
+    """Content of a persistent id: element type, key of the raw data, number of elements."""
 
     dtype: np.dtype
     key: str
@@ -82,17 +82,17 @@ class _StorageId:
 
 
 class StorageReader:
-    """Stands in for `torch.storage._load_from_bytes` while one file is read."""
+    """Stand-in for `torch.storage._load_from_bytes` while one file is read."""
 
     def __init__(self, budget: restricted_pickle.Budget) -> None:
-        """Starts with the pickle instructions that the file has left."""
+        """Start with the pickle instructions that the file has left."""
         self._budget = budget
         # A file may hand in the same bytes any number of times, and gets the same storage for them.
         # The bytes are kept with it, so that their id stays theirs.
         self._known: dict[int, tuple[bytes, Storage]] = {}
 
     def __call__(self, data: Any) -> Storage:
-        """Reads the one storage of a `torch.save` stream, legacy or zip.
+        """Read the one storage of a `torch.save` stream, legacy or zip.
 
         Raises:
           ValueError: if `data` is anything else, or has fewer bytes than the storage needs.
@@ -114,14 +114,14 @@ def rebuild_tensor(
     backward_hooks: Any = None,
     metadata: Any = None,
 ) -> np.ndarray:
-    """Returns the read-only view of a storage that `torch._utils._rebuild_tensor_v2` describes.
+    """Build the read-only view of a storage that `torch._utils._rebuild_tensor_v2` describes.
 
     Args:
       storage: a `Storage`.
       offset: the first element's place in the storage.
       size: the shape.
       stride: the step along each axis, in elements.
-      requires_grad: not used, like the rest.
+      requires_grad: not used.
       backward_hooks: not used.
       metadata: not used.
 
@@ -153,7 +153,16 @@ def rebuild_tensor(
 
 
 def rebuild_parameter(data: Any, requires_grad: Any = True, hooks: Any = None) -> np.ndarray:
-    """Returns the tensor inside a `torch.nn.Parameter`; ValueError if there is none."""
+    """Take the tensor out of a `torch.nn.Parameter`.
+
+    Args:
+      data: the tensor.
+      requires_grad: not used.
+      hooks: not used.
+
+    Raises:
+      ValueError: if `data` isn't an array.
+    """
     del requires_grad, hooks
     if not isinstance(data, np.ndarray):
         raise ValueError("a parameter holds no tensor")

@@ -1,4 +1,4 @@
-"""Writing to a work directory: files are whole or not there, and errors say what would do."""
+"""Writing to a work directory, where files are whole or not there, with errors that help."""
 
 import contextlib
 import io
@@ -11,13 +11,13 @@ PathLike = str | os.PathLike[str]
 
 
 def make_writable(workdir: PathLike) -> Path:
-    """Makes a work directory if needed, and sees that files can be written in it.
+    """Make a work directory if needed, and check that files can be written in it.
 
     Args:
-      workdir: local, or mounted.
+      workdir: a local path, or one on a mounted store.
 
     Returns:
-      Its path.
+      The path of the directory.
 
     Raises:
       ValueError: if it is a URL.
@@ -42,7 +42,7 @@ def make_writable(workdir: PathLike) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file that is there whole or not at all, whatever ends the process.
+    """Write a text file that is there whole or not at all, whatever ends the process.
 
     Raises:
       OSError: if it can't be written; the file that was there before stays.
@@ -55,7 +55,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives the path of a file to write, which then takes the place of `path`.
+    """Context with the path of a file to write, which then takes the place of `path`.
 
     Raises:
       OSError: if it can't be written; the file that was there before stays.
@@ -70,10 +70,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def append(file: io.FileIO, data: bytes) -> None:
-    """Appends to a file that was opened without a buffer, so that a kill loses nothing.
+    """Append to a file that was opened without a buffer, so that a kill loses nothing.
 
     Raises:
-      OSError: if not all could be written.
+      OSError: if not all of the data could be written.
     """
     with explained(file.name):
         while data:
@@ -82,10 +82,13 @@ def append(file: io.FileIO, data: bytes) -> None:
 
 @contextlib.contextmanager
 def explained(path: object) -> Iterator[None]:
-    """Has an OSError name the file, and what would do.
+    """Context in which an OSError names the file and what would help.
+
+    Args:
+      path: of the file, or its name.
 
     Raises:
-      OSError: with one line.
+      OSError: of one line.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Losses as pure functions: arrays in, one value an example out.
+"""Losses as pure functions: arrays in, one value for each example out.
 
 No network, no random numbers, no configuration: call the networks, then these, and let `jax.grad`
 do the rest. Sums are over all axes but the first; the caller averages over the batch.

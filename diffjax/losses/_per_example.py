@@ -1,4 +1,4 @@
-"""What the losses share: checks on entry, and sums over all axes but the first."""
+"""Checks on entry, and sums over all axes but the first, for all losses."""
 
 import chex
 import jax.numpy as jnp
@@ -7,7 +7,17 @@ from diffjax.interfaces import Array
 
 
 def check(x: Array, *others: Array, weight: Array | float | None) -> None:
-    """Asserts equal shapes [B, ...] and a weight that is a number or [B]."""
+    """Check that arrays have equal shapes, and that a weight fits them.
+
+    Args:
+      x: [B, ...].
+      *others: of the shape of x.
+      weight: a number, [B] or None.
+
+    Raises:
+      AssertionError: shapes differ, or the weight has another.
+      ValueError: the arrays are scalars.
+    """
     chex.assert_equal_shape([x, *others])
     if jnp.ndim(x) < 1:
         raise ValueError("The arrays need a leading batch axis, [B, ...]; they are scalars.")
@@ -18,10 +28,10 @@ def check(x: Array, *others: Array, weight: Array | float | None) -> None:
 
 
 def total(x: Array) -> Array:
-    """[B, ...] -> [B], summed."""
+    """Sum over all axes but the first: [B, ...] -> [B]."""
     return jnp.sum(x, axis=tuple(range(1, x.ndim)))
 
 
 def mean(x: Array) -> Array:
-    """[B, ...] -> [B], averaged."""
+    """Mean over all axes but the first: [B, ...] -> [B]."""
     return jnp.mean(x, axis=tuple(range(1, x.ndim)))

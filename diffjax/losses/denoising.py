@@ -1,4 +1,4 @@
-"""Denoising score matching, by which the fake score network follows the generator."""
+"""Denoising score matching, which trains teachers and fake score networks."""
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,9 @@ from diffjax.losses import _per_example
 
 
 def denoising(x: Array, d_fake: Array, *, weight: Array | float) -> Array:
-    """λ(σ) ‖D_ψ(x + σn; σ) − x‖², EDM's loss on generated images (EDM, equation 8).
+    """Denoising loss λ(σ) ‖D_ψ(x + σn; σ) − x‖² (Karras et al. 2022, equation 8).
 
-    x is a constant here: this loss trains the fake score network, never the generator.
+    x is held constant: the loss trains the denoiser, never a generator that made x.
 
     Args:
       x: [B, ...] clean data, generated or real.

@@ -1,4 +1,4 @@
-"""Diff-Instruct: the gradient of the integral KL divergence."""
+"""Diff-Instruct's loss, whose gradient is that of the integral KL divergence."""
 
 import jax
 
@@ -9,7 +9,7 @@ from diffjax.losses import _per_example
 def diff_instruct(
     x: Array, d_teacher: Array, d_fake: Array, *, weight: Array | float = 1.0
 ) -> Array:
-    """w(σ) Σ sg(D_ψ − D_φ) · x, whose gradient is Diff-Instruct's (Luo et al. 2023, Theorem 3.1).
+    """Diff-Instruct's generator loss w(σ) Σ sg(D_ψ − D_φ) · x (Luo et al. 2023, Theorem 3.1).
 
     With p_t the generator's and q_t the teacher's marginal along the forward diffusion,
     IKL = ∫ w̃(t) KL(p_t ‖ q_t) dt has the gradient E[w̃ (s_ψ − s_φ) ∂x/∂θ], where scores are

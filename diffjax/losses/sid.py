@@ -1,4 +1,4 @@
-"""SiD: score identity distillation."""
+"""Score identity distillation: the generator's loss of SiD."""
 
 import jax
 import jax.numpy as jnp

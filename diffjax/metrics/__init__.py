@@ -1,4 +1,4 @@
-"""Distances between sets of images, computed on their features and in float64 where sums are long.
+"""Distances between sets of images, computed on their features, long sums in float64.
 
 Every function takes arrays of features or logits, one row an image, and knows nothing of images or
 networks: `diffjax.convert.inception` makes features from images.

@@ -1,4 +1,4 @@
-"""What every metric asks of the arrays it is given."""
+"""Checks of the arrays that metrics are given."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ Float64Array = npt.NDArray[np.float64]
 
 
 def as_rows(name: str, array: Any) -> Float64Array:
-    """Returns `array` as float64 [N, D], one row an image.
+    """Convert an array to float64 [N, D], one row an image.
 
     Args:
-      name: what to call the array in an error.
+      name: of the array in an error.
       array: [N, D], anything that NumPy or JAX can hold.
 
     Raises:
@@ -33,12 +33,12 @@ def as_rows(name: str, array: Any) -> Float64Array:
 def as_row_pair(
     name_a: str, a: Any, name_b: str, b: Any, *, at_least: int, why: str
 ) -> tuple[Float64Array, Float64Array]:
-    """Returns two arrays of features as float64 [N, D] and [M, D], with N, M >= `at_least`.
+    """Convert two arrays of features to float64 [N, D] and [M, D], with N, M >= `at_least`.
 
     Args:
-      name_a: what to call `a` in an error.
+      name_a: of `a` in an error.
       a: [N, D].
-      name_b: what to call `b` in an error.
+      name_b: of `b` in an error.
       b: [M, D].
       at_least: the fewest rows that each needs.
       why: the setting that asks for so many rows, for the error.

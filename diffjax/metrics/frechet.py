@@ -1,4 +1,4 @@
-"""The Fréchet distance between two Gaussians, and the moments that it is computed from."""
+"""Fréchet distance between two Gaussians, and the moments that it is computed from."""
 
 import dataclasses
 from typing import Any
@@ -39,12 +39,12 @@ class Moments:
 
     @classmethod
     def empty(cls, dim: int) -> "Moments":
-        """Returns the moments of no rows at all, of `dim` features."""
+        """Moments of no rows at all, of `dim` features."""
         return cls(0, np.zeros(dim), np.zeros((dim, dim)))
 
     @property
     def cov(self) -> Float64Array:
-        """[D, D] unbiased covariance, divided by count - 1 as `np.cov` does.
+        """Unbiased covariance [D, D], divided by count - 1 as `np.cov` does.
 
         Raises:
           ValueError: fewer than two rows were seen.
@@ -54,7 +54,10 @@ class Moments:
         return self.scatter / (self.count - 1)
 
     def update(self, features: npt.ArrayLike) -> "Moments":
-        """Returns the moments of the rows seen so far and those of `features` [N, D].
+        """Moments of the rows seen so far and of `features`.
+
+        Args:
+          features: [N, D], anything that NumPy or JAX can hold.
 
         Raises:
           ValueError: `features` isn't [N, D] with this D, or isn't finite.
@@ -65,7 +68,10 @@ class Moments:
         return self.merge(Moments(len(rows), mean, deviations.T @ deviations))
 
     def merge(self, other: "Moments") -> "Moments":
-        """Returns the moments of both streams together, such as those of two hosts.
+        """Moments of two streams together, such as those of two hosts.
+
+        Args:
+          other: of as many features.
 
         Raises:
           ValueError: the two have different numbers of features.
@@ -90,7 +96,7 @@ class Moments:
 def frechet_distance(
     mean_a: npt.ArrayLike, cov_a: npt.ArrayLike, mean_b: npt.ArrayLike, cov_b: npt.ArrayLike
 ) -> float:
-    """Returns the squared Fréchet (2-Wasserstein) distance between two Gaussians.
+    """Squared Fréchet (2-Wasserstein) distance between two Gaussians.
 
     On Inception features this is the FID of Heusel et al., "GANs Trained by a Two Time-Scale Update
     Rule Converge to a Local Nash Equilibrium", NeurIPS 2017, equation 6:

@@ -1,4 +1,4 @@
-"""The inception score."""
+"""Inception score."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +8,7 @@ from diffjax.metrics._rows import Float64Array, as_rows
 
 
 def inception_score(logits: npt.ArrayLike, *, splits: int = 10) -> tuple[float, float]:
-    """Returns mean and standard deviation over splits of exp(E_x KL(p(y|x) || p(y))).
+    """Inception score exp(E_x KL(p(y|x) || p(y))): mean and standard deviation over splits.
 
     Salimans et al., "Improved Techniques for Training GANs", NeurIPS 2016, section 4. Split i is
     the rows from i N // splits up to (i + 1) N // splits, unshuffled, so rows that come sorted by
@@ -16,7 +16,7 @@ def inception_score(logits: npt.ArrayLike, *, splits: int = 10) -> tuple[float, 
 
     Args:
       logits: [N, K] unnormalised log-probabilities of the classes, one row an image.
-      splits: how many parts the rows are cut into.
+      splits: number of parts that the rows are cut into, in [1, N].
 
     Returns:
       (mean, standard deviation) over the splits; each split's score lies in [1, K].

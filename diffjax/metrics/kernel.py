@@ -1,4 +1,4 @@
-"""The kernel distance between two sets of features (KID)."""
+"""Kernel distance between two sets of features (KID)."""
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ def kernel_distance(
     subset_size: int = 1000,
     seed: int = 0,
 ) -> float:
-    """Returns the squared maximum mean discrepancy of two sets under a cubic polynomial kernel.
+    """Squared maximum mean discrepancy of two sets under a cubic polynomial kernel.
 
     On Inception features this is the KID of Bińkowski et al., "Demystifying MMD GANs", ICLR 2018,
     section 4: the mean over random subsets of the unbiased estimate, so it can be below zero, with
@@ -25,12 +25,12 @@ def kernel_distance(
     Args:
       a: [N, D] features.
       b: [M, D] features.
-      subsets: how many subsets to average over.
+      subsets: number of subsets to average over.
       subset_size: rows of each set in a subset, at least 2.
       seed: of the draws of subsets.
 
     Returns:
-      The mean over subsets.
+      The mean over subsets, which can be slightly negative.
 
     Raises:
       ValueError: a or b isn't [N, D] and finite, D differs, one has fewer than `subset_size` rows,
@@ -53,7 +53,7 @@ def kernel_distance(
 
 
 def _unbiased_mmd2(x: Float64Array, y: Float64Array) -> float:
-    """Gretton et al., "A Kernel Two-Sample Test", JMLR 2012, equation 3, for |x| = |y|."""
+    """Unbiased squared MMD for |x| = |y| (Gretton et al., JMLR 2012, equation 3)."""
     within = _mean_off_diagonal(_cubic_kernel(x, x)) + _mean_off_diagonal(_cubic_kernel(y, y))
     return float(within - 2 * _cubic_kernel(x, y).mean())
 

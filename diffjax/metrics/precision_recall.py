@@ -18,7 +18,7 @@ _BLOCK_ROWS = 1024
 def precision_recall(
     real: npt.ArrayLike, generated: npt.ArrayLike, *, k: int = 3
 ) -> tuple[float, float]:
-    """Returns the share of generated samples that look real, and of real ones that are covered.
+    """Share of generated samples that look real, and of real ones that are covered.
 
     Kynkäänniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models",
     NeurIPS 2019, equations 1 to 3. The manifold of a set is the union of one ball around each of

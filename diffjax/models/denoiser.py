@@ -1,4 +1,4 @@
-"""A network and its preconditioning, bound as a `Denoiser`."""
+"""Denoisers: a network and its preconditioning, bound as a `Denoiser`."""
 
 import dataclasses
 import difflib
@@ -23,7 +23,7 @@ _NETWORKS = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
 
 @dataclasses.dataclass(frozen=True)
 class NetworkDenoiser:
-    """D(x; σ) = c_skip x + c_out F(c_in x; c_noise), EDM equation 7.
+    """Denoiser D(x; σ) = c_skip x + c_out F(c_in x; c_noise) (Karras et al. 2022, equation 7).
 
     Parameters are `{"params": …, "buffers": …}`. Buffers (Fourier frequencies, iDDPM's table) are
     held constant by the networks, so their gradient is zero and Adam leaves them as they are.
@@ -47,20 +47,20 @@ class NetworkDenoiser:
 
     @property
     def sigma_min(self) -> float:
-        """The least noise level of the preconditioning."""
+        """Least noise level of the preconditioning."""
         return self.preconditioning.sigma_min
 
     @property
     def sigma_max(self) -> float:
-        """The greatest noise level of the preconditioning."""
+        """Greatest noise level of the preconditioning."""
         return self.preconditioning.sigma_max
 
     def round_sigma(self, sigma: np.ndarray) -> np.ndarray:
-        """The nearest noise levels that the network knows: a table's under iDDPM, else all."""
+        """Round noise levels to the nearest that the network knows: iDDPM's table, else any."""
         return self.preconditioning.round_sigma(sigma)
 
     def init(self, rng: PRNGKey) -> Params:
-        """Fresh parameters, float32."""
+        """Draw fresh parameters, float32, as `{"params": …, "buffers": …}`."""
         image = jnp.zeros((1, *self.image_shape))
         labels = jnp.zeros((1, self.label_dim)) if self.label_dim else None
         variables = self.network.init(rng, image, jnp.zeros(1), labels)
@@ -68,7 +68,7 @@ class NetworkDenoiser:
         return {"params": variables["params"], "buffers": buffers}
 
     def abstract_params(self) -> Params:
-        """The tree of parameters as `jax.ShapeDtypeStruct`s, without computing any."""
+        """Tree of parameters as `jax.ShapeDtypeStruct`s, without computing any."""
         # What they don't depend on is set aside, so that a run traces a network for them once.
         network = self.network.clone(
             dtype=jnp.float32, dropout=0.0, attention="xla", rematerialize=False
@@ -87,7 +87,19 @@ class NetworkDenoiser:
         train: bool = False,
         rng: PRNGKey | None = None,
     ) -> Array:
-        """Denoises; see `types.Denoiser`.
+        """Denoise, as `interfaces.Denoiser` says.
+
+        Args:
+          params: of this denoiser, as `init` gives them.
+          x: [B, H, W, C], images in [-1, 1] plus noise.
+          sigma: [B] noise levels, in the units of x.
+          labels: [B, label_dim] one-hot classes; None asks for the unconditional answer.
+          augment_labels: [B, augment_dim]; None means unaugmented.
+          train: whether dropout is on; it then needs `rng`.
+          rng: key of the dropout masks.
+
+        Returns:
+          [B, H, W, C] float32.
 
         Raises:
           ValueError: labels or augmentation labels that the network doesn't take.
@@ -138,14 +150,14 @@ def from_edm_kwargs(
     attention: str = "xla",
     rematerialize: bool = False,
 ) -> NetworkDenoiser:
-    """Builds a denoiser from the constructor arguments of one of EDM's preconditioned networks.
+    """Build a denoiser from the constructor arguments of one of EDM's preconditioned networks.
 
     Args:
       init_kwargs: `class_name` (EDMPrecond, VPPrecond, VEPrecond or iDDPMPrecond), `model_type`
         (SongUNet or DhariwalUNet), `img_resolution`, `img_channels`, `label_dim`, and any of the
         arguments of that preconditioning and that network, by EDM's names.
       dtype: of the network's computation. EDM's `use_fp16` is a way to train and is not followed.
-      dropout: replaces the network's own rate.
+      dropout: replaces the network's own rate, in [0, 1); None keeps it.
       attention: "xla" or "cudnn"; see `attention.self_attention`.
       rematerialize: whether residual blocks are computed again in the backward pass, for memory.
 

@@ -10,7 +10,7 @@ from diffjax.interfaces import Array, Denoiser, Params, PRNGKey
 
 @dataclasses.dataclass(frozen=True)
 class DenoiserGenerator:
-    """G(z) = D_θ(σ_init z; σ_init): a denoiser asked once (Zhou et al. 2024, section 4).
+    """One-step generator G(z) = D_θ(σ_init z; σ_init) (Zhou et al. 2024, section 4).
 
     Attributes:
       denoiser: D, whose parameters the generator has.
@@ -29,7 +29,18 @@ class DenoiserGenerator:
         train: bool = False,
         rng: PRNGKey | None = None,
     ) -> Array:
-        """Generates; see `types.Generator`."""
+        """Generate, as `interfaces.Generator` says.
+
+        Args:
+          params: of the denoiser.
+          z: [B, ...] latents ~ N(0, I), of rank 2 to 4.
+          labels: [B, K] one-hot classes, or None.
+          train: whether dropout is on; it then needs `rng`.
+          rng: key of the dropout masks.
+
+        Returns:
+          [B, ...] float32 data, images being [B, H, W, C] in [-1, 1].
+        """
         chex.assert_rank(z, {2, 3, 4})
         sigma = jnp.full((z.shape[0],), self.init_sigma, jnp.float32)
         return self.denoiser(

@@ -1,4 +1,4 @@
-"""A network's own folder: how to build it, and its arrays.
+"""Folder of a network: its description and its arrays.
 
 `denoiser.json` says how to build the network and `params/` holds its arrays, written by Orbax, with
 digests that tell damage. A folder appears under its final name only when complete. Paths are local
@@ -32,7 +32,7 @@ def save_denoiser(
     *,
     dtype: Any | None = None,
 ) -> None:
-    """Writes a denoiser that `load_denoiser_kwargs` and `load_params` read back.
+    """Write a denoiser that `load_denoiser_kwargs` and `load_params` read back.
 
     With several processes call it in one of them only.
 
@@ -79,10 +79,10 @@ def save_denoiser(
 
 
 def load_denoiser_kwargs(directory: PathLike) -> dict[str, Any]:
-    """Reads how a saved denoiser is built.
+    """Read the constructor arguments of a saved denoiser.
 
     Args:
-      directory: what `save_denoiser` or `python -m diffjax.convert` wrote.
+      directory: a folder that `save_denoiser` or `python -m diffjax.convert` wrote.
 
     Returns:
       The `init_kwargs` that `save_denoiser` was given, `class_name` among them.
@@ -110,10 +110,10 @@ def load_denoiser_kwargs(directory: PathLike) -> dict[str, Any]:
 
 
 def load_params(directory: PathLike, abstract_params: Params) -> Params:
-    """Reads the arrays of a saved denoiser.
+    """Read the arrays of a saved denoiser.
 
     Args:
-      directory: what `save_denoiser` wrote.
+      directory: a folder that `save_denoiser` wrote.
       abstract_params: pytree of `jax.ShapeDtypeStruct` (or of arrays) that says which arrays and
         shapes to expect. A leaf's `sharding`, where it has one, places the array.
 
@@ -153,7 +153,7 @@ def _params_checkpointer() -> ocp.Checkpointer:
 
 
 def _without_others() -> ocp.options.MultiprocessingOptions:
-    """Has Orbax wait for no other process, however many there are."""
+    """Options by which Orbax waits for no other process, however many there are."""
     me = jax.process_index()
     return ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"diffjax-{me}"

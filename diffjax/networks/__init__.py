@@ -1,1 +1,1 @@
-"""Networks in Flax linen: the U-Nets of EDM, and small ones."""
+"""Networks in Flax linen: the U-Nets of EDM, and the Inception network."""

@@ -9,20 +9,20 @@ from diffjax.interfaces import Array
 
 
 def self_attention(q: Array, k: Array, v: Array, num_heads: int, attention: str = "xla") -> Array:
-    """Attention of every pixel to every pixel.
+    """Multi-head attention of every pixel to every pixel: softmax(q kᵀ / √c) v.
 
     Reverse-mode derivatives alone are defined.
 
     Args:
       q: queries [B, H, W, C], the channels ordered (head, channel of head).
-      k: keys, likewise.
-      v: values, likewise.
-      num_heads: number of heads.
+      k: keys [B, H, W, C], channels ordered likewise.
+      v: values [B, H, W, C], channels ordered likewise.
+      num_heads: number of heads, a divisor of C.
       attention: "xla", or "cudnn" for NVIDIA's fused kernels, which never write the weights of
         pairs of pixels to memory; for bfloat16 and float16, on GPUs from Ampere on.
 
     Returns:
-      [B, H, W, C]; the softmax is taken in float32.
+      [B, H, W, C] of q's type; the softmax is taken in float32.
 
     Raises:
       ValueError: cuDNN hasn't this attention on this GPU.
@@ -34,23 +34,23 @@ def self_attention(q: Array, k: Array, v: Array, num_heads: int, attention: str 
             out = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
         except NotImplementedError as error:
             raise ValueError(
-                f"config.attention='cudnn' can't be had for {num_heads} heads of {q.shape[-1]} "
+                f"attention='cudnn' can't be had for {num_heads} heads of {q.shape[-1]} "
                 f"channels here ({error}); set it to 'xla'."
             ) from error
     else:
-        # On TPUs ImageNet-64's update lays out 4 GiB more with our own gradient than without.
+        # On TPUs a large update lays out more memory with the gradient written here than without.
         out = jax.lax.platform_dependent(q, k, v, tpu=_plain, default=_attention)
     return out.reshape(shape)
 
 
 def _plain(q: Array, k: Array, v: Array) -> Array:
-    """softmax(q kᵀ / √c) v, all [B, N, heads, c]."""
+    """Softmax(q kᵀ / √c) v, all [B, N, heads, c]."""
     return _attention_forward(q, k, v)[0]
 
 
 @jax.custom_vjp
 def _attention(q: Array, k: Array, v: Array) -> Array:
-    """`_plain` with a gradient of its own."""
+    """Attention as `_plain`, with a hand-written gradient."""
     return _plain(q, k, v)
 
 
@@ -83,5 +83,5 @@ _attention.defvjp(_attention_forward, _attention_backward)
 
 
 def _pairs(x: Array, y: Array) -> Array:
-    """[B, N, heads, c] twice -> [B, heads, N, N] float32, products of pairs of pixels."""
+    """Products of pairs of pixels: [B, N, heads, c] twice -> [B, heads, N, N] float32."""
     return jnp.einsum("bqhc,bkhc->bhqk", x, y, preferred_element_type=jnp.float32)

@@ -9,13 +9,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from diffjax.interfaces import Array
-from diffjax.networks import layers
+from diffjax.networks import blocks, layers
 
 _HEAD_CHANNELS = 64
 
 
 class DhariwalUNet(nn.Module):
-    """F(x; noise label): the raw network of ADM. Attribute names are EDM's.
+    """Raw network F(x; noise label) of ADM.
+
+    Attribute names are EDM's.
 
     Attributes:
       img_resolution: height and width of the images.
@@ -59,10 +61,21 @@ class DhariwalUNet(nn.Module):
         *,
         train: bool = False,
     ) -> Array:
-        """Applies the network; arguments and result as `SongUNet`'s."""
+        """Apply the network.
+
+        Args:
+          x: [B, H, W, C] scaled noisy images.
+          noise_labels: [B], c_noise(σ).
+          labels: [B, label_dim], or None where label_dim is 0.
+          augment_labels: [B, augment_dim], or None for zeros.
+          train: whether dropout is on (rng "dropout").
+
+        Returns:
+          [B, H, W, out_channels] in `dtype`.
+        """
         style = self._style
         emb = self._embed(noise_labels, labels, augment_labels, train)
-        seeds = layers.dropout_seeds(self, train)
+        seeds = blocks.dropout_seeds(self, train)
 
         x = x.astype(self.dtype)
         skips = []
@@ -98,9 +111,9 @@ class DhariwalUNet(nn.Module):
         return style.conv(self.out_channels, x.shape[-1], zero=True, name="out_conv")(x)
 
     @property
-    def _style(self) -> layers.BlockStyle:
+    def _style(self) -> blocks.BlockStyle:
         init = layers.kaiming_uniform(math.sqrt(1 / 3))
-        return layers.BlockStyle(
+        return blocks.BlockStyle(
             dropout=self.dropout,
             skip_scale=1.0,
             eps=1e-5,
@@ -133,7 +146,7 @@ class DhariwalUNet(nn.Module):
     ) -> Callable[[Array, Array, Array | None], Array]:
         if attention is None:
             attention = self.img_resolution >> level in self.attn_resolutions and not (up or down)
-        block = layers.UNetBlock(
+        block = blocks.UNetBlock(
             channels,
             self._style,
             up=up,
@@ -142,7 +155,7 @@ class DhariwalUNet(nn.Module):
             parent=None,
         )
         return functools.partial(
-            layers.apply_block, self, f"{side}_{self._res(level)}_{name}", block
+            blocks.apply_block, self, f"{side}_{self._res(level)}_{name}", block
         )
 
     def _embed(

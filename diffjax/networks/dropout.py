@@ -15,17 +15,20 @@ _PLACES = 2**32
 
 
 def seeds(key: PRNGKey, count: int) -> Array:
-    """[count, 2] uint32, what `dropout` hashes with, one row for each call."""
+    """Seeds [count, 2] uint32 of the masks of `dropout`, one row for each call."""
     return jax.random.bits(key, (count, 2), jnp.uint32)
 
 
 def dropout(x: Array, rate: float, seed: Array) -> Array:
-    """Zeroes each element with probability `rate` and divides the others by 1 − rate.
+    """Zero each element with probability `rate` and divide the others by 1 − rate.
 
     Args:
       x: array of examples [B, ...], each of at most 2³² elements.
       rate: in [0, 1).
-      seed: a row of `seeds`; the same seed drops the same elements.
+      seed: [2] uint32, a row of `seeds`; equal seeds drop equal elements.
+
+    Returns:
+      Array of the shape and type of x.
 
     Raises:
       ValueError: a rate outside its range, or too large an example.

@@ -2,7 +2,7 @@
 
 Between its convolutions a residual block is bound by memory. Left to automatic differentiation,
 group norm with the embedding's shift before it, and SiLU and dropout after it, reads the
-activations nine times. Here only the input is kept for the backward pass, statistics take one
+activations many times over. Here only the input is kept for the backward pass, statistics take one
 reading, and the rest another.
 """
 
@@ -41,8 +41,8 @@ def group_norm(
       eps: added to the variance.
       shift: [C] or [B, C], added to x before statistics are taken; None for nothing.
       silu: whether to apply SiLU to the result.
-      dropout_rate: of `dropout.dropout`, applied last.
-      dropout_seed: its seed, needed where the rate isn't 0.
+      dropout_rate: of `dropout.dropout`, applied last; in [0, 1).
+      dropout_seed: [2] uint32, a row of `dropout.seeds`; needed where the rate isn't 0.
 
     Returns:
       [B, ..., C] of x's type. Everything in between is float32.
@@ -71,7 +71,7 @@ class _Settings:
 def _group_norm(
     x: Array, scale: Array, bias: Array, shift: Array, seed: Array, settings: _Settings
 ) -> Array:
-    """The same with [B, C] float32 three times, and a seed."""
+    """Group norm whose scale, bias and shift are [B, C] float32, with a hand-written gradient."""
     return _forward(x, scale, bias, shift, seed, settings)[0]
 
 
@@ -91,7 +91,7 @@ _Residuals = tuple[Array, Array, Array, Array, Array, Array, Array]
 def _forward(
     x: Array, scale: Array, bias: Array, shift: Array, seed: Array, settings: _Settings
 ) -> tuple[Array, Array, Array, Array]:
-    """The result, and what its gradient needs of x's statistics."""
+    """Result of the group norm, and the statistics of x that its gradient needs."""
     given, x = x, _flat(x)
     # Sums are of differences from one pixel: E[x²] − E[x]² by itself cancels where the mean is
     # large, and two passes would cost another reading.
@@ -144,10 +144,10 @@ def _backward(
 
 
 def _computed_again(*arrays: Array) -> tuple[Array, ...]:
-    """The arrays, such that what follows from them is computed anew, but for TPUs.
+    """Bar XLA from reusing what was computed from the arrays before, but for TPUs.
 
     Left alone, XLA writes the terms of the gradient to memory in float32 on GPUs, where reading x
-    and d_out again moves fewer bytes. On TPUs it doesn't, and the same costs memory.
+    and d_out again moves fewer bytes. On TPUs it doesn't, and the barrier costs memory.
     """
 
     def barrier(*arrays: Array) -> tuple[Array, ...]:
@@ -160,7 +160,7 @@ _group_norm.defvjp(_forward_and_kept, _backward)
 
 
 def _flat(x: Array) -> Array:
-    """[B, ..., C] -> [B, N, C]."""
+    """Merge the axes between the first and the last: [B, ..., C] -> [B, N, C]."""
     return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
 
 
@@ -178,7 +178,7 @@ def _silu_slope(x: Array) -> Array:
 
 
 def _group_mean(per_channel: Array, groups: int) -> Array:
-    """[B, C] -> [B, C], each channel the mean over its group."""
+    """Mean over each channel's group: [B, C] -> [B, C]."""
     batch, channels = per_channel.shape
     mean = per_channel.reshape(batch, groups, -1).mean(axis=2, keepdims=True)
     return jnp.broadcast_to(mean, (batch, groups, channels // groups)).reshape(batch, channels)

@@ -1,7 +1,7 @@
-"""Random bits from a hash of each element's place: cheap enough to make again where they are used.
+"""Random bits from a hash of each element's place, cheap enough to make again in each use.
 
-Some ten integer operations an element, that fuse into whatever reads or writes the array. JAX's
-generators are better where numbers matter, and cost ten times as much, or an array in memory.
+A few integer operations an element fuse into whatever reads or writes the array. JAX's generators
+are better where numbers matter, and cost many times as much, or an array in memory.
 """
 
 import math
@@ -15,12 +15,21 @@ _WEYL = 0x9E3779B9  # 2³² over the golden ratio
 
 
 def bits(place: Array, word0: Array, word1: Array) -> Array:
-    """32 random bits for each `place`, uint32 of any shape, by a key of two uint32 words."""
+    """Random bits of each place, keyed by two words.
+
+    Args:
+      place: uint32 of any shape, as `places` gives it.
+      word0: uint32, of a shape that broadcasts to that of `place`.
+      word1: uint32, likewise.
+
+    Returns:
+      uint32 of the shape of `place`, all 32 bits random.
+    """
     return mix(mix(place * jnp.uint32(_WEYL) + word0) ^ word1)
 
 
 def places(shape: tuple[int, ...]) -> Array:
-    """The number of each element of an array of that shape, in C order; uint32, modulo 2³²."""
+    """Number of each element of an array of that shape, in C order; uint32, modulo 2³²."""
     place = jnp.zeros((), jnp.uint32)
     for axis, size in enumerate(shape):
         if size > 1:
@@ -30,7 +39,7 @@ def places(shape: tuple[int, ...]) -> Array:
 
 
 def mix(x: Array) -> Array:
-    """A bijection of 32 bits in which each input bit changes about half of the output's.
+    """Bijection of 32 bits in which each input bit changes about half of the output's.
 
     Its constants are those of Wellons' "lowbias32" search (nullprogram.com, 2018).
     """

@@ -1,4 +1,4 @@
-"""The Inception network that FID, KID and the inception score are defined on.
+"""Inception network that FID, KID and the inception score are defined on.
 
 Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016, in the form
 that Google released on 2015-12-05 and Heusel et al. 2017 chose for the FID. It differs from later
@@ -23,7 +23,7 @@ _PRECISION = jax.lax.Precision.HIGHEST
 
 
 def preprocess(images: Array) -> Array:
-    """Resizes images as TensorFlow 1 does, and maps [0, 255] to about [-1, 1].
+    """Resize images as TensorFlow 1 does, and map [0, 255] to about [-1, 1].
 
     `tf.image.resize_bilinear` without `align_corners` or half-pixel centres: output pixel i shows
     the place i * size / 299, counted from the first pixel. PIL, torchvision and `jax.image` resize
@@ -43,7 +43,7 @@ def preprocess(images: Array) -> Array:
 
 
 def _interpolation(size: int) -> np.ndarray:
-    """Returns the matrix [299, size] that resizes a line of pixels."""
+    """Matrix [299, size] that resizes a line of pixels."""
     # In float32, as the original computes it: rounding decides where exact hits fall.
     place = np.arange(INPUT_SIZE, dtype=np.float32) * np.float32(size / INPUT_SIZE)
     low = place.astype(np.int64)
@@ -72,7 +72,7 @@ class ConvNormRelu(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Maps [N, H, W, C] to [N, H', W', features]."""
+        """Map [N, H, W, C] to [N, H', W', features]."""
         x = nn.Conv(
             self.features,
             self.kernel,
@@ -86,13 +86,17 @@ class ConvNormRelu(nn.Module):
 
 
 class InceptionA(nn.Module):
-    """1x1, 5x5, double 3x3 and pool branches: [N, H, W, C] -> [N, H, W, 224 + pool_features]."""
+    """Branches 1x1, 5x5, double 3x3 and pool: [N, H, W, C] -> [N, H, W, 224 + pool_features].
+
+    Attributes:
+      pool_features: output channels of the pool branch.
+    """
 
     pool_features: int
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Maps x."""
+        """Apply the block."""
         branch1x1 = ConvNormRelu(64, name="branch1x1")(x)
 
         branch5x5 = ConvNormRelu(48, name="branch5x5_1")(x)
@@ -107,11 +111,11 @@ class InceptionA(nn.Module):
 
 
 class InceptionB(nn.Module):
-    """Halves the resolution: [N, 35, 35, C] -> [N, 17, 17, C + 480]."""
+    """Branches that halve the resolution: [N, 35, 35, C] -> [N, 17, 17, C + 480]."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Maps x."""
+        """Apply the block."""
         branch3x3 = ConvNormRelu(384, (3, 3), 2, "VALID", name="branch3x3")(x)
 
         double = ConvNormRelu(64, name="branch3x3dbl_1")(x)
@@ -121,7 +125,7 @@ class InceptionB(nn.Module):
 
 
 class InceptionC(nn.Module):
-    """1x1, factorised 7x7 once and twice, and pool branches: [N, H, W, C] -> [N, H, W, 768].
+    """Branches 1x1, factorised 7x7 once and twice, and pool: [N, H, W, C] -> [N, H, W, 768].
 
     Attributes:
       inner: channels between the factors of the 7x7 branches.
@@ -131,7 +135,7 @@ class InceptionC(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Maps x."""
+        """Apply the block."""
         branch1x1 = ConvNormRelu(192, name="branch1x1")(x)
 
         single = ConvNormRelu(self.inner, name="branch7x7_1")(x)
@@ -149,11 +153,11 @@ class InceptionC(nn.Module):
 
 
 class InceptionD(nn.Module):
-    """Halves the resolution: [N, 17, 17, C] -> [N, 8, 8, C + 512]."""
+    """Branches that halve the resolution: [N, 17, 17, C] -> [N, 8, 8, C + 512]."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Maps x."""
+        """Apply the block."""
         branch3x3 = ConvNormRelu(192, name="branch3x3_1")(x)
         branch3x3 = ConvNormRelu(320, (3, 3), 2, "VALID", name="branch3x3_2")(branch3x3)
 
@@ -165,7 +169,7 @@ class InceptionD(nn.Module):
 
 
 class InceptionE(nn.Module):
-    """1x1, forked 3x3 once and twice, and pool branches: [N, H, W, C] -> [N, H, W, 2048].
+    """Branches 1x1, forked 3x3 once and twice, and pool: [N, H, W, C] -> [N, H, W, 2048].
 
     Attributes:
       pool: "average" or "max"; the released network has a max pool in its very last block.
@@ -175,7 +179,7 @@ class InceptionE(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Maps x."""
+        """Apply the block."""
         branch1x1 = ConvNormRelu(320, name="branch1x1")(x)
 
         single = ConvNormRelu(384, name="branch3x3_1")(x)
@@ -199,11 +203,11 @@ class InceptionE(nn.Module):
 
 
 class InceptionV3(nn.Module):
-    """[N, 299, 299, 3] images as `preprocess` gives them -> features and logits."""
+    """Features and logits of [N, 299, 299, 3] images as `preprocess` gives them."""
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """Returns (features [N, 2048], logits [N, 1008])."""
+        """Compute (features [N, 2048], logits [N, 1008])."""
         x = ConvNormRelu(32, (3, 3), 2, "VALID", name="Conv2d_1a_3x3")(x)
         x = ConvNormRelu(32, (3, 3), 1, "VALID", name="Conv2d_2a_3x3")(x)
         x = ConvNormRelu(64, (3, 3), name="Conv2d_2b_3x3")(x)

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from diffjax.interfaces import Array
-from diffjax.networks import layers
+from diffjax.networks import blocks, layers, resampling
 
 _Seeds = Iterator[Array | None]
 _CHOICES = {
@@ -20,7 +20,7 @@ _CHOICES = {
 
 
 class SongUNet(nn.Module):
-    """F(x; noise label): the raw network of DDPM++ (the defaults) and NCSN++.
+    """Raw network F(x; noise label) of DDPM++ (the defaults) and NCSN++.
 
     NCSN++ is `embedding_type="fourier"`, `channel_mult_noise=2`, `encoder_type="residual"`,
     `resample_filter=(1, 3, 3, 1)`. Attribute names are EDM's.
@@ -83,7 +83,7 @@ class SongUNet(nn.Module):
         *,
         train: bool = False,
     ) -> Array:
-        """Applies the network.
+        """Apply the network.
 
         Args:
           x: [B, H, W, C] scaled noisy images.
@@ -96,13 +96,13 @@ class SongUNet(nn.Module):
           [B, H, W, out_channels] in `dtype`.
         """
         emb = self._embed(noise_labels, labels, augment_labels, train)
-        seeds = layers.dropout_seeds(self, train)
+        seeds = blocks.dropout_seeds(self, train)
         x, skips = self._encode(x.astype(self.dtype), emb, seeds)
         return self._decode(x, skips, emb, seeds)
 
     @property
-    def _style(self) -> layers.BlockStyle:
-        return layers.BlockStyle(
+    def _style(self) -> blocks.BlockStyle:
+        return blocks.BlockStyle(
             dropout=self.dropout,
             skip_scale=math.sqrt(0.5),
             eps=1e-6,
@@ -135,10 +135,10 @@ class SongUNet(nn.Module):
         up: bool = False,
         down: bool = False,
     ) -> Callable[[Array, Array, Array | None], Array]:
-        block = layers.UNetBlock(
+        block = blocks.UNetBlock(
             channels, self._style, up=up, down=down, num_heads=int(attention), parent=None
         )
-        return functools.partial(layers.apply_block, self, name.format(res=self._res(level)), block)
+        return functools.partial(blocks.apply_block, self, name.format(res=self._res(level)), block)
 
     def _embed(
         self, noise_labels: Array, labels: Array | None, augment_labels: Array | None, train: bool
@@ -181,7 +181,7 @@ class SongUNet(nn.Module):
                     x, emb, next(seeds)
                 )
                 if self.encoder_type == "skip":
-                    aux = layers.downsample(aux, self.resample_filter)
+                    aux = resampling.downsample(aux, self.resample_filter)
                     x = x + style.conv(
                         x.shape[-1], image_channels, kernel=1, name=f"enc_{res}_aux_skip"
                     )(aux)
@@ -200,10 +200,10 @@ class SongUNet(nn.Module):
         return x, skips
 
     def _fused_down(self, x: Array, channels: int, *, name: str) -> Array:
-        """Convolves beyond the borders, as far as the filter reaches, then downsamples."""
+        """Convolve beyond the borders, as far as the filter reaches, then downsample."""
         reach = (len(self.resample_filter) - 1) // 2
         x = self._style.conv(channels, x.shape[-1], padding=1 + reach, name=name)(x)
-        return layers.downsample(x, self.resample_filter, padding=0)
+        return resampling.downsample(x, self.resample_filter, padding=0)
 
     def _decode(self, x: Array, skips: list[Array], emb: Array, seeds: _Seeds) -> Array:
         image: Array | None = None
@@ -224,7 +224,9 @@ class SongUNet(nn.Module):
                     attention=idx == self.num_blocks and self._has_attention(level),
                 )(x, emb, next(seeds))
             if self.decoder_type == "skip" or level == 0:
-                coarser = None if image is None else layers.upsample(image, self.resample_filter)
+                coarser = (
+                    None if image is None else resampling.upsample(image, self.resample_filter)
+                )
                 image = self._to_image(x, self._res(level))
                 image = image if coarser is None else image + coarser
         assert image is not None

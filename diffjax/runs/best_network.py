@@ -19,7 +19,7 @@ FOLDER = "best"
 _METRIC_FILE = "metric.json"
 
 
-class BestSnapshot:
+class BestNetwork:
     """Keeps one network, that with the best value so far. Only one process of a run may use it.
 
     Attributes:

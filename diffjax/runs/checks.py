@@ -1,86 +1,72 @@
-"""Types and ranges of a config's fields, in one table, checked before anything is built."""
+"""Types and ranges of a config's fields, checked before anything is built."""
 
 import functools
-import math
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
-
-class _Rule(NamedTuple):
-    holds: Callable[[Any], bool]
-    wanted: str
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+from diffjax import methods
+from diffjax.methods.settings import (
+    COUNT,
+    FLAG,
+    NOT_NEGATIVE,
+    POSITIVE,
+    WHOLE,
+    Rule,
+    is_number,
+    is_whole,
+)
 
 
 def _is_tuple_of(holds: Callable[[Any], bool], value: Any) -> bool:
     return isinstance(value, tuple | list) and all(map(holds, value))
 
 
-def _named(*known: str) -> _Rule:
-    return _Rule(
+def _named(*known: str) -> Rule:
+    return Rule(
         lambda v: isinstance(v, str) and v in known, f"is unknown; known are: {', '.join(known)}"
     )
 
 
 DTYPES = ("float32", "bfloat16", "float16")
-POSITIVE = _Rule(
-    lambda v: _is_number(v) and math.isfinite(v) and v > 0, "a positive number is needed"
+NON_NEGATIVE_OR_INFINITE = Rule(
+    lambda v: is_number(v) and v >= 0, "a number of at least 0, or inf, is needed"
 )
-NOT_NEGATIVE = _Rule(
-    lambda v: _is_number(v) and math.isfinite(v) and v >= 0, "a number of at least 0 is needed"
-)
-NON_NEGATIVE_OR_INFINITE = _Rule(
-    lambda v: _is_number(v) and v >= 0, "a number of at least 0, or inf, is needed"
-)
-FINITE = _Rule(lambda v: _is_number(v) and math.isfinite(v), "a finite number is needed")
-COUNT = _Rule(lambda v: _is_whole(v) and v >= 1, "a whole number of at least 1 is needed")
-WHOLE = _Rule(lambda v: _is_whole(v) and v >= 0, "a whole number of at least 0 is needed")
-SEED = _Rule(
-    lambda v: _is_whole(v) and 0 <= v < 2**32,
+SEED = Rule(
+    lambda v: is_whole(v) and 0 <= v < 2**32,
     "a whole number of at least 0, and under 2**32, is needed",
 )
-COUNT_OR_ALL = _Rule(
-    lambda v: _is_whole(v) and (v == -1 or v >= 1),
+COUNT_OR_ALL = Rule(
+    lambda v: is_whole(v) and (v == -1 or v >= 1),
     "a whole number of at least 1 is needed, or -1 for all devices",
 )
-CLASS_OR_ALL = _Rule(
-    lambda v: _is_whole(v) and v >= -1, "a class is needed, from 0 on, or -1 for all"
+CLASS_OR_ALL = Rule(
+    lambda v: is_whole(v) and v >= -1, "a class is needed, from 0 on, or -1 for all"
 )
-SHARE = _Rule(lambda v: _is_number(v) and 0 <= v <= 1, "it lies in [0, 1]")
-DTYPE_OR_SAME = _Rule(
+DTYPE_OR_SAME = Rule(
     lambda v: isinstance(v, str) and v in ("", *DTYPES),
     f"is unknown; known are: {', '.join(DTYPES)}, and '' for that of config.dtype",
 )
-DECAY = _Rule(lambda v: _is_number(v) and 0 <= v < 1, "it lies in [0, 1)")
-NAMES = _Rule(
+DECAY = Rule(lambda v: is_number(v) and 0 <= v < 1, "it lies in [0, 1)")
+NAMES = Rule(
     lambda v: bool(v) and _is_tuple_of(lambda name: isinstance(name, str), v),
     "a tuple of names is needed, such as ('fid', 'recall')",
 )
-COUNTS = _Rule(
+COUNTS = Rule(
     lambda v: bool(v) and _is_tuple_of(COUNT.holds, v),
     "a tuple of whole numbers of at least 1 is needed, such as (1, 2)",
 )
-COUNTS_OR_NONE = _Rule(
+COUNTS_OR_NONE = Rule(
     lambda v: _is_tuple_of(COUNT.holds, v),
     "a tuple of whole numbers of at least 1 is needed; () for none",
 )
-IMAGE_SHAPE = _Rule(
+IMAGE_SHAPE = Rule(
     lambda v: COUNTS.holds(v) and len(v) == 3 and v[0] == v[1],
     "(height, width, channels) of a square image are needed, such as (32, 32, 3)",
 )
-FLAG = _Rule(lambda v: isinstance(v, bool), "True or False is needed")
-TEXT = _Rule(lambda v: isinstance(v, str), "a string is needed")
-NAME = _Rule(lambda v: isinstance(v, str) and bool(v), "a string that isn't empty is needed")
-T_MAX = _Rule(lambda v: _is_number(v) and 0 < v <= 1000, "it lies in (0, 1000]; SiD takes 800")
+TEXT = Rule(lambda v: isinstance(v, str), "a string is needed")
+NAME = Rule(lambda v: isinstance(v, str) and bool(v), "a string that isn't empty is needed")
 
 _COMMON = {
     "seed": SEED,
@@ -96,7 +82,6 @@ _COMMON = {
     "ema_rampup": NOT_NEGATIVE,
     "updates_per_call": COUNT,
     "max_skipped_in_a_row": COUNT,
-    "augment_probability": SHARE,
     "log_kimg": POSITIVE,
     "grid_kimg": NOT_NEGATIVE,
     "checkpoint_kimg": POSITIVE,
@@ -110,7 +95,7 @@ _COMMON = {
     "watchdog.slow_seconds": NOT_NEGATIVE,
     "watchdog.hang_seconds": NOT_NEGATIVE,
     "watchdog.peer_seconds": POSITIVE,
-    "heun.steps": _Rule(lambda v: _is_whole(v) and v >= 2, "a whole number of at least 2"),
+    "heun.steps": Rule(lambda v: is_whole(v) and v >= 2, "a whole number of at least 2"),
     "heun.sigma_min": POSITIVE,
     "heun.sigma_max": POSITIVE,
     "heun.rho": POSITIVE,
@@ -143,31 +128,22 @@ _ADAM = {
     "eps": POSITIVE,
     "max_grad_norm": NOT_NEGATIVE,
 }
-_DISTILL = {
+_FRESH_LEARNER = {"rampup_kimg": NOT_NEGATIVE}
+_STUDENT = {"initial": TEXT, "frozen_kimg": NOT_NEGATIVE, "decay_kimg": NOT_NEGATIVE}
+# Of methods that read a teacher.
+_TEACHER = {
     "teacher": NAME,
-    "image_shape": IMAGE_SHAPE,
-    "label_dim": WHOLE,
     "accumulation": COUNT,
     "init_sigma": POSITIVE,
     "dropout": DECAY,
-    "share_samples": FLAG,
     "compile_apart": _named("auto", "always", "never"),
     "teacher_dtype": DTYPE_OR_SAME,
     "optimizer_state_dtype": _named("float32", "bfloat16"),
-    "fake_score.loss_scale": POSITIVE,
-    "fake_score.updates": COUNT,
-    "fake_score.every": COUNT,
-    "generator.loss_scale": POSITIVE,
-    "generator.initial": TEXT,
-    "generator.frozen_kimg": NOT_NEGATIVE,
-    "generator.decay_kimg": NOT_NEGATIVE,
-    **{f"{group}.{k}": v for group in ("fake_score", "generator") for k, v in _ADAM.items()},
 }
-_SID = {"alpha": FINITE, "t_max": T_MAX}
-_PRETRAIN = {
-    "dataset": NAME,
-    "conditional": FLAG,
-    "x_flip": FLAG,
+# Of methods that read real images.
+_DATA = {"dataset": NAME, "conditional": FLAG, "x_flip": FLAG}
+# Of methods whose network no teacher describes.
+_NETWORK = {
     "network.class_name": NAME,
     "network.model_type": NAME,
     "network.augment_dim": WHOLE,
@@ -176,31 +152,44 @@ _PRETRAIN = {
     "network.num_blocks": COUNT,
     "network.attn_resolutions": COUNTS_OR_NONE,
     "network.dropout": DECAY,
-    **{f"optimizer.{k}": v for k, v in _ADAM.items()},
-    "optimizer.rampup_kimg": NOT_NEGATIVE,
 }
+# Said by earlier configs about their teacher, which knows it itself.
+OF_THE_TEACHER = {"image_shape": IMAGE_SHAPE, "label_dim": WHOLE}
 
 
-def rules(config: ConfigDict) -> dict[str, _Rule]:
-    """What each field of a config's task and method must be, by its dotted name.
+def rules(config: ConfigDict) -> dict[str, Rule]:
+    """List the rule of each field that configs of a method have, by its dotted name.
 
     Raises:
-      ValueError: if the task or the method is unknown.
+      ValueError: if the method is unknown.
     """
-    one_of(config, "task", ("distill", "pretrain"))
-    if config.task == "pretrain":
-        return _COMMON | _PRETRAIN
-    one_of(config, "method", ("sid", "diff_instruct"))
-    return _COMMON | _DISTILL | (_SID if config.method == "sid" else {})
+    one_of(config, "method", methods.names())
+    method = methods.get(config.method)
+    found = dict(_COMMON)
+    if "teacher" in method.reads:
+        found |= _TEACHER | {k: rule for k, rule in OF_THE_TEACHER.items() if k in config}
+    else:
+        found |= _NETWORK
+    if "data" in method.reads:
+        found |= _DATA
+    for learner in method.learners:
+        group = dict(_ADAM)
+        if learner.starts_as == "fresh":
+            group |= _FRESH_LEARNER
+        elif learner.name == method.samples_from:
+            group |= _STUDENT
+        found |= {f"{learner.optimizer or learner.name}.{k}": rule for k, rule in group.items()}
+    return found | {each.field: each.rule for each in method.settings()}
 
 
 def check(config: ConfigDict) -> None:
-    """Checks the fields that every config of a task has.
+    """Check the fields that every config of a method has.
 
     Raises:
       ValueError: naming the first field that is missing or off, its value, and what would do.
     """
-    for field, rule in rules(config).items():
+    known = rules(config)
+    for field, rule in known.items():
         value = get(config, field)
         if not rule.holds(value):
             joint = " " if rule.wanted.startswith("is ") else ": "
@@ -210,27 +199,59 @@ def check(config: ConfigDict) -> None:
             f"config.heun.sigma_min={config.heun.sigma_min} must be under "
             f"heun.sigma_max={config.heun.sigma_max}."
         )
-    if config.task == "distill" and config.fake_score.every > 1 < config.fake_score.updates:
-        raise ValueError(
-            f"config.fake_score.every={config.fake_score.every} asks for fewer updates and "
-            f"fake_score.updates={config.fake_score.updates} for more; set one of them to 1."
-        )
-    if config.task == "distill" and config.generator.decay_kimg:
-        frozen, decay = config.generator.frozen_kimg, config.generator.decay_kimg
-        if frozen + decay > config.duration_kimg:
-            raise ValueError(
-                f"config.generator.decay_kimg={decay} must fit into duration_kimg="
-                f"{config.duration_kimg} after generator.frozen_kimg={frozen}."
-            )
     if config.heun.s_min > config.heun.s_max:
         raise ValueError(
             f"config.heun.s_min={config.heun.s_min} must not be over heun.s_max="
             f"{config.heun.s_max}."
         )
+    for field in known:
+        group, _, name = field.rpartition(".")
+        if name == "every" and f"{group}.updates" in known:
+            _check_frequency(config, group)
+        if name == "decay_kimg":
+            _check_decay(config, group)
+
+
+def _check_frequency(config: ConfigDict, group: str) -> None:
+    settings = config[group]
+    if settings.every > 1 < settings.updates:
+        raise ValueError(
+            f"config.{group}.every={settings.every} asks for fewer updates and "
+            f"{group}.updates={settings.updates} for more; set one of them to 1."
+        )
+
+
+def _check_decay(config: ConfigDict, group: str) -> None:
+    frozen, decay = config[group].frozen_kimg, config[group].decay_kimg
+    if decay and frozen + decay > config.duration_kimg:
+        raise ValueError(
+            f"config.{group}.decay_kimg={decay} must fit into duration_kimg="
+            f"{config.duration_kimg} after {group}.frozen_kimg={frozen}."
+        )
+
+
+def upgraded(config: ConfigDict) -> ConfigDict:
+    """Copy a config into the fields of today.
+
+    Earlier ones named a task: "distill", besides the method, or "pretrain", instead of one. Their
+    `image_shape` and `label_dim` stay and are compared with the teacher's.
+
+    Raises:
+      ValueError: if the task is unknown.
+    """
+    config = config.copy_and_resolve_references()
+    if "task" not in config:
+        return config
+    one_of(config, "task", ("distill", "pretrain"))
+    with config.unlocked():
+        if config.task == "pretrain":
+            config.method = "denoising"
+        del config["task"]
+    return config
 
 
 def get(config: ConfigDict, field: str) -> Any:
-    """The value of a dotted field.
+    """Look up a dotted field.
 
     Raises:
       ValueError: if there is none.
@@ -242,7 +263,7 @@ def get(config: ConfigDict, field: str) -> Any:
 
 
 def one_of(config: ConfigDict, field: str, known: Iterable[str]) -> None:
-    """Checks a field that names one of a few things.
+    """Check a field that names one of a few things.
 
     Raises:
       ValueError: naming them.

@@ -1,4 +1,4 @@
-"""What a loop runs: the distillation of a teacher, or the training of one, by the same names."""
+"""Experiments: an update, what it reads, how it starts, and how its network is sampled."""
 
 import dataclasses
 import functools
@@ -6,193 +6,191 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from diffjax import data
 from diffjax.convert import teacher as teachers
-from diffjax.data import DataSource
-from diffjax.distill import draws as distill_draws
-from diffjax.distill import state as distill_state
-from diffjax.distill import update as distill_update
 from diffjax.distributed import sharding
 from diffjax.evaluation import sampling
 from diffjax.files import orbax_support
-from diffjax.interfaces import Array, Params, PRNGKey
+from diffjax.interfaces import Params
+from diffjax.methods import Method
 from diffjax.models.denoiser import NetworkDenoiser
 from diffjax.models.generator import DenoiserGenerator
-from diffjax.pretrain import state as pretrain_state
-from diffjax.pretrain import update as pretrain_update
-from diffjax.training import dataset, precision
+from diffjax.runs.inputs import Input
+from diffjax.training import state as train_state
+from diffjax.training.checkpointing import Checkpointer
+from diffjax.training.state import TrainState
+from diffjax.training.update import Update
 
-_INITIAL = "config.generator.initial"
-
-Metrics = dict[str, Array]
 # A caption, and the sampler and parameters of its images.
 Comparison = tuple[str, sampling.SampleBatch, Params]
 
 
 @dataclasses.dataclass(frozen=True)
-class DistillExperiment:
-    """A teacher becomes a one-step generator.
+class Experiment:
+    """A run of a method, apart from where it is written.
 
     Attributes:
-      teacher: where its parameters are; see `convert.teacher.load`.
+      update: the update.
+      inputs: what updates read and never change, by name in `Method.reads`.
       init_kwargs: constructor arguments of the network, as `from_edm_kwargs` takes them.
-      denoiser: that network; the generator's too, since it is a denoiser asked once.
-      setup: the update.
-      draw: its randomness.
-      heun: how the teacher is sampled, to compare with.
-      init_sigma: σ at which the generator asks its denoiser.
-      initial: where the parameters are that the generator starts from; "" for the teacher's.
-      teacher_storage: type that the teacher's parameters are kept in; None is float32.
-      max_skipped_in_a_row: updates whose numbers are not finite, after which nothing changes any
-        more and a run stops.
-      caption: of its samples.
-      shown: metric's name -> its short name on the progress line.
+      denoiser: that network; a generator's too, since it is a denoiser asked once.
+      heun: how a denoiser is sampled, the teacher for comparison among them.
+      seed: of fresh parameters.
+      init_sigma: noise level at which the generator asks its denoiser.
+      initial: where the parameters are that the sampled learner starts from; "" for the method's
+        own start.
+      teacher: name of the teacher, for errors.
     """
 
-    teacher: str
+    update: Update
+    inputs: Mapping[str, Input]
     init_kwargs: dict[str, Any]
     denoiser: NetworkDenoiser
-    setup: distill_update.Distillation
-    draw: distill_draws.Sampler
     heun: sampling.HeunSettings
-    init_sigma: float
+    seed: int = 0
+    init_sigma: float = 1.0
     initial: str = ""
-    teacher_storage: Any = None
-    max_skipped_in_a_row: int = 10
-    caption: str = "student, 1 evaluation"
-    shown: Mapping[str, str] = dataclasses.field(
-        default_factory=lambda: {
-            "fake_loss": "fake",
-            "generator_loss": "generator",
-            "delta": "|Δ|",
-        }
-    )
+    teacher: str = ""
+
+    @property
+    def method(self) -> Method:
+        """Method of the update."""
+        return self.update.method
 
     @property
     def batch_size(self) -> int:
         """Images an update."""
-        return self.setup.batch_size
+        return self.update.batch_size
 
-    def load_frozen(self) -> Params:
-        """What updates read and never change: the teacher's parameters, float32."""
-        return teachers.load(self.teacher).params
+    def load_inputs(self) -> dict[str, Any]:
+        """Read what updates read and never change, by name; None where it is streamed."""
+        return {name: each.load() for name, each in self.inputs.items()}
 
-    def load_initial(self) -> Params | None:
-        """What the generator starts as, float32, or None for the teacher.
+    def abstract_inputs(self) -> dict[str, Any]:
+        """Shapes and types of what updates read, by name; None where it is streamed."""
+        return {name: each.abstract() for name, each in self.inputs.items()}
+
+    def narrowed(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Convert inputs to the types that updates read them in.
 
         Raises:
-          ValueError: if that is another network than the teacher's.
+          ValueError: if a type can't hold them.
+        """
+        return {name: each.narrowed(inputs[name]) for name, each in self.inputs.items()}
+
+    def stream(self, start: int, mesh: Mesh) -> Iterator[dict[str, Any]] | None:
+        """Give the streamed inputs of update `start` and of those after it; None without any."""
+        streams = {name: each.stream(start, mesh) for name, each in self.inputs.items()}
+        streams = {name: stream for name, stream in streams.items() if stream is not None}
+        if not streams:
+            return None
+        names = tuple(streams)
+        return (dict(zip(names, each, strict=True)) for each in zip(*streams.values(), strict=True))
+
+    def load_initial(self) -> dict[str, Params]:
+        """Read the parameters that learners start from instead of the method's own start.
+
+        Raises:
+          ValueError: if they are another network's than the teacher's.
           FileNotFoundError, ConnectionError: as for a teacher.
         """
         if not self.initial:
-            return None
-        params = teachers.load(self.initial, field=_INITIAL).params
+            return {}
+        learner = self.method.samples_from
+        field = f"config.{learner}.initial"
+        params = teachers.load(self.initial, field=field).params
         differences = orbax_support.differing_arrays(params, self.denoiser.abstract_params())
         if differences:
             raise ValueError(
-                f"{_INITIAL}={self.initial} is another network than the teacher {self.teacher}; "
+                f"{field}={self.initial} is another network than the teacher {self.teacher}; "
                 "name a student of this teacher, or '' for the teacher itself. Its arrays: "
                 f"{differences}"
             )
-        return params
-
-    def narrowed(self, frozen: Params) -> Params:
-        """The same in the type that updates read them in; buffers stay as they are.
-
-        Raises:
-          ValueError: if that type can't hold them.
-        """
-        if self.teacher_storage is None:
-            return frozen
-        dtype = jnp.dtype(self.teacher_storage)
-        try:
-            return {**frozen, "params": precision.cast(frozen["params"], dtype)}
-        except ValueError as error:
-            raise ValueError(
-                f"config.teacher_dtype={dtype.name!r}: the teacher's {error} Set it to 'bfloat16', "
-                "which has the range of float32."
-            ) from error
-
-    def abstract_frozen(self) -> Params:
-        """The shapes and types of what updates read."""
-        params = self.denoiser.abstract_params()
-        dtype = self.teacher_storage or jnp.float32
-        narrowed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), params["params"])
-        return {**params, "params": narrowed}
-
-    def stream(self, start: int, mesh: Mesh) -> None:
-        """Nothing: distillation needs no data."""
-        del start, mesh
+        return {learner: params}
 
     def init_state(
-        self, frozen: Params, initial: Params | None = None
-    ) -> distill_state.DistillState:
-        """The fake score starts as the teacher, and so does the generator without `initial`."""
-        return distill_state.create(
-            frozen if initial is None else initial,
-            frozen,
-            generator_optimizer=self.setup.generator_optimizer,
-            fake_score_optimizer=self.setup.fake_score_optimizer,
-        )
+        self, inputs: Mapping[str, Any], initial: Mapping[str, Params] | None = None
+    ) -> TrainState:
+        """Make the state before the first update.
 
-    def abstract_state(self) -> distill_state.DistillState:
-        """The shapes of the state."""
+        Args:
+          inputs: what updates read, float32.
+          initial: parameters by learner, which come before the method's own start.
+        """
+
+        def start(starts_as: str) -> Params:
+            if starts_as == "teacher":
+                return inputs["teacher"]
+            return self.denoiser.init(jax.random.key(self.seed))
+
+        given = initial or {}
+        params = {
+            learner.name: given[learner.name] if learner.name in given else start(learner.starts_as)
+            for learner in self.method.learners
+        }
+        return train_state.create(params, self.update.optimizers, self.update.averaged)
+
+    def abstract_state(self) -> TrainState:
+        """Shapes of the state."""
         return self._abstract_state
 
     @functools.cached_property
-    def _abstract_state(self) -> distill_state.DistillState:
-        return jax.eval_shape(self.init_state, self.denoiser.abstract_params())
+    def _abstract_state(self) -> TrainState:
+        return jax.eval_shape(self.init_state, {"teacher": self.denoiser.abstract_params()})
 
-    def update(
-        self, state: distill_state.DistillState, frozen: Params, key: PRNGKey, mesh: Mesh
-    ) -> tuple[distill_state.DistillState, Metrics]:
-        """One update, all its randomness from `key`."""
-        return self.setup_on(mesh).update(
-            state,
-            frozen,
-            self.draws(frozen, key, mesh),
-            max_skipped_in_a_row=self.max_skipped_in_a_row,
-        )
+    def restore(
+        self, checkpointer: Checkpointer, mesh: Mesh, step: int | None = None
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Read a checkpoint, of whatever layout and from whatever devices.
 
-    def setup_on(self, mesh: Mesh) -> distill_update.Distillation:
-        """The update, by networks whose parameters are split over devices."""
-        return dataclasses.replace(
-            self.setup,
-            teacher=sharding.gathering(self.setup.teacher, mesh),
-            fake_score=sharding.gathering(self.setup.fake_score, mesh),
-            generator=sharding.gathering(self.setup.generator, mesh),
-        )
+        Args:
+          checkpointer: where checkpoints are.
+          mesh: the devices to lay the state over.
+          step: which checkpoint; None is the newest that is whole.
 
-    def draws(self, frozen: Params | None, key: PRNGKey, mesh: Mesh) -> distill_draws.Draws:
-        """That randomness, laid over the devices; it isn't made from what is frozen."""
-        del frozen
-        draws = self.draw(key)
-        return sharding.constrain(draws, self.draws_shardings(draws, mesh), mesh)
+        Returns:
+          The state, and what was kept beside it.
 
-    def draws_shardings(self, draws: distill_draws.Draws, mesh: Mesh) -> distill_draws.Draws:
-        """Where draws lie, or their shapes would: one sharding an array."""
-        return distill_draws.Draws(
-            fake_score=sharding.batches(draws.fake_score, mesh, 2),
-            generator=sharding.batches(draws.generator, mesh, 1),
-        )
+        Raises:
+          FileNotFoundError: if there is no such checkpoint.
+          ValueError: if it is damaged, or of another network.
+        """
+        abstract = self.abstract_state()
+        abstract = sharding.with_shardings(abstract, sharding.state(abstract, mesh))
+        first = train_state.to_first_layout(abstract)
+        older = [(first, functools.partial(train_state.from_first_layout, like=abstract))]
+        return checkpointer.restore(abstract, step, older=older)
 
-    def ema_params(self, state: distill_state.DistillState) -> Params:
-        """The generator's average."""
-        return state.generator_ema
+    def averaged(self, state: TrainState) -> Params:
+        """Average of the learner that is sampled."""
+        return state.averages[self.method.samples_from]
+
+    @property
+    def is_one_step(self) -> bool:
+        """Whether a sample takes one evaluation of the network."""
+        return self.method.sampled_by == "one_step"
 
     @property
     def evaluations(self) -> int:
         """Network evaluations a sample."""
-        return 1
+        return 1 if self.is_one_step else self.heun.evaluations
+
+    @property
+    def caption(self) -> str:
+        """Caption of the samples."""
+        if self.is_one_step:
+            return "student, 1 evaluation"
+        return f"samples, {self.evaluations} evaluations"
 
     def sampler(
         self, *, seed: int, mesh: Mesh, denoiser: NetworkDenoiser | None = None
     ) -> sampling.SampleBatch:
-        """One-step samples, of the student or of another network that is asked as it is."""
-        generator = self.setup.generator
+        """Compile sampling, of the learner or of another network that is asked as it is."""
+        network = denoiser or self.denoiser
+        if not self.is_one_step:
+            return sampling.heun(network, settings=self.heun, seed=seed, mesh=mesh)
+        generator = self.method.networks[self.method.samples_from]
         if denoiser is not None:
             generator = DenoiserGenerator(denoiser, self.init_sigma)
         return sampling.one_step(
@@ -203,130 +201,10 @@ class DistillExperiment:
             mesh=mesh,
         )
 
-    def comparisons(self, frozen: Params, *, seed: int, mesh: Mesh) -> list[Comparison]:
-        """The teacher, from the same latents."""
+    def comparisons(self, inputs: Mapping[str, Any], *, seed: int, mesh: Mesh) -> list[Comparison]:
+        """List what samples are compared with, from the same latents: a teacher, if any."""
+        if "teacher" not in inputs:
+            return []
         sampler = sampling.heun(self.denoiser, settings=self.heun, seed=seed, mesh=mesh)
-        return [(f"teacher, {self.heun.evaluations} evaluations", sampler, frozen)]
-
-
-@dataclasses.dataclass(frozen=True)
-class PretrainExperiment:
-    """A teacher is trained on real images; the same names as `DistillExperiment`'s.
-
-    Attributes:
-      source: the real images.
-      init_kwargs: constructor arguments of the network.
-      denoiser: that network.
-      setup: the update.
-      draw: its data and randomness.
-      heun: how it is sampled.
-      seed: of its first parameters.
-      max_skipped_in_a_row: updates whose numbers are not finite, after which nothing changes any
-        more and a run stops.
-      shown: metric's name -> its short name on the progress line.
-    """
-
-    source: DataSource
-    init_kwargs: dict[str, Any]
-    denoiser: NetworkDenoiser
-    setup: pretrain_update.Pretraining
-    draw: pretrain_update.Sampler
-    heun: sampling.HeunSettings
-    seed: int
-    max_skipped_in_a_row: int = 10
-    shown: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"loss": "loss"})
-
-    @property
-    def batch_size(self) -> int:
-        """Images an update."""
-        return self.setup.batch_size
-
-    def load_frozen(self) -> pretrain_update.Dataset | None:
-        """What updates read and never change: the data set, or None where it is streamed."""
-        if self.draw.in_order:
-            data.verify(self.source)
-            return None
-        return dataset.load(self.source)
-
-    def abstract_frozen(self) -> pretrain_update.Dataset | None:
-        """The shapes and types of what updates read, or None where that is streamed."""
-        return None if self.draw.in_order else dataset.abstract(self.source)
-
-    def load_initial(self) -> None:
-        """Nothing: a teacher starts from random parameters."""
-
-    def narrowed(self, frozen: pretrain_update.Dataset | None) -> pretrain_update.Dataset | None:
-        """The same: images are uint8 already."""
-        return frozen
-
-    def stream(self, start: int, mesh: Mesh) -> Iterator[pretrain_update.Dataset] | None:
-        """The images of update `start` and of those after it, or None where all are frozen."""
-        if not self.draw.in_order:
-            return None
-        return dataset.stream(
-            self.source,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            x_flip=self.draw.x_flip,
-            start=start,
-            mesh=mesh,
-        )
-
-    def init_state(self, frozen: Any = None) -> pretrain_state.PretrainState:
-        """Fresh parameters, from the seed."""
-        params = self.denoiser.init(jax.random.key(self.seed))
-        return pretrain_state.create(params, optimizer=self.setup.optimizer)
-
-    def abstract_state(self) -> pretrain_state.PretrainState:
-        """The shapes of the state."""
-        return self._abstract_state
-
-    @functools.cached_property
-    def _abstract_state(self) -> pretrain_state.PretrainState:
-        return jax.eval_shape(self.init_state)
-
-    def update(
-        self,
-        state: pretrain_state.PretrainState,
-        frozen: pretrain_update.Dataset,
-        key: PRNGKey,
-        mesh: Mesh,
-    ) -> tuple[pretrain_state.PretrainState, Metrics]:
-        """One update, all its randomness from `key`."""
-        denoiser = sharding.gathering(self.setup.denoiser, mesh)
-        setup = dataclasses.replace(self.setup, denoiser=denoiser)
-        draws = self.draws(frozen, key, mesh)
-        return setup.update(state, draws, max_skipped_in_a_row=self.max_skipped_in_a_row)
-
-    def draws(
-        self, frozen: pretrain_update.Dataset, key: PRNGKey, mesh: Mesh
-    ) -> pretrain_update.Draws:
-        """Its images and randomness, laid over the devices."""
-        return sharding.constrain_batch(self.draw(key, frozen), mesh, 0)
-
-    def ema_params(self, state: pretrain_state.PretrainState) -> Params:
-        """The denoiser's average."""
-        return state.denoiser_ema
-
-    @property
-    def evaluations(self) -> int:
-        """Network evaluations a sample."""
-        return self.heun.evaluations
-
-    def sampler(
-        self, *, seed: int, mesh: Mesh, denoiser: NetworkDenoiser | None = None
-    ) -> sampling.SampleBatch:
-        """Samples by Heun's method, of the trained network or of another one."""
-        return sampling.heun(denoiser or self.denoiser, settings=self.heun, seed=seed, mesh=mesh)
-
-    @property
-    def caption(self) -> str:
-        """Of the samples."""
-        return f"samples, {self.evaluations} evaluations"
-
-    def comparisons(self, frozen: Any, *, seed: int, mesh: Mesh) -> list[Comparison]:
-        """Nothing."""
-        return []
-
-
-Experiment = DistillExperiment | PretrainExperiment
+        caption = f"teacher, {self.heun.evaluations} evaluations"
+        return [(caption, sampler, inputs["teacher"])]

@@ -1,4 +1,4 @@
-"""What a run shows and keeps of its network: grids, measurements, the best one, the last one."""
+"""Grids, measurements, the best network and the last one, as a run makes them."""
 
 import json
 import shutil
@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from diffjax.distributed import sharding
 from diffjax.evaluation import evaluator, references, sampling
@@ -26,7 +25,7 @@ _RECORD = "trained.json"
 
 
 class Reporter:
-    """Samples from the averaged network as it is trained; all processes call every method.
+    """Samples of the averaged network as it is trained; all processes call every method.
 
     Attributes:
       measured: an evaluation's newest numbers, by name.
@@ -34,64 +33,75 @@ class Reporter:
 
     def __init__(
         self,
-        config: ConfigDict,
         workdir: Path,
         exp: Experiment,
         mesh: Mesh,
+        *,
+        rows: int,
+        columns: int,
+        seed: int,
         evaluator: Evaluator | None,
+        best: str,
+        reference: str,
         logger: RunLogger,
     ) -> None:
-        """Writes nothing yet.
+        """Write nothing yet.
 
         Args:
-          config: of the run.
           workdir: of the run.
           exp: the run.
           mesh: the devices.
-          evaluator: what measures samples, if anything does.
+          rows: of a grid.
+          columns: of a grid.
+          seed: of a grid's latents and classes.
+          evaluator: measures samples, if anything does.
+          best: metric by which the best network is kept; "" keeps none.
+          reference: real images, or their statistics, that samples are compared with.
           logger: where pictures and numbers go.
         """
         self.measured: dict[str, float] = {}
-        self._config, self._workdir, self._exp, self._mesh = config, workdir, exp, mesh
+        self._workdir, self._exp, self._mesh = workdir, exp, mesh
+        self._count, self._columns, self._seed = rows * columns, columns, seed
+        self._metric, self._reference = best, reference
         self._logger = logger
-        self._sampler = exp.sampler(seed=config.grid.seed, mesh=mesh)
+        self._sampler = exp.sampler(seed=seed, mesh=mesh)
         self._evaluator = evaluator
         self._evaluation_sampler: sampling.SampleBatch | None = None
-        self._best: best_network.BestSnapshot | None = None
+        self._best: best_network.BestNetwork | None = None
 
     def open_best(self, step: int) -> None:
-        """Goes on with the best network of this run; that of an earlier run there makes way."""
-        name = self._config.evaluate.best
+        """Go on with the best network of this run; an earlier run's there makes way."""
+        name = self._metric
         if self._evaluator is None or not name or jax.process_index() != 0:
             return
         folder = self._workdir / best_network.FOLDER
         if step == 0:
             shutil.rmtree(folder, ignore_errors=True)
-        self._best = best_network.BestSnapshot(
+        self._best = best_network.BestNetwork(
             folder,
             metric=self._evaluator.names[name],
             higher_is_better=evaluator.METRICS[name].higher_is_better,
         )
 
     def grid_images(self, state: Any) -> np.ndarray | None:
-        """Samples from the same latents each time, [N, H, W, C] uint8; None if they hold NaN."""
+        """Sample from the same latents each time: [N, H, W, C] uint8, or None if they hold NaN."""
         try:
-            return self._first_images(self._sampler, self._exp.ema_params(state))
+            return self._first_images(self._sampler, self._exp.averaged(state))
         except FloatingPointError:
             return None
 
     def write_grid(self, pictures: np.ndarray, step: int) -> None:
-        """Samples as a picture."""
+        """Write samples as a picture."""
         scale = max(1, images.visible_scale(pictures.shape[1]) // 2)
-        picture = images.grid(pictures, columns=self._config.grid.columns, scale=scale, padding=2)
+        picture = images.grid(pictures, columns=self._columns, scale=scale, padding=2)
         self._logger.write_image(step, self._kimg(step), "samples", picture)
 
     def evaluate(self, state: Any, step: int) -> None:
-        """Measures samples, and keeps the network if it is the best one."""
+        """Measure samples, and keep the network if it is the best one."""
         assert self._evaluator is not None
         if self._evaluation_sampler is None:
             self._evaluation_sampler = self._exp.sampler(seed=self._evaluator.seed, mesh=self._mesh)
-        params = self._exp.ema_params(state)
+        params = self._exp.averaged(state)
         start = time.monotonic()
         self.measured = self._evaluator(
             self._evaluation_sampler, params, label_dim=self._exp.denoiser.label_dim
@@ -101,13 +111,13 @@ class Reporter:
         self._logger.write_scalars(step, self._kimg(step), self.measured, timing)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in self.measured.items())
         self._logger.note(f"{self._kimg(step):.1f} kimg: {shown}  ({seconds:.1f} s)")
-        if self._config.evaluate.best:
+        if self._metric:
             self._offer_best(step, params)
 
-    def finish(self, state: Any, frozen: Any, step: int) -> None:
-        """The picture that compares, and the network by itself."""
-        params = jax.device_put(self._exp.ema_params(state), sharding.replicated(self._mesh))
-        self._write_comparison(params, frozen, step)
+    def finish(self, state: Any, inputs: Any, step: int) -> None:
+        """Write the picture that compares, and the network by itself."""
+        params = jax.device_put(self._exp.averaged(state), sharding.replicated(self._mesh))
+        self._write_comparison(params, inputs, step)
         network = self._workdir / NETWORK
         if jax.process_index() == 0:
             shutil.rmtree(network, ignore_errors=True)  # of a shorter run that went on
@@ -118,26 +128,24 @@ class Reporter:
         self._logger.note(f"done: pictures in {self._workdir}/samples, the network in {network}")
 
     def is_finished(self, step: int) -> bool:
-        """Whether `finish` was done for this step, and not only for a shorter run."""
+        """Tell whether `finish` was done for this step, and not only for a shorter run."""
         path = self._workdir / NETWORK / _RECORD
         return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["step"] == step
 
-    def _write_comparison(self, params: Params, frozen: Any, step: int) -> None:
-        grid = self._config.grid
+    def _write_comparison(self, params: Params, inputs: Any, step: int) -> None:
         panels = [
             (caption, self._first_images(sampler, sampler_params))
             for caption, sampler, sampler_params in [
-                *self._exp.comparisons(frozen, seed=grid.seed, mesh=self._mesh),
+                *self._exp.comparisons(inputs, seed=self._seed, mesh=self._mesh),
                 (self._exp.caption, self._sampler, params),
             ]
         ]
-        reference = self._config.evaluate.reference
-        if self._evaluator is not None and references.holds_images(reference):
+        if self._evaluator is not None and references.holds_images(self._reference):
             real = references.examples(
-                reference, grid.rows * grid.columns, label_dim=self._exp.denoiser.label_dim
+                self._reference, self._count, label_dim=self._exp.denoiser.label_dim
             )
             panels.insert(0, ("real images", real))
-        picture = images.labelled_panels(panels, columns=grid.columns, padding=4)
+        picture = images.labelled_panels(panels, columns=self._columns, padding=4)
         self._logger.write_image(step, self._kimg(step), "comparison", picture)
 
     def _offer_best(self, step: int, params: Params) -> None:
@@ -145,15 +153,14 @@ class Reporter:
         params = jax.device_put(params, sharding.replicated(self._mesh))
         if self._best is not None:
             assert self._evaluator is not None
-            value = self.measured[self._evaluator.names[self._config.evaluate.best]]
+            value = self.measured[self._evaluator.names[self._metric]]
             self._best.offer(step, self._kimg(step), value, self._exp.init_kwargs, params)
 
     def _first_images(self, sampler: sampling.SampleBatch, params: Params) -> np.ndarray:
-        grid = self._config.grid
         return sampling.first_images(
             sampler,
             params,
-            grid.rows * grid.columns,
+            self._count,
             label_dim=self._exp.denoiser.label_dim,
             mesh=self._mesh,
         )

@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffjax.files import json_values, writing
+from diffjax.runs import bases, checks
 
 FILE = "config.json"
 _RESULTS = ("checkpoints", "metrics.jsonl")
@@ -16,8 +17,8 @@ _RESULTS = ("checkpoints", "metrics.jsonl")
 FREE = {
     "duration_kimg": "a longer run goes on",
     "log_kimg": "only how often is told",
-    "grid_kimg": "the same of pictures",
-    "checkpoint_kimg": "the same of saves",
+    "grid_kimg": "only how often pictures are made",
+    "checkpoint_kimg": "only how often is saved",
     "keep_checkpoints": "what is kept, not what is trained",
     "grid": "pictures",
     "sample": "pictures",
@@ -36,7 +37,7 @@ FREE = {
 
 
 def save(workdir: Path, config: ConfigDict) -> None:
-    """Writes `config.json`, which `load` reads back.
+    """Write `config.json`, which `load` reads back.
 
     Raises:
       ValueError: naming a field whose value can't be written.
@@ -46,7 +47,7 @@ def save(workdir: Path, config: ConfigDict) -> None:
 
 
 def load(workdir: Path) -> ConfigDict:
-    """The config of a run; tuples have become lists.
+    """Read the config of a run, in today's fields; tuples have become lists.
 
     Raises:
       FileNotFoundError: if none was written there.
@@ -59,12 +60,22 @@ def load(workdir: Path) -> ConfigDict:
         raise ValueError(f"{path} is damaged ({error}): delete it to go on without it") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} isn't a config: delete it to go on without it")
-    return ConfigDict(json_values.decode(values))
+    return checks.upgraded(ConfigDict(json_values.decode(values)))
 
 
 def changes(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """The fields that decide what is trained and differ, as `field: old -> new`."""
-    before, after = _fields(old.to_dict()), _fields(new.to_dict())
+    """List the fields that decide what is trained and differ, as `field: old -> new`.
+
+    A field that one of them lacks, since it is new, has the value of the method's base there.
+
+    Args:
+      old: of a run, in today's fields.
+      new: likewise.
+    """
+    before, after = (bases.flat(config.to_dict()) for config in (old, new))
+    if "method" in before and before["method"] == after.get("method"):
+        base = bases.fields(after["method"])
+        before, after = base | before, base | after
     return [
         f"{name}: {_shown(before, name)} -> {_shown(after, name)}"
         for name in sorted(before.keys() | after.keys())
@@ -73,7 +84,7 @@ def changes(old: ConfigDict, new: ConfigDict) -> list[str]:
 
 
 def check_unchanged(workdir: Path, config: ConfigDict) -> None:
-    """Checks that a config is the one that was run in a work directory, if one was.
+    """Check that a config is the one that was run in a work directory, if one was.
 
     A run that got no further than its first update, such as one whose batch is too large, left
     nothing that another config could spoil.
@@ -96,17 +107,8 @@ def _has_content(path: Path) -> bool:
 
 
 def _is_free(field: str) -> bool:
-    return field in FREE or field.split(".")[0] in FREE
-
-
-def _fields(group: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name, value in group.items():
-        if isinstance(value, dict):
-            fields |= _fields(value, f"{prefix}{name}.")
-        else:
-            fields[prefix + name] = value
-    return fields
+    # What earlier configs said of the teacher follows from its name.
+    return field in FREE or field.split(".")[0] in FREE or field in checks.OF_THE_TEACHER
 
 
 def _shown(fields: dict[str, Any], name: str) -> str:

@@ -1,1 +1,1 @@
-"""What one asks about a config before hardware is rented for it."""
+"""Tools that answer questions about a config or a failed run, as commands."""

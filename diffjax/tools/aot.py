@@ -1,4 +1,4 @@
-"""Compiles the update of a config for a TPU slice, on a machine that has none.
+"""Compile the update of a config for a TPU slice, on a machine that has none.
 
     python -m diffjax.tools.aot --config=configs/sid_cifar.py --topology=v5e:2x2
 
@@ -14,13 +14,8 @@ but for the program's own memory; FLOPs are counted before XLA's optimisations.
 
 import argparse
 import dataclasses
-import difflib
 import importlib.metadata
-import importlib.util
 import json
-import math
-import os
-import re
 import runpy
 import sys
 import time
@@ -30,32 +25,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffjax.distributed import sharding
 from diffjax.runs import building
 from diffjax.runs.experiment import DistillExperiment
-from diffjax.tools import hlo, layout
+from diffjax.tools import hlo, layout, slices
 from diffjax.training import compilation
-
-# Memory of a chip in GiB that programs can have, by what libtpu 0.0.42 says when it refuses one;
-# some of what https://cloud.google.com/tpu/docs calls "HBM capacity" is its own.
-HBM_GIB = {"v4": 30.5, "v5e": 15.75, "v5p": 95.74, "v6e": 31.25}
-_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-_CUBES = ("1x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
-_LAYOUTS = {"v4": _CUBES, "v5e": _FLAT, "v5p": _CUBES, "v6e": _FLAT}
-SLICES = tuple(f"{name}:{layout}" for name in HBM_GIB for layout in _LAYOUTS[name])
-
-# libtpu would ask a cloud's server where it is, complain that it is nowhere, and let one process
-# use it at a time; a slice that is named is the same anywhere, and compiling takes no device.
-_NOWHERE = {
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +58,7 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one update takes on one device.
+    """Cost of one update on one device.
 
     Attributes:
       memory: see `Memory`.
@@ -102,12 +79,12 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """An update, compiled for a slice.
+    """Report on an update that was compiled for a slice.
 
     Attributes:
       topology: the slice's name.
-      device_kind: what its devices are.
-      devices: how many JAX sees; on v4 each is half a chip.
+      device_kind: of its devices, by JAX's name.
+      devices: number of devices that JAX sees; on v4 each is half a chip.
       mesh: axis -> size.
       batch_size: images an update.
       accumulation: rounds of gradient accumulation.
@@ -115,11 +92,11 @@ class Report:
       dtype: of the networks' computation.
       parameters: of one network.
       hbm: bytes of memory that a program can have on a device.
-      fits: whether the update does, its program left aside where it wasn't written.
-      refusal: the compiler's words if it doesn't, else None.
+      fits: whether the update fits `hbm`, its program left aside where it wasn't written.
+      refusal: the compiler's words if it doesn't fit, else None.
       cost: None if the compiler refused.
-      compile_seconds: how long it took, tracing included.
-      versions: of the packages that decide the figures.
+      compile_seconds: duration of compiling, tracing included.
+      versions: package -> version, of those that decide the figures.
     """
 
     topology: str
@@ -139,38 +116,6 @@ class Report:
     versions: dict[str, str]
 
 
-def describe_slice(name: str) -> tuple[list[jax.Device], int]:
-    """The devices of a TPU slice, and the bytes of memory that programs can have on each.
-
-    Args:
-      name: generation and layout in chips, such as "v5e:2x2" or "v5p:2x2x1".
-
-    Raises:
-      ModuleNotFoundError: without libtpu.
-      ValueError: if there is no such slice, with the nearest that there is.
-    """
-    generation, _, layout = name.partition(":")
-    if generation not in HBM_GIB or not re.fullmatch(r"\d+(x\d+)+", layout):
-        raise _no_slice(name)
-    if importlib.util.find_spec("libtpu") is None:
-        raise ModuleNotFoundError(
-            "libtpu, which compiles for TPUs, isn't installed: pip install 'diffjax[tpu]'"
-        )
-    for variable, value in _NOWHERE.items():
-        os.environ.setdefault(variable, value)
-    # A host has four chips unless one says otherwise.
-    single = math.prod(int(size) for size in layout.split("x")) == 1
-    host = {"chips_per_host_bounds": [1, 1, 1]} if single else {}
-    try:
-        devices: list[Any] = topologies.get_topology_desc(name, "tpu", **host).devices
-    except jax.errors.JaxRuntimeError as error:
-        if "INVALID_ARGUMENT" not in str(error):
-            raise
-        raise _no_slice(name) from error
-    chips = {tuple(device.coords) for device in devices}
-    return devices, int(HBM_GIB[generation] * 2**30) * len(chips) // len(devices)
-
-
 def compile_for(
     name: str,
     config: ConfigDict,
@@ -178,10 +123,10 @@ def compile_for(
     layout_only: bool = False,
     verbose: bool = False,
 ) -> Report:
-    """Compiles the update of a distillation for a TPU slice.
+    """Compile the update of a distillation for a TPU slice.
 
     Args:
-      name: of the slice; see `describe_slice`.
+      name: of the slice; see `slices.describe_slice`.
       config: one of `configs/`; its mesh is laid over the slice.
       layout_only: whether to stop the compiler before it writes the program.
       verbose: whether to print lines of progress.
@@ -190,7 +135,7 @@ def compile_for(
       ModuleNotFoundError: without libtpu.
       ValueError: if there is no such slice, or the config can't be run on it.
     """
-    devices, hbm = describe_slice(name)
+    devices, hbm = slices.describe_slice(name)
     if config.get("task") != "distill":
         raise ValueError(f"config.task={config.get('task')!r}: only 'distill' is compiled here.")
     if config.compile_apart == "always":
@@ -221,7 +166,7 @@ def compile_for(
 
 
 def abstract_arguments(exp: DistillExperiment, mesh: Mesh) -> tuple[Any, ...]:
-    """What `compilation.compile_updates` is called with, as shapes that say where each array lies.
+    """Arguments of `compilation.compile_updates`, as shapes that say where each array lies.
 
     Returns:
       (state, teacher's parameters, key, count).
@@ -236,7 +181,7 @@ def abstract_arguments(exp: DistillExperiment, mesh: Mesh) -> tuple[Any, ...]:
 
 
 def summary(report: Report) -> str:
-    """A report as a person reads it."""
+    """Text of a report, of several lines."""
     gib = f"{report.hbm / 2**30:.4g} GiB a device"
     lines = [
         f"{report.topology}: {report.devices} x {report.device_kind}, mesh {report.mesh}; "
@@ -270,14 +215,16 @@ def summary(report: Report) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; its exit code is 0 if the update fits, 1 if it doesn't or on an error."""
+    """Run the command; its exit code is 0 if the update fits, 1 if it doesn't or on an error."""
     parser = argparse.ArgumentParser(
         prog="python -m diffjax.tools.aot",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", required=True, help="a config file of a distillation")
-    parser.add_argument("--topology", required=True, help=f"such as {', '.join(SLICES[:10:3])}")
+    parser.add_argument(
+        "--topology", required=True, help=f"such as {', '.join(slices.SLICES[:10:3])}"
+    )
     parser.add_argument("--batch_size", type=int, help="instead of the config's")
     parser.add_argument("--accumulation", type=int, help="instead of the config's")
     parser.add_argument("--fsdp", type=int, help="devices to shard parameters over")
@@ -332,9 +279,9 @@ def _lower(exp: DistillExperiment, mesh: Mesh, updates_per_call: int) -> Any:
 
 
 def _compile(name: str, config: ConfigDict, verbose: bool) -> tuple[Cost | None, str | None]:
-    """The cost, or else why the compiler refused for want of memory."""
+    """Cost of an update, or else why the compiler refused for want of memory."""
     started = time.monotonic()
-    lowered = _lower(*_prepare(describe_slice(name)[0], config), config.updates_per_call)
+    lowered = _lower(*_prepare(slices.describe_slice(name)[0], config), config.updates_per_call)
     if verbose:
         print(f"traced in {time.monotonic() - started:.0f} s; compiling", flush=True)
     try:
@@ -366,7 +313,7 @@ def _compile(name: str, config: ConfigDict, verbose: bool) -> tuple[Cost | None,
 
 
 def _lay_out(name: str, config: ConfigDict, verbose: bool) -> tuple[Cost | None, str | None]:
-    """The same without the program."""
+    """Cost of an update by its memory layout, without the program."""
     found = layout.stopped_early(_compile, name, config, verbose, module="jit_call")
     if not isinstance(found, layout.Layout):
         cost, refusal = found
@@ -383,7 +330,7 @@ def _lay_out(name: str, config: ConfigDict, verbose: bool) -> tuple[Cost | None,
     )
     # Without compiling XLA counts for CPUs alone: all of the batch, of which a device has a part.
     cpu = sharding.make_mesh(data=1, devices=jax.devices("cpu"))
-    exp, mesh = _prepare(describe_slice(name)[0], config)
+    exp, mesh = _prepare(slices.describe_slice(name)[0], config)
     counts = _lower(exp, cpu, config.updates_per_call).cost_analysis()
     cost = Cost(
         memory=memory,
@@ -403,14 +350,6 @@ def _load_config(path: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise ValueError(f"--config={path}: it has no get_config() that returns a ConfigDict.")
     return config
-
-
-def _no_slice(name: str) -> ValueError:
-    nearest = difflib.get_close_matches(name, SLICES, n=1, cutoff=0.0)[0]
-    return ValueError(
-        f"--topology={name}: there is no such slice; the nearest is {nearest}. Known are "
-        f"{', '.join(HBM_GIB)} with a layout in chips."
-    )
 
 
 def _size(count: int) -> str:

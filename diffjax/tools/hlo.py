@@ -1,4 +1,4 @@
-"""What crosses chips in a compiled program, read from XLA's text of it."""
+"""Collectives of a compiled program, read from XLA's text of it."""
 
 import dataclasses
 import math
@@ -18,10 +18,10 @@ _ARRAY = re.compile(r"\b(pred|token|(?:bf|f|s|u|c)(\d+)\w*)\[([\d,]*)\]")
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """One kind of collective, over one run of a program.
+    """Traffic of one kind of collective, over one run of a program.
 
     Attributes:
-      count: how many are executed.
+      count: number of collectives that are executed.
       bytes: the size of their results on one chip, without padding.
     """
 
@@ -29,12 +29,12 @@ class Traffic:
     bytes: int = 0
 
     def plus(self, other: "Traffic", times: int = 1) -> "Traffic":
-        """With another's added, so many times."""
+        """Sum with `times` times another's traffic."""
         return Traffic(self.count + times * other.count, self.bytes + times * other.bytes)
 
 
 def collectives(text: str) -> dict[str, Traffic]:
-    """Counts the collectives of an optimised HLO module.
+    """Count the collectives of an optimised HLO module.
 
     A loop's body counts as often as XLA says that it runs, or else as the constant that its counter
     stays below, since JAX counts from 0; and once where there is neither. Of a collective that is
@@ -44,7 +44,7 @@ def collectives(text: str) -> dict[str, Traffic]:
       text: of the module, as `compiled.as_text()` gives it.
 
     Returns:
-      Those of `KINDS` that occur.
+      Kind -> traffic, of the kinds in `KINDS` that occur.
 
     Raises:
       ValueError: if the text isn't that of an HLO module.
@@ -67,7 +67,7 @@ def collectives(text: str) -> dict[str, Traffic]:
 
 
 def array_bytes(shape: str) -> int:
-    """The bytes of an array, or of all arrays of a tuple, written as in HLO: `(f32[3,4], s8[2])`.
+    """Bytes of an array, or of all arrays of a tuple, written as in HLO: `(f32[3,4], s8[2])`.
 
     Layouts are left aside, and so is the padding that they stand for.
     """
@@ -79,7 +79,17 @@ def array_bytes(shape: str) -> int:
 
 
 def split(text: str) -> tuple[str, dict[str, list[str]]]:
-    """The entry's name, and every computation's instructions."""
+    """Split an HLO module into its computations.
+
+    Args:
+      text: of the module.
+
+    Returns:
+      The entry's name, and each computation's instructions by its name.
+
+    Raises:
+      ValueError: if the text isn't that of an HLO module.
+    """
     entry, lines = "", list[str]()
     computations: dict[str, list[str]] = {}
     for line in text.splitlines():
@@ -95,7 +105,7 @@ def split(text: str) -> tuple[str, dict[str, list[str]]]:
 
 
 def trips(line: str, computations: dict[str, list[str]]) -> int | None:
-    """How often an instruction runs its body; None if it has none, or if that isn't known."""
+    """Number of times that a loop runs its body; None for other instructions or if unknown."""
     if known := _TRIPS.search(line):
         return int(known[1])
     if condition := _CONDITION.search(line):
@@ -107,7 +117,12 @@ def trips(line: str, computations: dict[str, list[str]]) -> int | None:
 
 
 def callees(line: str, times: int) -> list[tuple[str, int]]:
-    """The computations that an instruction runs, and how often: its body so many times."""
+    """Computations that an instruction runs, and how often.
+
+    Args:
+      line: the instruction.
+      times: number of runs of its body, if it is a loop.
+    """
     if " async-done(" in line or " async-update(" in line:  # counted where it starts
         return []
     called = [(name, times if role == "body" else 1) for role, name in _CALLED.findall(line)]

@@ -1,7 +1,7 @@
 """XLA's compiler for TPUs, stopped where memory is laid out and before it writes the program.
 
-Writing the program takes most of the compiling: some 10 ms of a core for each of thousands of
-fusions. By then the collectives and all memory but the program's are settled, and XLA's dump has
+Writing the program takes most of the compiling, since each of thousands of fusions is written by
+itself. By then the collectives and all memory but the program's are settled, and XLA's dump has
 them. JAX offers no way to stop there, so that the compiler runs in a process that is ended.
 """
 
@@ -26,7 +26,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Bytes of one device's main memory, and the program as far as it is known.
+    """Layout of one device's main memory in bytes, and the program as far as it is known.
 
     Attributes:
       arguments: of the program.
@@ -44,7 +44,7 @@ class Layout:
 
 
 def stopped_early(compile_: Callable[..., Any], *arguments: Any, module: str) -> Layout | Any:
-    """Calls a function that compiles, in another process, up to where memory is laid out.
+    """Call a function that compiles, in another process, up to where memory is laid out.
 
     Args:
       compile_: a function of a module, called there with `arguments`; all of it can be pickled.
@@ -81,7 +81,7 @@ def stopped_early(compile_: Callable[..., Any], *arguments: Any, module: str) ->
 
 
 def read(folder: Path) -> Layout | None:
-    """What XLA dumped into a folder, or None while memory isn't laid out."""
+    """Read XLA's dump in a folder; None while memory isn't laid out."""
     # The last file that is written before the program.
     if not any(folder.glob(f"{_STEM}_after_buffer_assignment.txt")):
         return None
@@ -93,10 +93,13 @@ def read(folder: Path) -> Layout | None:
 
 
 def sizes(assignment: str) -> tuple[int, int, int, int]:
-    """Bytes of a buffer assignment: arguments, outputs, outputs in arguments' place, and the rest.
+    """Sum the allocations of a buffer assignment by their use.
 
     Args:
       assignment: text that XLA dumps, a line an allocation among others.
+
+    Returns:
+      Bytes of arguments, outputs, outputs in arguments' place, and temporaries.
     """
     arguments = outputs = aliased = temporaries = 0
     for line in assignment.splitlines():
@@ -125,7 +128,7 @@ def _dump(
 
 
 def _end_with_parent() -> None:
-    """Else a compiler that nobody waits for goes on for minutes, with gigabytes."""
+    """End this process with its parent, lest it compile on for nobody."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -1,4 +1,4 @@
-"""Does an update again that stopped a run, and says what in it is not finite.
+"""Replay of an update that stopped a run, which says what in it is not finite.
 
     python -m diffjax.tools.replay --workdir=runs/sid_cifar
 
@@ -13,8 +13,9 @@ versions, which round otherwise; or it can't be done.
 """
 
 import argparse
+import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,14 +28,20 @@ from ml_collections import ConfigDict
 
 from diffjax.distributed import runtime, sharding
 from diffjax.interfaces import Array, PRNGKey
-from diffjax.runs import building
-from diffjax.runs.experiment import DistillExperiment, Experiment, PretrainExperiment
+from diffjax.methods import Turn
+from diffjax.methods.base import AllParams
+from diffjax.methods.draws import Draws
+from diffjax.runs import building, checks
+from diffjax.runs.experiment import Experiment
 from diffjax.training import checkpointing, failures
+from diffjax.training import draws as drawing
+from diffjax.training.state import TrainState
+from diffjax.training.update import Inline, Metrics, Outcome, Sums, Update, at
 
 
 @flax.struct.dataclass
 class ArraySummary:
-    """Of one array.
+    """Summary of one array.
 
     Attributes:
       bad: how many of its values are not finite.
@@ -47,7 +54,7 @@ class ArraySummary:
 
 @flax.struct.dataclass
 class Examples:
-    """A loss, an example at a time.
+    """Loss of each example.
 
     Attributes:
       loss: [N].
@@ -59,7 +66,7 @@ class Examples:
 
 
 class Stage(NamedTuple):
-    """Something that an update reads or computes.
+    """One thing that an update reads or computes.
 
     Attributes:
       name: what it is.
@@ -71,7 +78,7 @@ class Stage(NamedTuple):
 
 
 def replay(workdir: Path, step: int | None = None) -> tuple[list[Stage], failures.FailedUpdates]:
-    """Does an update of a run's record again.
+    """Do an update of a run's record again.
 
     Args:
       workdir: of the run.
@@ -91,23 +98,24 @@ def replay(workdir: Path, step: int | None = None) -> tuple[list[Stage], failure
             f"--step={step}: {workdir / failures.RECORD_FILE} is of steps {failed.first_step} to "
             f"{failed.last_step}."
         )
-    config = ConfigDict(failed.config)
+    config = checks.upgraded(ConfigDict(failed.config))
     runtime.prepare(deterministic=config.deterministic, distributed=False)
     mesh = sharding.make_mesh(**config.mesh)
     exp = building.build(config)
-    frozen = exp.load_frozen()
-    frozen = jax.device_put(frozen, sharding.state(frozen, mesh))
-    frozen = exp.narrowed(frozen)
-    state = _restore(workdir, exp, mesh, failed.checkpoint).replace(step=jnp.int32(step))
+    inputs = exp.load_inputs()
+    inputs = exp.narrowed(jax.device_put(inputs, sharding.state(inputs, mesh)))
+    state = dataclasses.replace(
+        _restore(workdir, exp, mesh, failed.checkpoint), step=jnp.int32(step)
+    )
     stream = exp.stream(step, mesh)
-    inputs = frozen if stream is None else next(stream)
+    if stream is not None:
+        inputs |= next(stream)
     key = jax.random.fold_in(jax.random.key(failed.seed), step)
-    examine = _distillation if isinstance(exp, DistillExperiment) else _pretraining
     names: list[str] = []
 
     @jax.jit
-    def contents(state: Any, inputs: Any, key: PRNGKey) -> list[Any]:
-        stages = examine(exp, mesh, state, inputs, key)  # type: ignore[arg-type]
+    def contents(state: TrainState, inputs: Any, key: PRNGKey) -> list[Any]:
+        stages = examine(exp.update, mesh, state, inputs, key, step)
         names[:] = [stage.name for stage in stages]
         return [stage.content for stage in stages]
 
@@ -115,8 +123,86 @@ def replay(workdir: Path, step: int | None = None) -> tuple[list[Stage], failure
     return [Stage(*each) for each in zip(names, found, strict=True)], failed
 
 
+def examine(
+    update: Update, mesh: Mesh, state: TrainState, inputs: Any, key: PRNGKey, step: int
+) -> list[Stage]:
+    """Do an update inside jit, and list what it reads and computes, in order.
+
+    Args:
+      update: the update.
+      mesh: the devices.
+      state: that the update meets.
+      inputs: what it reads and never changes.
+      key: of its draws.
+      step: of the update, which decides whose turn it is.
+    """
+    read = dict(inputs)
+    draws = drawing.draw(update.method, key, read.pop("data", None), mesh)
+    stages = [
+        *(Stage(_words(name), _summary(tree)) for name, tree in read.items()),
+        *(Stage(_words(name), _summary(tree)) for name, tree in state.params.items()),
+        Stage("optimisers", _summary(state.opt)),
+    ]
+    update.follow(_Recorder(update, step, stages), state, read, draws)
+    return stages
+
+
+class _Recorder(Inline):
+    """Runner that does every part in the function being traced, and writes each of them down."""
+
+    def __init__(self, update: Update, step: int, stages: list[Stage]) -> None:
+        super().__init__(update)
+        self._step, self._stages = step, stages
+
+    def gradient(self, turn: Turn, params: AllParams, draws: Draws, time: int, lent: Any) -> Sums:
+        own, rounds = _words(turn.learner), at(draws, time)
+        self._record(f"draws for the {own}", _summary(rounds))
+        if lent is None:
+            losses = jax.lax.map(lambda each: self._losses(turn, params, each), rounds)
+        else:
+            losses = jax.lax.map(lambda each: turn.loss(params, *each)[0], (lent.samples, rounds))
+        examples = Examples(losses.reshape(-1), rounds.sigma.reshape(-1))
+        self._record(f"{turn.prefix}loss by example", examples)
+        return super().gradient(turn, params, draws, time, lent)
+
+    def step(self, turn: Turn, before: Outcome, sums: Sums) -> Outcome:
+        after = super().step(turn, before, sums)
+        gradient, _ = sums
+        for name in (f"{turn.prefix}loss", *turn.reports):
+            self._record(name, after.metrics[name])
+        mean = jax.tree.map(lambda x: x / self._update.batch_size, gradient)
+        self._record(f"{_words(turn.learner)}'s gradient", _summary(mean))
+        self._record(f"{turn.prefix}grad_norm", after.metrics[f"{turn.prefix}grad_norm"])
+        self._record(f"{_words(turn.learner)} after it", _summary(after.params))
+        return after
+
+    def if_due(
+        self, turn: Turn, step: Array, before: Outcome, take: Callable[[Outcome], Outcome]
+    ) -> Outcome:
+        del step  # traced, and known
+        return take(before) if self._step % turn.every == 0 else self._update.rest(turn, before)
+
+    def finish(
+        self, state: TrainState, outcome: Outcome, sums: Sums | None
+    ) -> tuple[TrainState, Metrics]:
+        if sums is not None:
+            turn = self._update.turns[-1]
+            outcome = self.step(turn, self._update.own(turn, state, outcome), sums)
+        return state, outcome.metrics
+
+    def _losses(self, turn: Turn, params: AllParams, draws: Draws) -> Array:
+        return turn.loss(params, turn.samples(params, draws), draws)[0]
+
+    def _record(self, name: str, content: Any) -> None:
+        self._stages.append(Stage(name, content))
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
 def is_finite(stage: Stage) -> bool:
-    """Whether all of a stage's numbers are."""
+    """Tell whether all of a stage's numbers are finite."""
     if isinstance(stage.content, Examples):
         return bool(np.isfinite(stage.content.loss).all())
     if isinstance(stage.content, np.ndarray | np.generic):
@@ -125,7 +211,7 @@ def is_finite(stage: Stage) -> bool:
 
 
 def describe(stage: Stage) -> str:
-    """One line, which starts with `!` if something in it is not finite."""
+    """Describe a stage in a line, which starts with `!` if something in it is not finite."""
     if isinstance(stage.content, Examples):
         text = _describe_examples(stage.content)
     elif isinstance(stage.content, np.ndarray | np.generic):
@@ -136,7 +222,7 @@ def describe(stage: Stage) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; see the module for its exit code."""
+    """Run the command; see the module for its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m diffjax.tools.replay",
         description=__doc__,
@@ -164,77 +250,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _restore(workdir: Path, exp: Experiment, mesh: Mesh, step: int) -> Any:
+def _restore(workdir: Path, exp: Experiment, mesh: Mesh, step: int) -> TrainState:
     folder = workdir / "checkpoints"
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is gone, which held the state that the update met")
-    abstract = exp.abstract_state()
-    abstract = sharding.with_shardings(abstract, sharding.state(abstract, mesh))
     with checkpointing.Checkpointer(folder, read_only=True) as checkpointer:
-        return checkpointer.restore(abstract, step)[0]
-
-
-def _distillation(
-    exp: DistillExperiment, mesh: Mesh, state: Any, frozen: Any, key: PRNGKey
-) -> list[Stage]:
-    draws, setup = exp.draws(frozen, key, mesh), exp.setup
-    attempt = setup.attempt(state, frozen, draws)
-    # Several updates of the fake score follow each other; the first is looked at by example.
-    first = jax.tree.map(lambda x: x[0], draws.fake_score)
-    fake_losses = jax.lax.map(
-        lambda each: setup.fake_score_losses(state.fake_score, *each),
-        (setup.fake_score_samples(state.generator, draws, 0), first),
-    )
-    if setup.fake_score_every > 1:  # where it isn't the fake score's turn, nothing was computed
-        fake_losses = jnp.where(attempt.metrics["fake_updates"] > 0, fake_losses, 0.0)
-    for_generator = setup.generator_draws(draws)
-    generator_losses, _ = jax.lax.map(
-        lambda draw: setup.generator_losses(
-            setup.samples(state.generator, draw, train=True),
-            attempt.state.fake_score,
-            frozen,
-            draw,
-        ),
-        for_generator,
-    )
-    *fake_gradients, generator_gradient = attempt.gradients
-    metrics, after = attempt.metrics, attempt.state
-    return [
-        Stage("teacher", _summary(frozen)),
-        Stage("generator", _summary(state.generator)),
-        Stage("fake score", _summary(state.fake_score)),
-        Stage("optimisers", _summary([state.generator_opt, state.fake_score_opt])),
-        Stage("draws for the fake score", _summary(draws.fake_score)),
-        Stage("fake_loss by example", _examples(fake_losses, first.sigma)),
-        Stage("fake_loss", metrics["fake_loss"]),
-        *(Stage("fake score's gradient", _summary(gradient)) for gradient in fake_gradients),
-        Stage("fake_grad_norm", metrics["fake_grad_norm"]),
-        Stage("fake score after it", _summary(after.fake_score)),
-        Stage("draws for the generator", _summary(for_generator)),
-        Stage("generator_loss by example", _examples(generator_losses, for_generator.sigma)),
-        Stage("generator_loss", metrics["generator_loss"]),
-        Stage("delta", metrics["delta"]),
-        Stage("generator's gradient", _summary(generator_gradient)),
-        Stage("generator_grad_norm", metrics["generator_grad_norm"]),
-        Stage("generator after it", _summary(after.generator)),
-    ]
-
-
-def _pretraining(
-    exp: PretrainExperiment, mesh: Mesh, state: Any, dataset: Any, key: PRNGKey
-) -> list[Stage]:
-    draws = exp.draws(dataset, key, mesh)
-    attempt = exp.setup.attempt(state, draws)
-    return [
-        Stage("network", _summary(state.denoiser)),
-        Stage("optimiser", _summary(state.opt)),
-        Stage("images and draws", _summary(draws)),
-        Stage("loss by example", _examples(exp.setup.losses(state.denoiser, draws), draws.sigma)),
-        Stage("loss", attempt.metrics["loss"]),
-        Stage("gradient", _summary(attempt.gradient)),
-        Stage("grad_norm", attempt.metrics["grad_norm"]),
-        Stage("network after it", _summary(attempt.state.denoiser)),
-    ]
+        return exp.restore(checkpointer, mesh, step)[0]
 
 
 def _summary(tree: Any) -> Any:
@@ -245,10 +266,6 @@ def _summary(tree: Any) -> Any:
         return ArraySummary((~finite).sum(), jnp.abs(jnp.where(finite, x, 0)).max())
 
     return jax.tree.map(of_array, tree)
-
-
-def _examples(losses: Array, sigma: Array) -> Examples:
-    return Examples(losses.reshape(-1), sigma.reshape(-1))
 
 
 def _arrays(tree: Any) -> list[tuple[str, ArraySummary]]:

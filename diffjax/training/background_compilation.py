@@ -5,7 +5,7 @@ import concurrent.futures
 import threading
 from typing import Any, Protocol
 
-_under_way: set["Ahead"] = set()
+_under_way: set["BackgroundCompiled"] = set()
 
 
 class Compilable(Protocol):
@@ -18,7 +18,7 @@ class Compilable(Protocol):
         """Traces the function; the result's `compile` makes a program, which can be called."""
 
 
-class Ahead:
+class BackgroundCompiled:
     """A function that is being compiled; the first call waits for it."""
 
     def __init__(self, function: Compilable, *arguments: Any) -> None:

@@ -3,11 +3,16 @@
 Training checkpoints are folders named by their step. Each appears under its final name only when
 complete, so a killed process leaves nothing that looks like a checkpoint and isn't one. Paths are
 local or mounted; object stores want a mount.
+
+Orbax's AsyncCheckpointer writes them, and not its CheckpointManager (0.12.8), which was tried: if
+one process of several can't write, no call of the manager tells any process before timeouts of 20
+minutes, and then without the cause; its `save` asks JAX about SIGTERM by the step, whereupon the
+run's own question can miss the signal; and a kill while it deletes leaves half a `<step>/`.
 """
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +27,7 @@ from diffjax.files.orbax_support import PathLike, SaveError
 
 
 class Checkpointer:
-    """Saves and restores training state, a few newest steps of it, without holding up training.
+    """Saved training state, a few newest steps of it, written without holding up training.
 
     A checkpoint is `<step>/`, in which `state/` and `meta/` are Orbax's and `digests.json` tells
     damage. It appears under that name only when whole, so a process killed while it saves leaves
@@ -42,7 +47,7 @@ class Checkpointer:
         read_only: bool = False,
         report: Callable[[str], None] = print,
     ) -> None:
-        """Opens a folder of checkpoints, making it if needed.
+        """Open a folder of checkpoints, and make it if needed.
 
         Args:
           directory: the folder.
@@ -68,7 +73,7 @@ class Checkpointer:
             self._delete_leftovers()
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
-        """Starts saving, and returns once `state` may be changed or donated.
+        """Start saving, and return once `state` may be changed or donated.
 
         The writing goes on in the background. A save that failed is reported, and the next one
         stands in for it: `must_save_again` says when that is due.
@@ -101,7 +106,7 @@ class Checkpointer:
             self._settle(error)
 
     def save_and_wait(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
-        """Saves, tries once more if that fails, and returns when the checkpoint is written.
+        """Save, try once more if that fails, and return when the checkpoint is written.
 
         Raises:
           ValueError: as `save` does.
@@ -112,7 +117,7 @@ class Checkpointer:
             self.wait()
 
     def must_save_again(self) -> bool:
-        """Whether a save failed that no later one has stood in for yet; doesn't wait for any.
+        """Tell, without waiting, whether a save failed that no later one has stood in for yet.
 
         Raises:
           SaveError: if the save before that one failed too.
@@ -138,22 +143,31 @@ class Checkpointer:
         """The newest step whose checkpoint is complete or being written, or None."""
         return max([*self.steps(), *([] if self._saving is None else [self._saving])], default=None)
 
-    def restore(self, abstract_state: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reads a checkpoint, whatever devices or mesh it was saved from.
+    def restore(
+        self,
+        abstract_state: Any,
+        step: int | None = None,
+        *,
+        older: Sequence[tuple[Any, Callable[[Any], Any]]] = (),
+    ) -> tuple[Any, dict[str, Any]]:
+        """Read a checkpoint, whatever devices or mesh it was saved from.
 
         Args:
           abstract_state: pytree of `jax.ShapeDtypeStruct` with shardings, which say where the
             arrays go; without shardings they go where the current default is.
           step: which checkpoint; None is the newest that is whole. Newer ones, which are damaged,
             are set aside as `<step>.damaged`, or only reported if this is read only.
+          older: layouts that the state had in earlier versions, as pairs `(abstract, convert)`: a
+            tree like `abstract_state`, and what makes the state of such a tree of arrays. The
+            first whose arrays are named as those stored is read, where `abstract_state` isn't.
 
         Returns:
-          `(state, meta)`, as given to `save`.
+          `(state, meta)`, as given to `save`; of an older layout `state` is what `convert` made.
 
         Raises:
           FileNotFoundError: if there is no such checkpoint.
-          ValueError: if it holds other arrays than `abstract_state`, or is damaged, or if none is
-            whole, in which case all are left as they are.
+          ValueError: if it holds other arrays than `abstract_state` and each older layout, or is
+            damaged, or if none is whole, in which case all are left as they are.
         """
         self.wait()
         steps = self.steps()
@@ -169,14 +183,16 @@ class Checkpointer:
         path = self.directory / str(step)
         # Compared first: Orbax reads as it compares, and fails with pages of other errors.
         handler = ocp.StandardCheckpointHandler()
-        orbax_support.check_same_arrays(path, handler.metadata(path / "state").tree, abstract_state)
-        like = jax.tree.map(_with_sharding, abstract_state)
+        stored = handler.metadata(path / "state").tree
+        abstract, convert = _layout_of(stored, abstract_state, older)
+        orbax_support.check_same_arrays(path, stored, abstract)
+        like = jax.tree.map(_with_sharding, abstract)
         state = handler.restore(path / "state", args=ocp.args.StandardRestore(like))
         meta = json.loads((path / "meta" / "metadata").read_text(encoding="utf-8"))
-        return state, meta
+        return convert(state), meta
 
     def wait(self) -> None:
-        """Waits until nothing is being written.
+        """Wait until nothing is being written.
 
         Raises:
           SaveError: if two saves in a row failed.
@@ -193,7 +209,7 @@ class Checkpointer:
         self._settle(error)
 
     def close(self) -> None:
-        """Waits until nothing is being written, and ends the writing threads.
+        """Wait until nothing is being written, and end the writing threads.
 
         Raises:
           SaveError: if the last save failed.
@@ -223,12 +239,12 @@ class Checkpointer:
         return ocp.AsyncCheckpointer(handler, async_options=options)
 
     def _write_digests(self) -> None:
-        """Runs in the main process when all have written, before the folder gets its name."""
+        """Write digests, in the main process, before the folder that all wrote gets its name."""
         (folder,) = self.directory.glob(f"{self._saving}{_UNFINISHED}*")
         digests.write(folder, ["state", "meta"])
 
     def _settle(self, error: Exception | None) -> None:
-        """Takes note of how the save that is under way ended."""
+        """Note how the save that is under way ended, and tell if it failed."""
         step, self._saving = self._saving, None
         if error is None:
             self._failures = 0
@@ -256,7 +272,7 @@ class Checkpointer:
         )
 
     def _newest_whole(self, steps: list[int]) -> int:
-        """The main process looks, all take its word, and damaged newer ones are set aside."""
+        """Find, in the main process for all, the newest whole one, and set newer ones aside."""
         found = -1
         if jax.process_index() == 0:
             found = self._look_for_whole(steps)
@@ -297,7 +313,7 @@ class Checkpointer:
                 shutil.rmtree(doomed)
 
     def _delete_leftovers(self) -> None:
-        """Deletes what a killed process or a failed save left."""
+        """Delete what a killed process or a failed save left."""
         if jax.process_index() == 0:
             for suffix in (_UNFINISHED, _DOOMED):
                 for path in self.directory.glob(f"*{suffix}*"):
@@ -309,7 +325,7 @@ _DOOMED = ".deleting"
 
 
 def _check_space(directory: Path, state: Any) -> None:
-    """Says in a line what Orbax would say in pages."""
+    """Check that there is space, to say in a line what Orbax would say in pages."""
     needed = 1.1 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 1e6  # names and places
     disk = shutil.disk_usage(directory)
     if disk.total and disk.free < needed:  # some mounted stores tell nothing
@@ -323,7 +339,7 @@ def _any_process(flag: bool) -> bool:
 
 
 def _set_aside(path: Path) -> Path:
-    """Gives a damaged checkpoint a name that isn't a step's, and returns it."""
+    """Give a damaged checkpoint a name that isn't a step's, and return it."""
     place = path.with_name(f"{path.name}.damaged")
     number = 1
     while place.exists():
@@ -331,6 +347,21 @@ def _set_aside(path: Path) -> Path:
         place = path.with_name(f"{path.name}.damaged-{number}")
     path.rename(place)
     return place
+
+
+def _layout_of(
+    stored: Any, abstract_state: Any, older: Sequence[tuple[Any, Callable[[Any], Any]]]
+) -> tuple[Any, Callable[[Any], Any]]:
+    """Choose by names which layout is stored; where none is, the errors are about the state's."""
+    names = orbax_support.array_names(stored)
+    for abstract, convert in [(abstract_state, _unchanged), *older]:
+        if orbax_support.array_names(abstract) == names:
+            return abstract, convert
+    return abstract_state, _unchanged
+
+
+def _unchanged(state: Any) -> Any:
+    return state
 
 
 def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:

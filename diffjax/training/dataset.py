@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from diffjax import data
 from diffjax.data import DataSource, digits
 from diffjax.distributed import sharding
-from diffjax.pretrain.update import Dataset
+from diffjax.methods.draws import Dataset
 
 # CIFAR-10 takes 0.15 GB of every device and FFHQ at 64x64 0.9 GB; ImageNet at 64x64 would take 16.
 _MAX_RESIDENT_BYTES = 2 << 30

@@ -1,4 +1,7 @@
-"""The exponential moving average of a generator's parameters, with EDM's ramp-up."""
+"""Exponential moving averages of parameters, with EDM's ramp-up."""
+
+import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -31,3 +34,35 @@ def decay(
 def update(average: Params, params: Params, beta: Array) -> Params:
     """β · average + (1 − β) · params, in the form that leaves equal values as they are."""
     return jax.tree.map(lambda old, new: new + beta * (old - new), average, params)
+
+
+@dataclasses.dataclass(frozen=True)
+class Averages:
+    """Exponential moving averages of some learners' parameters.
+
+    Attributes:
+      halflife: in examples.
+      rampup: see `decay`.
+    """
+
+    halflife: float = 500_000
+    rampup: float | None = 0.05
+
+    def follow(
+        self,
+        averages: Mapping[str, Params],
+        params: Mapping[str, Params],
+        *,
+        images_seen: Array,
+        batch_size: int,
+    ) -> dict[str, Params]:
+        """Move averages towards the parameters of an update.
+
+        Args:
+          averages: learner -> average before the update.
+          params: learner -> parameters after it, of these learners and others.
+          images_seen: examples before the update.
+          batch_size: examples of the update.
+        """
+        beta = decay(images_seen, batch_size, halflife=self.halflife, rampup=self.rampup)
+        return {name: update(tree, params[name], beta) for name, tree in averages.items()}

@@ -11,9 +11,22 @@ import jax
 
 import diffjax
 from diffjax.files import json_values, writing
-from diffjax.training.totals import Totals
+from diffjax.training.metric_sums import MetricSums
 
 RECORD_FILE = "failed_update.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Origin of a run's updates.
+
+    Attributes:
+      seed: of the run.
+      config: of the run.
+    """
+
+    seed: int
+    config: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +86,12 @@ def versions() -> dict[str, str]:
     }
 
 
-def not_finite(totals: Totals) -> list[str]:
+def not_finite(totals: MetricSums) -> list[str]:
     """Names of the metrics that were not finite in some update of a call."""
     return [name for name, count in totals.not_finite.items() if count]
 
 
-def describe(totals: Totals, limit: int) -> str:
+def describe(totals: MetricSums, limit: int) -> str:
     """One line about the updates of a call that were left out.
 
     Args:

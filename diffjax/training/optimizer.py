@@ -52,6 +52,17 @@ def adam(
     return transformation
 
 
+def step(
+    optimizer: optax.GradientTransformation,
+    gradient: Any,
+    state: optax.OptState,
+    params: Any,
+) -> tuple[Any, optax.OptState]:
+    """Follow a gradient; return parameters and optimiser state after it."""
+    updates, state = optimizer.update(gradient, state, params)
+    return optax.apply_updates(params, updates), state
+
+
 class Bfloat16State(NamedTuple):
     """The state of an optimiser, float32 arrays as bfloat16.
 

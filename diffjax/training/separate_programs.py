@@ -1,11 +1,10 @@
-"""An update of a distillation as several programs, which are compiled at the same time.
+"""An update as several programs, which are compiled at the same time.
 
-What XLA takes for a program grows faster than the program. So each pass through a network is a
-program of its own, and a pass backward is handed what it needs of the pass forward.
+XLA's time grows faster than the program it is given. So each pass through a network is a program
+of its own, and a pass backward is handed what it needs of the pass forward.
 """
 
 import concurrent.futures
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -15,42 +14,42 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from diffjax.distill.draws import Draws, NetworkDraws
-from diffjax.distill.state import DistillState
-from diffjax.distill.update import Distillation, FakeScoreTurn, Metrics
 from diffjax.distributed import sharding
 from diffjax.interfaces import Array, Params, PRNGKey
-from diffjax.runs.experiment import DistillExperiment
-from diffjax.training import totals
-from diffjax.training.totals import Totals
+from diffjax.methods import Turn
+from diffjax.methods.base import AllParams
+from diffjax.methods.draws import Draws
+from diffjax.training import draws as drawing
+from diffjax.training import metric_sums
+from diffjax.training.metric_sums import MetricSums
+from diffjax.training.state import TrainState
+from diffjax.training.update import Outcome, Pullback, Sums, Update
 
-# From a gradient of samples to the generator's.
-Pullback = Callable[[Array], tuple[Params]]
-Sums = tuple[Params, Metrics]
-_PROGRAMS = 9  # at most
+_POOL = 16  # threads that wait for the compiler; an update has fewer programs
 
 
-class UpdatesApart:
-    """Called as what `compilation.compile_updates` returns, with the same result up to rounding.
+class SeparatePrograms:
+    """Updates as a program for each pass of a network, called as a compiled update is.
 
-    The fake score's part must leave the state as it is until the generator's is known to be finite,
-    which costs its parameters and their moments once more in memory; no program holds what only
-    others need. Rounds of gradient accumulation are calls of the same programs, and on several
-    devices the gradient of each is reduced over them.
+    The result is that of one program up to rounding. Turns before the last must leave the state as
+    it is until the last one's gradient is known to be finite, which costs their parameters and
+    moments once more in memory; no program holds what only others need. Rounds of gradient
+    accumulation are calls of the same programs, and on several devices the gradient of each is
+    reduced over them.
     """
 
-    def __init__(self, exp: DistillExperiment, mesh: Mesh) -> None:
-        """Compiles nothing yet.
+    def __init__(self, update: Update, abstract_state: TrainState, mesh: Mesh) -> None:
+        """Compile nothing yet.
 
         Args:
-          exp: the experiment.
+          update: the update.
+          abstract_state: shapes of the state.
           mesh: the devices.
         """
-        sigma = jax.eval_shape(exp.draw, jax.random.key(0)).fake_score.sigma
-        self._turns, self._rounds, batch = sigma.shape
-
-        def of_draws(draws: Draws) -> Draws:
-            return exp.draws_shardings(draws, mesh)
+        update = self._update = drawing.on_mesh(update, mesh)
+        self._mesh = mesh
+        rounds, batch = update.method.batch.lead
+        self.rounds = [np.int32(i) for i in range(rounds)]
 
         def of_state(tree: Any) -> Any:
             return sharding.state(tree, mesh)
@@ -58,188 +57,223 @@ class UpdatesApart:
         def of_round(tree: Any) -> Any:
             return sharding.batches_of(batch, tree, mesh)
 
-        self._setup = exp.setup_on(mesh)
-        parts = _Parts(exp, self._setup, mesh)
-        self._draw = _Program(parts.draw, of_draws, mesh)
-        self._generate = _Program(parts.generate, of_round, mesh)
-        self._judge = _Program(parts.judge, of_round, mesh)
-        self._pull_back = _Program(parts.pull_back, of_state, mesh)
-        self._sample = _Program(parts.sample, of_round, mesh)
-        self._learn = _Program(parts.learn, of_state, mesh)
-        self._step = _Program(parts.step, of_state, mesh)
-        self._rest = _Program(parts.rest, of_state, mesh)
-        after = of_state(exp.abstract_state()), sharding.replicated(mesh)
-        self._finish = _Program(parts.finish, of_state, mesh, donate_argnums=0, out_shardings=after)
-        self._sum = jax.jit(lambda *trees: jax.tree.map(jnp.add, *trees), donate_argnums=0)
-        self._add = jax.jit(totals.add)
+        program = functools.partial(_Program, mesh=mesh)
+        after = of_state(abstract_state), sharding.replicated(mesh)
+        self.draw = program(self._draw, functools.partial(drawing.shardings, mesh=mesh))
+        self.finish = program(self._finish, of_state, donate_argnums=0, out_shardings=after)
+        self.samples, self.loss, self.pull_back, self.step, self.rest = ({} for _ in range(5))
+        for turn in update.turns:
+            name = turn.learner
+            of_gradient = of_round if turn.through_samples else of_state
+            self.samples[name] = program(self._part(_samples, turn), of_round)
+            self.loss[name] = program(self._part(_loss, turn), of_gradient)
+            self.pull_back[name] = program(self._part(_pull_back, turn), of_state)
+            self.step[name] = program(self._part(_step, turn), of_state)
+            self.rest[name] = program(self._part(_rest, turn), of_state)
+        self.sum = jax.jit(lambda *trees: jax.tree.map(jnp.add, *trees), donate_argnums=0)
+        self._add = jax.jit(metric_sums.add)
         self._begun: list[_Program] = []
 
-    def lower(self, state: Any, frozen: Any, key: PRNGKey, count: int) -> "UpdatesApart":
-        """Traces all parts, each of which is compiled from then on.
+    def lower(self, state: Any, inputs: Any, key: PRNGKey, count: int) -> "SeparatePrograms":
+        """Trace all parts, by the same steps that an update takes; each is compiled from then on.
 
-        The longest come first, but for what their arguments need.
+        Args:
+          state: shapes, or arrays.
+          inputs: likewise.
+          key: of the run.
+          count: updates a call; any.
         """
         del count
         self._begun = []
-        pool = concurrent.futures.ThreadPoolExecutor(_PROGRAMS)
-
-        def begin(program: _Program, *arguments: Any) -> Any:
-            self._begun.append(program)
-            return program.begin(pool, *arguments)
-
-        index, finite = np.int32(0), np.bool_(True)
+        pool = concurrent.futures.ThreadPoolExecutor(_POOL)
         try:
-            draws = begin(self._draw, state.step, key)
-            x, pullback = begin(self._generate, state.generator, draws, index)
-            by_x, metrics = begin(self._judge, x, state.fake_score, frozen, draws, index)
-            sums = begin(self._learn, state.fake_score, x, draws, index, index)
-            gradient = begin(self._pull_back, pullback, by_x)
-            turn = begin(self._step, state, sums, finite)
-            begin(self._finish, state, turn, (gradient, metrics))
-            if not self._setup.share_samples or self._turns > 1:
-                begin(self._sample, state.generator, draws, index, index)
-            if self._setup.fake_score_every > 1:
-                begin(self._rest, state)
+            self._follow(_Tracing(pool, self._begun), state, inputs, key, step=0)
         finally:
             pool.shutdown(wait=False)
         return self
 
-    def compile(self) -> "UpdatesApart":
-        """Waits until all are compiled."""
+    def compile(self) -> "SeparatePrograms":
+        """Wait until all are compiled."""
         for program in self._begun:
             program.wait()
         return self
 
-    def __call__(self, state: Any, frozen: Any, key: PRNGKey, count: int) -> tuple[Any, Totals]:
-        """Does `count` updates, the state donated, and returns it and their totals."""
+    def __call__(self, state: Any, inputs: Any, key: PRNGKey, count: int) -> tuple[Any, MetricSums]:
+        """Do `count` updates, the state donated, and return it and the sums of their metrics."""
         if not self._begun:
-            self.lower(state, frozen, key, count).compile()
-        every = self._setup.fake_score_every
+            self.lower(state, inputs, key, count).compile()
         # Asked of the device only where it matters, since that waits for what is under way.
-        step = int(state.step) if every > 1 else 0
-        state, so_far = self._update(state, frozen, key, step % every == 0)
+        waits = any(turn.every > 1 for turn in self._update.turns)
+        step = int(state.step) if waits else 0
+        state, so_far = self._follow(_Calling(), state, inputs, key, step)
         for latest in range(step + 1, step + count):
-            state, totals_ = self._update(state, frozen, key, latest % every == 0)
-            so_far = self._add(so_far, totals_)
+            state, sums = self._follow(_Calling(), state, inputs, key, latest)
+            so_far = self._add(so_far, sums)
         return state, so_far
 
-    def _update(
-        self, state: DistillState, frozen: Params, key: PRNGKey, is_turn: bool
-    ) -> tuple[DistillState, Totals]:
-        draws = self._draw(state.step, key)
-        shared: list[tuple[Array, Pullback]] = []
-        if self._setup.share_samples:
-            shared = [self._generate(state.generator, draws, r) for r in _indices(self._rounds)]
-        turn = self._turn(state, draws, shared) if is_turn else self._rest(state)
-        sums: Sums | None = None
-        for r in _indices(self._rounds):
-            latest = self._generator_gradient(state, turn, frozen, draws, r, shared)
-            sums = self._total(sums, latest)
-        return self._finish(state, turn, sums)
+    def _follow(
+        self, call: "_Calling", state: Any, inputs: Any, key: PRNGKey, step: int
+    ) -> tuple[Any, MetricSums]:
+        data = inputs.get("data")
+        draws = call(self.draw, state.step, key, data)
+        read = {name: tree for name, tree in inputs.items() if name != "data"}
+        return self._update.follow(_Apart(self, call, step), state, read, draws)
 
-    def _generator_gradient(
+    def _draw(self, step: Array, key: PRNGKey, data: Any) -> dict[str, Draws]:
+        return drawing.draw(self._update.method, jax.random.fold_in(key, step), data, self._mesh)
+
+    def _finish(
+        self, state: TrainState, outcome: Outcome, sums: Any
+    ) -> tuple[TrainState, MetricSums]:
+        after, metrics = self._update.finish(state, outcome, sums)
+        return after, metric_sums.of_update(state, after, metrics)
+
+    def _part(self, part: Callable[..., Any], turn: Turn) -> Callable[..., Any]:
+        @functools.wraps(part)
+        def of_turn(*arguments: Any) -> Any:
+            return part(self._update, turn, *arguments)
+
+        of_turn.__name__ = f"{turn.learner}_{part.__name__.strip('_')}"
+        return of_turn
+
+
+def _samples(
+    update: Update, turn: Turn, params: AllParams, draws: Draws, time: Array, round_: Array
+) -> tuple[Array, Pullback | None]:
+    return update.samples(turn, params, _take(draws, time, round_))
+
+
+def _loss(
+    update: Update,
+    turn: Turn,
+    params: AllParams,
+    x: Array,
+    draws: Draws,
+    time: Array,
+    round_: Array,
+) -> Sums:
+    return update.loss_gradient(turn, params, x, _take(draws, time, round_))
+
+
+def _pull_back(update: Update, turn: Turn, pullback: Pullback, gradient: Array) -> Params:
+    del update, turn
+    return pullback(gradient)[0]
+
+
+def _step(update: Update, turn: Turn, before: Outcome, sums: Sums) -> Outcome:
+    return update.step(turn, before, sums)
+
+
+def _rest(update: Update, turn: Turn, before: Outcome) -> Outcome:
+    return jax.tree.map(jnp.copy, update.rest(turn, before))  # since the state will be donated
+
+
+class _Calling:
+    """Calls of compiled programs."""
+
+    def __call__(self, program: "_Program", *arguments: Any) -> Any:
+        return program(*arguments)
+
+    def sum(self, add: Callable[..., Any], total: Any, latest: Any) -> Any:
+        return add(total, latest)
+
+    def if_due(self, is_due: bool, take: Callable[[], Any], rest: Callable[[], Any]) -> Any:
+        return take() if is_due else rest()
+
+
+class _Tracing(_Calling):
+    """The same calls before programs are compiled: each begins, and gives its results' shapes."""
+
+    def __init__(self, pool: concurrent.futures.Executor, begun: list["_Program"]) -> None:
+        self._pool, self._begun = pool, begun
+
+    def __call__(self, program: "_Program", *arguments: Any) -> Any:
+        if program not in self._begun:
+            self._begun.append(program)
+            program.begin(self._pool, *arguments)
+        return program.out
+
+    def sum(self, add: Callable[..., Any], total: Any, latest: Any) -> Any:
+        return latest
+
+    def if_due(self, is_due: bool, take: Callable[[], Any], rest: Callable[[], Any]) -> Any:
+        rest()
+        return take()
+
+
+class _Apart:
+    """Runner whose parts are programs; a round's draws stay with all others until it takes them."""
+
+    def __init__(self, programs: SeparatePrograms, call: _Calling, step: int) -> None:
+        self._programs, self._call, self._step = programs, call, step
+
+    def lend(self, turn: Turn, params: AllParams, draws: Draws) -> list[tuple[Array, Pullback]]:
+        make, rounds = self._programs.samples[turn.learner], self._programs.rounds
+        return [self._call(make, params, draws, np.int32(0), r) for r in rounds]
+
+    def gradient(self, turn: Turn, params: AllParams, draws: Draws, time: int, lent: Any) -> Sums:
+        sums: Any = None
+        for r in self._programs.rounds:
+            latest = self._round(turn, params, draws, np.int32(time), r, lent)
+            sums = latest if sums is None else self._call.sum(self._programs.sum, sums, latest)
+        return sums
+
+    def step(self, turn: Turn, before: Outcome, sums: Sums) -> Outcome:
+        return self._call(self._programs.step[turn.learner], before, sums)
+
+    def if_due(
+        self, turn: Turn, step: Array, before: Outcome, take: Callable[[Outcome], Outcome]
+    ) -> Outcome:
+        del step  # which only the device knows by now
+        rest = self._programs.rest[turn.learner]
+        is_due = self._step % turn.every == 0
+        return self._call.if_due(is_due, lambda: take(before), lambda: self._call(rest, before))
+
+    def finish(self, state: TrainState, outcome: Outcome, sums: Sums | None) -> Any:
+        return self._call(self._programs.finish, state, outcome, sums)
+
+    def _round(
         self,
-        state: DistillState,
-        turn: FakeScoreTurn,
-        frozen: Params,
+        turn: Turn,
+        params: AllParams,
         draws: Draws,
+        time: np.int32,
         round_: np.int32,
-        shared: list[tuple[Array, Pullback]],
+        lent: Any,
     ) -> Sums:
-        """Of one round, whose pass forward is shared's first, if there is one, and is taken away.
-
-        So what only its pass backward needs goes before the next round's comes.
-        """
-        x, pullback = shared.pop(0) if shared else self._generate(state.generator, draws, round_)
-        by_x, metrics = self._judge(x, turn.fake_score, frozen, draws, round_)
-        return self._pull_back(pullback, by_x), metrics
-
-    def _turn(
-        self, state: DistillState, draws: Draws, shared: list[tuple[Array, Pullback]]
-    ) -> FakeScoreTurn:
-        finite: Any = np.bool_(True)
-        for i in _indices(self._turns):
-            sums: Sums | None = None
-            for r in _indices(self._rounds):
-                if shared and i == self._turns - 1:
-                    x, _ = shared[r]
-                else:
-                    x = self._sample(state.generator, draws, i, r)
-                sums = self._total(sums, self._learn(state.fake_score, x, draws, i, r))
-            turn = self._step(state, sums, finite)
-            finite = turn.finite
-            state = state.replace(  # type: ignore[attr-defined]
-                fake_score=turn.fake_score, fake_score_opt=turn.fake_score_opt
-            )
-        return turn
-
-    def _total(self, sums: Sums | None, latest: Sums) -> Sums:
-        return latest if sums is None else self._sum(sums, latest)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Parts:
-    """What each program computes: a step of `Distillation.update`."""
-
-    exp: DistillExperiment
-    setup: Distillation
-    mesh: Mesh
-
-    def draw(self, step: Array, key: PRNGKey) -> Draws:
-        return self.exp.draws(None, jax.random.fold_in(key, step), self.mesh)
-
-    def sample(self, params: Params, draws: Draws, turn: Array, round_: Array) -> Array:
-        return self.setup.samples(params, _take(draws.fake_score, turn, round_), train=False)
-
-    def learn(self, params: Params, x: Array, draws: Draws, turn: Array, round_: Array) -> Sums:
-        return self.setup.fake_score_gradient(params, x, _take(draws.fake_score, turn, round_))
-
-    def step(self, state: DistillState, sums: Sums, finite: Array) -> FakeScoreTurn:
-        turn = self.setup.step_fake_score(state, *sums)
-        turn = dataclasses.replace(turn, gradients=[], finite=turn.finite & finite)
-        return self.setup.count_turn(turn, jnp.bool_(True))
-
-    def rest(self, state: DistillState) -> FakeScoreTurn:
-        turn = self.setup.count_turn(self.setup.rest(state), jnp.bool_(False))
-        return jax.tree.map(jnp.copy, turn)  # since the state will be donated
-
-    def generate(self, params: Params, draws: Draws, round_: Array) -> tuple[Array, Pullback]:
-        return self.setup.generator_samples(params, self._generator_draws(draws, round_))
-
-    def judge(
-        self, x: Array, fake_score: Params, teacher: Params, draws: Draws, round_: Array
-    ) -> tuple[Array, Metrics]:
-        draw = self._generator_draws(draws, round_)
-        return self.setup.sample_gradient(x, fake_score, teacher, draw)
-
-    def pull_back(self, pullback: Pullback, by_x: Array) -> Params:
-        return pullback(by_x)[0]
-
-    def finish(
-        self, state: DistillState, turn: FakeScoreTurn, sums: Sums
-    ) -> tuple[DistillState, Totals]:
-        limit = self.exp.max_skipped_in_a_row
-        after, metrics = self.setup.step_generator(state, turn, *sums, max_skipped_in_a_row=limit)
-        return after, totals.of_update(state, after, metrics)
-
-    def _generator_draws(self, draws: Draws, round_: Array) -> NetworkDraws:
-        return _take(self.setup.generator_draws(draws), round_)
+        """Sum one round, whose activations go before the next round's come."""
+        name = turn.learner
+        if lent is None:
+            x, pullback = self._call(self._programs.samples[name], params, draws, time, round_)
+        elif turn.through_samples:
+            x, pullback = lent.pop(0)  # what only its pass backward needs goes with it
+        else:
+            x, pullback = lent[round_][0], None
+        gradient, metrics = self._call(self._programs.loss[name], params, x, draws, time, round_)
+        if pullback is not None:
+            gradient = self._call(self._programs.pull_back[name], pullback, gradient)
+        return gradient, metrics
 
 
 class _Program:
-    """A function that is compiled by itself, its results placed as the next ones take them."""
+    """A function that is compiled by itself, its results placed as the next ones take them.
+
+    Attributes:
+      out: shapes of its results, and where they lie, once it has begun.
+    """
 
     def __init__(
         self,
         function: Callable[..., Any],
         place: Callable[[Any], Any],
+        *,
         mesh: Mesh,
         **options: Any,
     ) -> None:
-        """Compiles nothing yet.
+        """Compile nothing yet.
 
         Args:
-          function: what to compile.
+          function: to compile.
           place: from its results, or their shapes, where they go.
           mesh: the devices.
           **options: of `jax.jit`.
@@ -250,32 +284,29 @@ class _Program:
             result = function(*arguments)
             return sharding.constrain(result, place(result), mesh)
 
+        self.out: Any = None
         self._function = jax.jit(placed, **options)
         self._place = place
         self._program: concurrent.futures.Future[Any]
 
-    def begin(self, pool: concurrent.futures.Executor, *arguments: Any) -> Any:
-        """Traces it and lets the pool compile it; its results' shapes, which say where they lie."""
+    def begin(self, pool: concurrent.futures.Executor, *arguments: Any) -> None:
+        """Trace it, and let the pool compile it."""
         traced = self._function.trace(*arguments)
         self._program = pool.submit(traced.lower().compile)
-        return sharding.with_shardings(traced.out_info, self._place(traced.out_info))
+        self.out = sharding.with_shardings(traced.out_info, self._place(traced.out_info))
 
     def wait(self) -> None:
-        """Until it is compiled; raises what that raised."""
+        """Wait until it is compiled; raise what that raised."""
         self._program.result()
 
     def __call__(self, *arguments: Any) -> Any:
         return self._program.result()(*arguments)
 
 
-def _take(draws: NetworkDraws, *indices: Array) -> NetworkDraws:
-    """Those of a turn, of a round."""
+def _take(draws: Draws, *indices: Array) -> Draws:
+    """Pick a repetition, and a round of it."""
     for index in indices:
         draws = jax.tree.map(
             lambda x, i=index: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), draws
         )
     return draws
-
-
-def _indices(count: int) -> list[np.int32]:
-    return [np.int32(i) for i in range(count)]

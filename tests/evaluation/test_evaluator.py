@@ -184,7 +184,7 @@ def test_a_request_that_cannot_be_met(names, changes, message):
 def test_the_best_network_is_kept_by_a_metric_that_is_measured():
     evaluating.check_best("", ("fd",))
     evaluating.check_best("fd", ("kd", "fd"))
-    with pytest.raises(ValueError, match=r"best='recall' isn't among evaluate.metrics=\('fd',\)"):
+    with pytest.raises(ValueError, match=r"best='recall' isn't among metrics=\('fd',\)"):
         evaluating.check_best("recall", ("fd",))
 
 
@@ -345,13 +345,13 @@ def test_inception_on_one_device_and_on_eight():
 INIT_KWARGS = {"class_name": "EDMPrecond", "img_resolution": 8}
 
 
-class TestBestSnapshot:
+class TestBestNetwork:
     def offer(self, best, step, value):
         params = {"weights": np.full(3, step, np.float32)}
         return best.offer(step, step / 10, value, INIT_KWARGS, params)
 
     def open(self, folder, higher_is_better=False, metric="fid5k"):
-        return best_network.BestSnapshot(
+        return best_network.BestNetwork(
             folder / "best", metric=metric, higher_is_better=higher_is_better
         )
 

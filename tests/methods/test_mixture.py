@@ -12,12 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.diffusion import noise
 from diffjax.diffusion.preconditioning import EDM
-from diffjax.distill import draws, methods, state, update
 from diffjax.models.generator import DenoiserGenerator
 from diffjax.training import optimizer
-from tests.support import compiling
+from tests.support import compiling, distilling
 
 MODES = 8
 RADIUS = 0.7
@@ -74,65 +72,53 @@ def at_the_first_mode(params):
     return {"params": {**params["params"], "last": last}}
 
 
-def setup_for(method, generator_sigma):
+def setup_for(method):
     model = MLPDenoiser()
-    setup = update.Distillation(
+    return distilling.build(
+        method,
         teacher=exact_teacher,
         fake_score=model,
         generator=DenoiserGenerator(model, init_sigma=2.5),
-        method=method,
         fake_score_optimizer=optimizer.adam(2e-3),
         generator_optimizer=optimizer.adam(5e-4),
         batch_size=BATCH,
+        shape=(2,),
         ema_halflife=50 * BATCH,
     )
-    sampler = draws.Sampler(
-        data_shape=(2,),
-        batch_size=BATCH,
-        fake_score_sigma=noise.LogNormal(),
-        generator_sigma=generator_sigma,
-    )
-    return setup, sampler
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=compiling.AS_USERS)
-def train(setup, sampler, start, key):
+@functools.partial(jax.jit, static_argnums=0, compiler_options=compiling.AS_USERS)
+def train(method, start, key):
+    setup = setup_for(method)
+
     def one_update(current, _):
-        draw = sampler(jax.random.fold_in(key, current.step))
-        return setup.update(current, mode_centers(), draw)
+        draw = setup.method.draw(jax.random.fold_in(key, current.step))
+        return setup(current, {"teacher": mode_centers()}, draw)
 
     return jax.lax.scan(one_update, start, length=UPDATES)[0]
 
 
 def sample(setup, params):
     """Points, the mode nearest to each, and the distance to it."""
-    x = setup.generator(params, jax.random.normal(jax.random.key(7), (8192, 2)))
+    x = setup.method.networks["generator"](params, jax.random.normal(jax.random.key(7), (8192, 2)))
     distance = jnp.linalg.norm(x[:, None] - mode_centers(), axis=2)
     return np.asarray(distance.argmin(axis=1)), np.asarray(distance.min(axis=1))
 
 
-@pytest.mark.parametrize(
-    ("method", "generator_sigma"),
-    [
-        pytest.param(methods.sid(alpha=1.2), noise.KarrasUniform(), id="sid"),
-        pytest.param(methods.diff_instruct(), noise.LogNormal(), id="diff_instruct"),
-    ],
-)
-def test_every_mode_is_learnt(method, generator_sigma):
-    setup, sampler = setup_for(method, generator_sigma)
+@pytest.mark.parametrize("method", ["sid", "diff_instruct"])
+def test_every_mode_is_learnt(method):
+    setup = setup_for(method)
     generator_key, fake_key, train_key = jax.random.split(jax.random.key(0), 3)
-    start = state.create(
-        at_the_first_mode(setup.fake_score.init(generator_key)),
-        setup.fake_score.init(fake_key),
-        generator_optimizer=setup.generator_optimizer,
-        fake_score_optimizer=setup.fake_score_optimizer,
+    model = MLPDenoiser()
+    start = distilling.start(
+        setup, at_the_first_mode(model.init(generator_key)), model.init(fake_key)
     )
-    mode, _ = sample(setup, start.generator)
+    mode, _ = sample(setup, start.params["generator"])
     assert np.mean(mode == 0) > 0.95
 
-    trained = train(setup, sampler, start, train_key)
+    trained = train(method, start, train_key)
     assert trained.step == UPDATES
-    mode, distance = sample(setup, trained.generator_ema)
+    mode, distance = sample(setup, trained.averages["generator"])
     inside = distance < 3.5 * STD  # of the mixture itself, 99.8 % are
     assert inside.mean() > 0.8
     shares = np.bincount(mode[inside], minlength=MODES) / mode.size

@@ -14,12 +14,12 @@ import numpy as np
 import optax
 import pytest
 
-from diffjax.diffusion import augmentation, noise
-from diffjax.distill import draws, methods, state, update
+from diffjax.diffusion import augmentation
 from diffjax.models.generator import DenoiserGenerator
+from tests.support import distilling
 
 INIT_SIGMA = 2.5
-METHODS = {"sid": methods.sid(alpha=1.2), "diff_instruct": methods.diff_instruct()}
+METHODS = ("sid", "diff_instruct")
 FAKE_UPDATES = 2
 
 
@@ -54,53 +54,46 @@ class Recorder:
         return params["w"] * x
 
 
+def setup_for(method, log):
+    """An update with labels and augmentation."""
+    optimizer = optax.sgd(0.1)
+    return distilling.build(
+        method,
+        teacher=Recorder("teacher", log),
+        fake_score=Recorder("fake_score", log),
+        generator=DenoiserGenerator(Recorder("generator", log), INIT_SIGMA),
+        fake_score_optimizer=optimizer,
+        generator_optimizer=optimizer,
+        batch_size=4,
+        shape=(8, 8, 3),
+        label_dim=1000,
+        fake_score_updates=FAKE_UPDATES,
+        augment_probability=1.0,
+    )
+
+
 @functools.cache
 def draws_for(method):
     """Draws with labels and augmentation."""
-    sampler = draws.Sampler(
-        data_shape=(8, 8, 3),
-        batch_size=4,
-        fake_score_updates=FAKE_UPDATES,
-        label_dim=1000,
-        new_labels=method.new_labels,
-        fake_score_sigma=noise.LogNormal(),
-        generator_sigma=noise.KarrasUniform(),
-        augment_probability=1.0,
-    )
-    return jax.jit(sampler)(jax.random.key(0))
+    return jax.jit(setup_for(method, []).method.draw)(jax.random.key(0))
 
 
 @functools.cache
 def run_update(method, *, plain=False):
     """The log of one update, and its draws; plain is without labels and augmentation."""
     log = []
-    optimizer = optax.sgd(0.1)
-    setup = update.Distillation(
-        teacher=Recorder("teacher", log),
-        fake_score=Recorder("fake_score", log),
-        generator=DenoiserGenerator(Recorder("generator", log), INIT_SIGMA),
-        method=method,
-        fake_score_optimizer=optimizer,
-        generator_optimizer=optimizer,
-        batch_size=4,
-    )
+    setup = setup_for(method, log)
     draw = draws_for(method)
     if plain:
-        draw = draws.Draws(
-            fake_score=draw.fake_score.replace(labels=None, augmentation=None),
-            generator=draw.generator.replace(labels=None),
-        )
+        draw = {name: each.replace(labels=None, augmentation=None) for name, each in draw.items()}
     params = {"w": jnp.float32(0.5)}
-    start = state.create(
-        params, params, generator_optimizer=optimizer, fake_score_optimizer=optimizer
-    )
-    setup.update(start, params, draw)
+    setup(distilling.start(setup, params, params), {"teacher": params}, draw)
     return log, draw
 
 
 @pytest.fixture(params=METHODS)
 def method(request):
-    return METHODS[request.param]
+    return request.param
 
 
 def split(log):
@@ -127,7 +120,7 @@ def test_dropout_in_the_fake_scores_update(method):
 
 @pytest.mark.parametrize(("name", "scores_train"), [("sid", False), ("diff_instruct", True)])
 def test_dropout_in_the_generators_update(name, scores_train):
-    fake_updates, calls = split(run_update(METHODS[name])[0])
+    fake_updates, calls = split(run_update(name)[0])
     assert calls["generator"].train
     assert calls["generator"].rng is not None
     assert calls["teacher"].train == calls["fake_score"].train == scores_train
@@ -145,10 +138,10 @@ def test_noise_levels(method):
     fake_updates, calls = split(log)
     for i, (generator, fake_score) in enumerate(fake_updates):
         np.testing.assert_array_equal(generator.sigma, [INIT_SIGMA] * 4)
-        np.testing.assert_array_equal(fake_score.sigma, draw.fake_score.sigma[i, 0])
+        np.testing.assert_array_equal(fake_score.sigma, draw["fake_score"].sigma[i, 0])
     np.testing.assert_array_equal(calls["generator"].sigma, [INIT_SIGMA] * 4)
     for name in ("teacher", "fake_score"):
-        np.testing.assert_array_equal(calls[name].sigma, draw.generator.sigma[0])
+        np.testing.assert_array_equal(calls[name].sigma, draw["generator"].sigma[0, 0])
 
 
 def test_labels_are_the_same_for_all_networks_of_an_update(method):
@@ -156,14 +149,14 @@ def test_labels_are_the_same_for_all_networks_of_an_update(method):
     fake_updates, calls = split(log)
     for i, update_calls in enumerate(fake_updates):
         for call in update_calls:
-            np.testing.assert_array_equal(call.labels, draw.fake_score.labels[i, 0])
+            np.testing.assert_array_equal(call.labels, draw["fake_score"].labels[i, 0])
     for call in calls.values():
-        np.testing.assert_array_equal(call.labels, draw.generator.labels[0])
+        np.testing.assert_array_equal(call.labels, draw["generator"].labels[0, 0])
 
 
 @pytest.mark.parametrize(("name", "fresh"), [("sid", True), ("diff_instruct", False)])
 def test_labels_of_the_generators_update(name, fresh):
-    fake_updates, calls = split(run_update(METHODS[name])[0])
+    fake_updates, calls = split(run_update(name)[0])
     last = fake_updates[-1][1].labels
     assert np.array_equal(calls["generator"].labels, last) != fresh
     assert not np.array_equal(fake_updates[0][1].labels, last)

@@ -10,11 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from diffjax.distill import methods, state, update
-from diffjax.training import optimizer, totals
-from tests.support import given_draws
+from diffjax.training import metric_sums, optimizer
+from diffjax.training.update import Inline, at
+from tests.support import distilling, given_draws
 
-METHODS = {"sid": methods.sid(alpha=1.2), "diff_instruct": methods.diff_instruct()}
+METHODS = ("sid", "diff_instruct")
 CLASSES, SIZE = 3, 64
 
 
@@ -48,11 +48,11 @@ def params(seed):
 
 def setup_for(method, log, batch_size=8, **kwargs):
     teacher, fake_score, generator = (Counted(n, log) for n in ("teacher", "fake", "generator"))
-    return update.Distillation(
+    return distilling.build(
+        method,
         teacher=teacher.denoise,
         fake_score=fake_score.denoise,
         generator=generator.generate,
-        method=METHODS[method],
         fake_score_optimizer=optimizer.adam(1e-3),
         generator_optimizer=optax.sgd(1e-2),
         batch_size=batch_size,
@@ -61,12 +61,7 @@ def setup_for(method, log, batch_size=8, **kwargs):
 
 
 def start_of(setup):
-    return state.create(
-        params(0),
-        params(1),
-        generator_optimizer=setup.generator_optimizer,
-        fake_score_optimizer=setup.fake_score_optimizer,
-    )
+    return distilling.start(setup, params(0), params(1))
 
 
 def draws_for(rounds=1, fake_score_updates=1, seed=0, examples=8):
@@ -82,8 +77,8 @@ def draws_for(rounds=1, fake_score_updates=1, seed=0, examples=8):
 
 def with_equal_samples(draws):
     """Draws that give both networks of the published update what a shared one would."""
-    last = jax.tree.map(lambda x: x[-1], draws.fake_score)
-    return draws.replace(generator=draws.generator.replace(z=last.z, labels=last.labels))
+    last = jax.tree.map(lambda x: x[-1:], draws["fake_score"])
+    return {**draws, "generator": draws["generator"].replace(z=last.z, labels=last.labels)}
 
 
 @pytest.mark.parametrize(
@@ -94,17 +89,19 @@ def test_shared_samples_make_the_update_that_equal_ones_do(
     method, rounds, fake_score_updates, unroll
 ):
     draws = draws_for(rounds, fake_score_updates)
-    plain = setup_for(method, [], unroll=unroll)
-    wanted = jax.jit(plain.update)(start_of(plain), params(2), with_equal_samples(draws))
-    shared = setup_for(method, [], unroll=unroll, share_samples=True)
-    got = jax.jit(shared.update)(start_of(shared), params(2), draws)
+    plain = setup_for(method, [], unroll=unroll, fake_score_updates=fake_score_updates)
+    wanted = jax.jit(distilling.step(plain))(start_of(plain), params(2), with_equal_samples(draws))
+    shared = setup_for(
+        method, [], unroll=unroll, share_samples=True, fake_score_updates=fake_score_updates
+    )
+    got = jax.jit(distilling.step(shared))(start_of(shared), params(2), draws)
     chex.assert_trees_all_close(got, wanted, rtol=2e-5, atol=1e-7)
 
 
 def test_shared_samples_take_one_call_of_the_generator():
     log = []
-    setup = setup_for("sid", log, share_samples=True)
-    setup.update(start_of(setup), params(2), draws_for(fake_score_updates=2))
+    setup = setup_for("sid", log, share_samples=True, fake_score_updates=2)
+    distilling.step(setup)(start_of(setup), params(2), draws_for(fake_score_updates=2))
     assert log == [
         ("generator", True),  # for the last update of the fake score, and for the generator's
         ("generator", False),
@@ -118,7 +115,9 @@ def test_shared_samples_take_one_call_of_the_generator():
 def test_shared_samples_save_one_forward_pass_of_the_compiled_update():
     def flops(**kwargs):
         setup = setup_for("sid", [], **kwargs)
-        compiled = jax.jit(setup.update).lower(start_of(setup), params(2), draws_for()).compile()
+        compiled = (
+            jax.jit(distilling.step(setup)).lower(start_of(setup), params(2), draws_for()).compile()
+        )
         return compiled.cost_analysis()["flops"]
 
     forward = 8 * SIZE * 2 * (SIZE + CLASSES)  # of the matrix products; tanh is few
@@ -134,7 +133,9 @@ def test_rounds_of_accumulation_add_no_memory(method):
         examples = rounds * a_round
         setup = setup_for(method, [], batch_size=examples)
         draws = draws_for(rounds, examples=examples)
-        compiled = jax.jit(setup.update).lower(start_of(setup), params(2), draws).compile()
+        compiled = (
+            jax.jit(distilling.step(setup)).lower(start_of(setup), params(2), draws).compile()
+        )
         return compiled.memory_analysis().temp_size_in_bytes
 
     gradients = sum(leaf.nbytes for leaf in jax.tree.leaves(params(0)))
@@ -144,21 +145,21 @@ def test_rounds_of_accumulation_add_no_memory(method):
     assert two < 0.7 * temporaries(1, 512)
 
 
-def test_the_shared_samples_are_told():
-    setup = setup_for("sid", [], share_samples=True)
-    draws, theta = draws_for(rounds=2, fake_score_updates=2), params(0)
-    for index in range(2):
-        draw = jax.tree.map(lambda x, i=index: x[i], draws.fake_score)
-        wanted = jax.vmap(functools.partial(layer, theta))(draw.z, draw.labels)
-        got = setup.fake_score_samples(theta, draws, index)
-        np.testing.assert_allclose(got, wanted, rtol=1e-6)
+def test_the_shared_samples_are_those_of_the_fake_scores_last_latents():
+    setup = setup_for("sid", [], share_samples=True, fake_score_updates=2)
+    draws, theta = setup.method.aligned(draws_for(rounds=2, fake_score_updates=2)), params(0)
+    lender = setup.turns[-1]
+    lent = Inline(setup).lend(lender, {"generator": theta}, draws["generator"])
+    last = at(draws["fake_score"], -1)
+    wanted = jax.vmap(functools.partial(layer, theta))(last.z, last.labels)
+    np.testing.assert_allclose(lent.samples, wanted, rtol=1e-6)
 
 
 def test_the_fake_score_in_every_third_update():
     setup = setup_for("sid", [], fake_score_every=3, share_samples=True)
     always = setup_for("sid", [], share_samples=True)
     current = start_of(setup)
-    step, step_always = jax.jit(setup.update), jax.jit(always.update)
+    step, step_always = jax.jit(distilling.step(setup)), jax.jit(distilling.step(always))
     measured = []
     for i in range(5):
         before = current
@@ -176,13 +177,13 @@ def test_the_fake_score_in_every_third_update():
         else:
             assert metrics["fake_loss"] == metrics["fake_grad_norm"] == 0
             chex.assert_trees_all_equal(
-                (current.fake_score, current.fake_score_opt),
-                (before.fake_score, before.fake_score_opt),
+                (current.params["fake_score"], current.opt["fake_score"]),
+                (before.params["fake_score"], before.opt["fake_score"]),
             )
             assert metrics["generator_grad_norm"] > 0
-            assert np.any(current.generator["w"] != before.generator["w"])
+            assert np.any(current.params["generator"]["w"] != before.params["generator"]["w"])
     sums = {name: sum(m[name] for m in measured) for name in measured[0]}
-    means = totals.means(sums, 5)
+    means = metric_sums.means(sums, 5, setup.counted_by)
     turns = [measured[0], measured[3]]
     for name in ("fake_loss", "fake_grad_norm"):
         np.testing.assert_allclose(means[name], np.mean([m[name] for m in turns]), rtol=1e-6)
@@ -192,20 +193,20 @@ def test_the_fake_score_in_every_third_update():
 
 def test_means_of_updates_without_the_fake_score():
     sums = {"fake_loss": 0.0, "fake_grad_norm": 0.0, "fake_updates": 0.0, "delta": 6.0}
-    assert totals.means(sums, 3) == {"fake_updates": 0.0, "delta": 2.0}
-    assert totals.means(sums, 0) == {}
-    assert totals.means({"fake_loss": 6.0}, 3) == {"fake_loss": 2.0}
+    counted_by = setup_for("sid", [], fake_score_every=2).counted_by
+    assert metric_sums.means(sums, 3, counted_by) == {"fake_updates": 0.0, "delta": 2.0}
+    assert metric_sums.means(sums, 0, counted_by) == {}
+    assert metric_sums.means({"fake_loss": 6.0}, 3) == {"fake_loss": 2.0}
 
 
 def test_a_turn_that_is_not_finite_is_left_out_whole():
     setup = setup_for("sid", [], fake_score_every=2)
     draws, before = draws_for(), start_of(setup)
-    bad = draws.replace(
-        fake_score=draws.fake_score.replace(noise=draws.fake_score.noise.at[0, 0, 0, 0].set(np.nan))
-    )
-    after, metrics = jax.jit(setup.update)(before, params(2), bad)
+    fake = draws["fake_score"]
+    bad = {**draws, "fake_score": fake.replace(noise=fake.noise.at[0, 0, 0, 0].set(np.nan))}
+    after, metrics = jax.jit(distilling.step(setup))(before, params(2), bad)
     assert metrics["skipped"] == 1
-    chex.assert_trees_all_equal(after.fake_score, before.fake_score)
+    chex.assert_trees_all_equal(after.params["fake_score"], before.params["fake_score"])
     # Where it isn't the fake score's turn, what was drawn for it doesn't matter.
-    after, metrics = jax.jit(setup.update)(after, params(2), bad)
+    after, metrics = jax.jit(distilling.step(setup))(after, params(2), bad)
     assert metrics["skipped"] == 0

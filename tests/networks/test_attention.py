@@ -119,7 +119,7 @@ def test_what_cudnn_lacks_is_one_clear_error(monkeypatch):
         raise NotImplementedError("The head dim must be <= 128")
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", refuses)
-    with pytest.raises(ValueError, match=r"config\.attention='cudnn' .* 2 heads of 8 .* <= 128"):
+    with pytest.raises(ValueError, match=r"attention='cudnn' .* 2 heads of 8 .* <= 128"):
         self_attention(*arguments(), 2, "cudnn")
 
 

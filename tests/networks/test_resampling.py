@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.networks.layers import downsample, upsample
+from diffjax.networks.resampling import downsample, upsample
 
 TAPS = [(1, 1), (1, 3, 3, 1)]
 

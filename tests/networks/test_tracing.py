@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffjax.models import denoiser
-from diffjax.networks import layers
+from diffjax.networks import blocks as unet_blocks
 
 MODEL_TYPES = ["SongUNet", "DhariwalUNet"]
 
@@ -42,14 +42,14 @@ def trace_gradient(network, batch, key=None):
 @pytest.fixture
 def traced(monkeypatch):
     """The blocks whose Python code has run."""
-    blocks, call = [], layers.UNetBlock.__call__
+    blocks, call = [], unet_blocks.UNetBlock.__call__
 
     def noted(self, *arguments):
         if not self.is_initializing():
             blocks.append(self)
         return call(self, *arguments)
 
-    monkeypatch.setattr(layers.UNetBlock, "__call__", noted)
+    monkeypatch.setattr(unet_blocks.UNetBlock, "__call__", noted)
     return blocks
 
 
@@ -74,13 +74,13 @@ def test_another_network_of_that_shape_is_not_traced_again(traced, model_type):
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_equal_blocks_draw_masks_of_their_own(monkeypatch, model_type):
-    seeds, apply = [], layers._apply_block
+    seeds, apply = [], unet_blocks._apply_block
 
     def noted(block, params, x, emb, dropout_seed):
         seeds.append(tuple(np.asarray(dropout_seed).tolist()))
         return apply(block, params, x, emb, dropout_seed)
 
-    monkeypatch.setattr(layers, "_apply_block", noted)
+    monkeypatch.setattr(unet_blocks, "_apply_block", noted)
     network = build(model_type, num_blocks=2)
     params = network.init(jax.random.key(0))
     # Last layers start at zero, behind which no mask would show.

@@ -6,6 +6,7 @@ import json
 import re
 import runpy
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -15,13 +16,18 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from diffjax import methods
 from diffjax.distributed import sharding
-from diffjax.files import download
+from diffjax.files import download, json_values
 from diffjax.runs import building, checks
 from diffjax.runs.train import train
+from diffjax.training import draws as drawing
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.py"))
+# What each config resolved to before there were bases, and the fields that have gone since.
+RECORDED = json.loads((Path(__file__).parent / "resolved_configs.json").read_text())
+GONE = ("task", "image_shape", "label_dim")
 DISTILL = [name for name in NAMES if not name.startswith("teacher_")]
 DIGITS = [name for name in NAMES if name.endswith("_digits")]
 # Trained on a file, which `real_images` stands in for.
@@ -66,9 +72,14 @@ def load(name: str) -> ConfigDict:
     return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
 
 
-def changed(name: str, **changes: object) -> ConfigDict:
+def as_it_was(name: str) -> ConfigDict:
+    """A full config of its own, from before there were bases; its tuples are lists."""
+    return ConfigDict(json_values.decode(RECORDED[name]))
+
+
+def changed(name: str, of: Callable[[str], ConfigDict] = load, **changes: object) -> ConfigDict:
     """A config with fields set, `a__b` standing for a.b."""
-    config = load(name)
+    config = of(name)
     with config.ignore_type():
         for field, value in changes.items():
             *groups, last = field.split("__")
@@ -162,13 +173,61 @@ def test_the_docstring_gives_the_command_and_the_result(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_imports_ml_collections_and_nothing_else(name):
+def test_imports_ml_collections_and_the_bases_and_nothing_else(name):
     imports = [
         node
         for node in ast.walk(ast.parse((CONFIGS / f"{name}.py").read_text()))
         if isinstance(node, ast.Import | ast.ImportFrom)
     ]
-    assert [ast.unparse(node) for node in imports] == ["from ml_collections import ConfigDict"]
+    assert [ast.unparse(node) for node in imports] == [
+        "from ml_collections import ConfigDict",
+        "from diffjax.runs import bases",
+    ]
+
+
+def test_the_recorded_configs_are_all():
+    assert set(RECORDED) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_resolves_to_what_it_was(name):
+    expected = {field: value for field, value in RECORDED[name].items() if field not in GONE}
+    if RECORDED[name]["task"] == "pretrain":
+        expected["method"] = "denoising"
+    # As text, in which 1 and 1.0 differ.
+    resolved = json_values.encode(name, load(name).to_dict())
+    assert json.dumps(resolved, sort_keys=True) == json.dumps(expected, sort_keys=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_earlier_config_is_upgraded(name):
+    before = as_it_was(name)
+    config = checks.upgraded(before)
+    assert before == as_it_was(name), "it is a copy that is changed"
+    kept = {field: config.pop(field) for field in ("image_shape", "label_dim") if field in config}
+    assert bool(kept) == (name in DISTILL)
+    assert json_values.encode(name, config.to_dict()) == json_values.encode(
+        name, load(name).to_dict()
+    )
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_an_earlier_config_builds(name):
+    config = checks.upgraded(as_it_was(name))
+    assert building.build(config).denoiser == building.build(load(name)).denoiser
+
+
+def test_upgrading_keeps_what_it_need_not_change():
+    config = load("sid_digits")
+    assert checks.upgraded(config) == config
+    assert checks.upgraded(config) is not config
+    own = ConfigDict({"anything": 1})
+    assert checks.upgraded(own) == own
+    locked = as_it_was("teacher_digits").lock()
+    upgraded = checks.upgraded(locked)
+    assert upgraded.is_locked
+    assert upgraded.network.is_locked
+    assert (upgraded.method, "task" in upgraded) == ("denoising", False)
 
 
 def fields(config: ConfigDict, prefix: str = "") -> dict[str, type]:
@@ -200,7 +259,7 @@ def test_builds_without_a_download(name, no_download, real_images):
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert count == PARAMETERS.get(name.partition("_")[2], 188_945)
     state = exp.abstract_state()
-    assert leaves(exp.ema_params(state)) == leaves(params)
+    assert leaves(exp.averaged(state)) == leaves(params)
     mesh = sharding.make_mesh(**config.mesh)
     sharding.check_batch(config.batch_size, config.get("accumulation", 1), mesh)
     assert exp.denoiser.network.dropout == exp.init_kwargs["dropout"]
@@ -211,22 +270,23 @@ def test_what_is_built_follows_the_config(name, no_download):
     _, rate, _, eps, batch, mimg, halflife, dropout, augment, init_sigma, scale = PUBLISHED[name]
     config = load(name)
     exp = building.build(config)
-    setup, draw = exp.setup, exp.draw
-    assert building.total_steps(config) == -(-mimg * 1_000_000 // batch)
+    method, update = exp.method, exp.update
+    assert building.schedule(config).total == -(-mimg * 1_000_000 // batch)
     assert exp.denoiser.network.dropout == dropout
-    assert draw.augment_probability == augment
-    assert setup.generator.init_sigma == init_sigma
-    assert (setup.batch_size, setup.ema_halflife) == (batch, halflife * 1000)
-    assert (setup.generator_loss_scale, setup.fake_score_loss_scale) == (scale, 1)
-    assert setup.method.constant_scores == (config.method == "diff_instruct")
+    assert method.augment_probability == augment
+    assert method.networks["generator"].init_sigma == init_sigma
+    assert (update.batch_size, update.averages.halflife) == (batch, halflife * 1000)
+    assert (method.generator_loss_scale, method.fake_score_loss_scale) == (scale, 1)
+    assert type(method) is methods.get(config.method)
     assert exp.denoiser.network.dtype == (jnp.bfloat16 if eps == 1e-6 else jnp.float32)
     # Adam's first step on a gradient as large as epsilon is half of the learning rate.
-    for optimizer in (setup.generator_optimizer, setup.fake_score_optimizer):
+    assert set(update.optimizers) == {"generator", "fake_score"}
+    for learner, optimizer in update.optimizers.items():
         gradient = jnp.asarray(eps, jnp.float32)
         step, opt_state = optimizer.update(gradient, optimizer.init(gradient))
         np.testing.assert_allclose(step, -rate / 2, rtol=1e-3)
         second, _ = optimizer.update(jnp.zeros(()), opt_state)
-        has_momentum = optimizer is setup.generator_optimizer and config.generator.b1 > 0
+        has_momentum = learner == "generator" and config.generator.b1 > 0
         assert bool(second != 0) == has_momentum
 
 
@@ -242,47 +302,34 @@ def test_the_update_traces_at_full_size(name, no_download, real_images):
     exp = building.build(config)
     mesh = sharding.make_mesh(**config.mesh)
     state = exp.abstract_state()
-    if config.task == "distill":
-        frozen = exp.denoiser.abstract_params()
+    inputs = exp.abstract_inputs()
+    if name in DISTILL:
         losses = {"fake_loss", "generator_loss", "delta"}
     else:
-        frozen = exp.load_frozen()
         losses = {"loss"}
-    new_state, metrics = jax.eval_shape(
-        lambda state, frozen, key: exp.update(state, frozen, key, mesh),
-        state,
-        frozen,
-        jax.random.key(0),
-    )
+
+    def update(state, inputs, key):
+        read = dict(inputs)
+        draws = drawing.draw(exp.method, key, read.pop("data", None), mesh)
+        return drawing.on_mesh(exp.update, mesh)(state, read, draws)
+
+    new_state, metrics = jax.eval_shape(update, state, inputs, jax.random.key(0))
     assert jax.tree.structure(new_state) == jax.tree.structure(state)
     assert leaves(new_state) == leaves(state)
-    assert losses == set(exp.shown) <= set(metrics)
+    assert losses == set(exp.method.shown) <= set(metrics)
     assert {(leaf.shape, leaf.dtype) for leaf in metrics.values()} == {((), np.dtype("float32"))}
 
 
 NUMBER = "a positive number is needed"
 WHOLE = "a whole number of at least 1 is needed"
 MISTAKES = [
-    ("sid_cifar", {"task": "destill"}, "config.task='destill' .* distill, pretrain"),
-    ("sid_cifar", {"method": "sdi"}, "config.method='sdi' .* sid, diff_instruct"),
+    ("sid_cifar", {"method": "sdi"}, "config.method='sdi' .* denoising, diff_instruct, sid"),
     (
         "sid_cifar",
         {"attention": "cudnn"},
         "config.attention='cudnn' runs on NVIDIA GPUs, and here there is 8 x cpu",
     ),
     ("sid_cifar", {"dtype": "float8"}, "config.dtype='float8' .* float32, bfloat16, float16"),
-    (
-        "sid_cifar",
-        {"image_shape": (64, 64, 3)},
-        r"config.image_shape=\(64, 64, 3\) .* \(32, 32, 3\); set image_shape to that",
-    ),
-    (
-        "sid_cifar",
-        {"image_shape": (32, 32, 1)},
-        r"config.image_shape=\(32, 32, 1\) .* \(32, 32, 3\); set image_shape to that",
-    ),
-    ("sid_cifar", {"label_dim": 10}, "config.label_dim=10 .* 0 classes; set label_dim to that"),
-    ("sid_cifar_cond", {"label_dim": 0}, "config.label_dim=0 .* 10 classes; set label_dim to that"),
     ("sid_cifar", {"alpha": float("nan")}, "config.alpha=nan: a finite number"),
     ("sid_cifar", {"alpha": float("inf")}, "config.alpha=inf: a finite number"),
     ("sid_cifar", {"t_max": 0.0}, r"config.t_max=0.0: it lies in \(0, 1000\]"),
@@ -359,10 +406,34 @@ MISTAKES = [
 ]
 
 
+MISTAKES_OF_EARLIER_CONFIGS = [
+    ("sid_cifar", {"task": "destill"}, "config.task='destill' .* distill, pretrain"),
+    (
+        "sid_cifar",
+        {"image_shape": (64, 64, 3)},
+        r"config.image_shape=\(64, 64, 3\) .* \(32, 32, 3\); set image_shape to that",
+    ),
+    (
+        "sid_cifar",
+        {"image_shape": (32, 32, 1)},
+        r"config.image_shape=\(32, 32, 1\) .* \(32, 32, 3\); set image_shape to that",
+    ),
+    ("sid_cifar", {"label_dim": 10}, "config.label_dim=10 .* 0 classes; set label_dim to that"),
+    ("sid_cifar_cond", {"label_dim": 0}, "config.label_dim=0 .* 10 classes; set label_dim to that"),
+]
+
+
 @pytest.mark.parametrize(("name", "changes", "message"), MISTAKES)
 def test_a_mistake_is_told_in_one_line(name, changes, message, no_download):
     with pytest.raises(ValueError, match=message) as caught:
         building.build(changed(name, **changes))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), MISTAKES_OF_EARLIER_CONFIGS)
+def test_a_mistake_in_an_earlier_config_is_told_in_one_line(name, changes, message, no_download):
+    with pytest.raises(ValueError, match=message) as caught:
+        building.build(checks.upgraded(changed(name, as_it_was, **changes)))
     assert "\n" not in str(caught.value)
 
 
@@ -383,8 +454,7 @@ ALLOWED = {
 @pytest.mark.parametrize("name", NAMES)
 def test_every_field_has_a_rule(name):
     config = load(name)
-    decided_first = {"task", "method"} if config.task == "distill" else {"task"}
-    assert fields(config).keys() == {*checks.rules(config), *decided_first}
+    assert fields(config).keys() == {*checks.rules(config), "method"}
 
 
 @pytest.mark.parametrize("name", ["sid_imagenet64", "di_cifar_cond", "teacher_digits"])
@@ -413,14 +483,20 @@ def test_every_field_refuses_what_it_cannot_be(name):
     assert tried > 200
 
 
+@pytest.mark.parametrize("field", ["image_shape", "label_dim"])
+def test_what_an_earlier_config_says_of_its_teacher_has_a_rule(field):
+    config = checks.upgraded(as_it_was("sid_imagenet64"))
+    kind = {"image_shape": tuple, "label_dim": int}[field]
+    for value in WRONG[kind]:
+        with config.ignore_type():
+            config[field] = value
+        with pytest.raises(ValueError, match=rf"^config\.{field}=.*needed"):
+            checks.check(config)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"image_shape": (64, 32, 3)},
-            r"config\.image_shape=\(64, 32, 3\): \(height, width",
-        ),
-        ({"image_shape": (64, 64)}, r"config\.image_shape=\(64, 64\): \(height"),
         ({"seed": 2**32}, r"config\.seed=4294967296: a whole number of at least 0, and under 2"),
         ({"mesh__data": 0}, r"config\.mesh\.data=0: .* or -1 for all devices"),
         ({"heun__s_min": 2.0, "heun__s_max": 1.0}, r"config\.heun\.s_min=2\.0 must not be over"),
@@ -435,6 +511,20 @@ def test_values_at_the_bounds(changes, message):
     if message is None:
         checks.check(config)
         return
+    with pytest.raises(ValueError, match=message) as caught:
+        checks.check(config)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((64, 32, 3), r"config\.image_shape=\(64, 32, 3\): \(height, width"),
+        ((64, 64), r"config\.image_shape=\(64, 64\): \(height"),
+    ],
+)
+def test_an_image_shape_that_is_none(shape, message):
+    config = checks.upgraded(changed("sid_imagenet64", as_it_was, image_shape=shape))
     with pytest.raises(ValueError, match=message) as caught:
         checks.check(config)
     assert "\n" not in str(caught.value)
@@ -534,15 +624,16 @@ def test_a_generator_that_cannot_start_so(initial, message, no_download):
 
 @pytest.mark.parametrize("name", ["sid_digits", "teacher_digits"])
 def test_no_rampup_is_a_constant_half_life(name):
-    assert building.build(load(name)).setup.ema_rampup == 0.05
-    assert building.build(changed(name, ema_rampup=0.0)).setup.ema_rampup is None
+    assert building.build(load(name)).update.averages.rampup == 0.05
+    assert building.build(changed(name, ema_rampup=0.0)).update.averages.rampup is None
 
 
 def test_the_greatest_norms_reach_the_optimizers_they_are_of():
     config = load("sid_digits")
     config.generator.max_grad_norm, config.fake_score.max_grad_norm = 2.0, 3.0
-    setup = building.build(config).setup
-    for optimizer, norm in ((setup.generator_optimizer, 2.0), (setup.fake_score_optimizer, 3.0)):
+    optimizers = building.build(config).update.optimizers
+    for learner, norm in (("generator", 2.0), ("fake_score", 3.0)):
+        optimizer = optimizers[learner]
         params = {"x": jnp.zeros(4)}
         # Adam's second moment, after one gradient, is a thousandth of its square.
         _, state = optimizer.update({"x": jnp.full(4, 50.0)}, optimizer.init(params), params)
@@ -563,7 +654,7 @@ def test_the_generators_rate_waits_and_decays(frozen, decay, rates):
     kimg = config.batch_size / 1000
     config.duration_kimg = 10 * kimg
     config.generator.frozen_kimg, config.generator.decay_kimg = frozen * kimg, decay * kimg
-    optimizer = building.build(config).setup.generator_optimizer
+    optimizer = building.build(config).update.optimizers["generator"]
     params = {"x": jnp.zeros(1)}
     state, steps = optimizer.init(params), []
     for _ in rates:
@@ -580,8 +671,8 @@ def test_cudnn_reaches_all_networks_and_not_float32_ones(monkeypatch):
     with pytest.raises(ValueError, match=r"config\.attention='cudnn' computes in bfloat16"):
         building.build(config)
     config.dtype = "bfloat16"
-    setup = building.build(config).setup
-    for denoiser in (setup.teacher, setup.fake_score, setup.generator.denoiser):
+    networks = building.build(config).method.networks
+    for denoiser in (networks["teacher"], networks["fake_score"], networks["generator"].denoiser):
         assert denoiser.network.attention == "cudnn"
     config.teacher_dtype = "float32"
     with pytest.raises(ValueError, match=r"config\.attention='cudnn' computes in bfloat16"):

@@ -2,12 +2,11 @@
 
 import optax
 
-from diffjax.diffusion import noise
-from diffjax.distill import draws, methods, update
 from diffjax.evaluation import sampling
 from diffjax.models import denoiser
 from diffjax.models.generator import DenoiserGenerator
-from diffjax.runs import experiment
+from diffjax.runs import experiment, inputs
+from tests.support import distilling
 
 # The blocks of an encoder are those of a decoder.
 INIT_KWARGS = {
@@ -26,31 +25,26 @@ INIT_KWARGS = {
 
 def build(
     optimizer: optax.GradientTransformation, batch_size: int, **changes
-) -> experiment.DistillExperiment:
+) -> experiment.Experiment:
     """SiD with an optimiser for both networks; `changes` are of the update."""
     model = denoiser.from_edm_kwargs(INIT_KWARGS)
-    return experiment.DistillExperiment(
-        teacher="",
-        init_kwargs=INIT_KWARGS,
-        denoiser=model,
-        setup=update.Distillation(
+    return experiment.Experiment(
+        update=distilling.build(
+            "sid",
             teacher=model,
             fake_score=model,
             generator=DenoiserGenerator(model, 2.5),
-            method=methods.sid(alpha=1.2),
             fake_score_optimizer=optimizer,
             generator_optimizer=optimizer,
             batch_size=batch_size,
-            unroll=True,
-            **changes,
-        ),
-        draw=draws.Sampler(
-            data_shape=model.image_shape,
-            batch_size=batch_size,
-            fake_score_sigma=noise.LogNormal(),
-            generator_sigma=noise.KarrasUniform(),
+            shape=model.image_shape,
             label_dim=2,
+            unroll=True,
+            **{"max_skipped_in_a_row": 10, **changes},
         ),
+        inputs={"teacher": inputs.TeacherInput("", model)},
+        init_kwargs=INIT_KWARGS,
+        denoiser=model,
         heun=sampling.HeunSettings(),
         init_sigma=2.5,
     )

@@ -16,7 +16,7 @@ from diffjax.convert import catalogue, teacher
 from diffjax.distributed import sharding
 from diffjax.models import network_folder
 from diffjax.runs import building
-from diffjax.tools import aot, hlo
+from diffjax.tools import aot, hlo, slices
 
 ROOT = Path(__file__).parents[2]
 DIGITS = str(ROOT / "configs/sid_digits.py")
@@ -186,7 +186,7 @@ def test_a_batch_that_does_not_fit(tmp_path):
     ],
 )
 def test_slices(name, devices, gibibytes):
-    found, hbm = aot.describe_slice(name)
+    found, hbm = slices.describe_slice(name)
     assert (len(found), hbm) == (devices, int(gibibytes * 2**30))
 
 

@@ -31,7 +31,7 @@ class Function:
 
 def test_the_first_call_waits_for_the_program():
     function = Function()
-    call = background_compilation.Ahead(function, "shape")
+    call = background_compilation.BackgroundCompiled(function, "shape")
     assert background_compilation.is_compiling()
     assert not call.is_compiled(within=0.01)
     function.leave.set()
@@ -44,7 +44,7 @@ def test_the_first_call_waits_for_the_program():
 
 def test_whoever_calls_meets_the_compiler_s_error():
     function = Function(ValueError("refused"))
-    call = background_compilation.Ahead(function)
+    call = background_compilation.BackgroundCompiled(function)
     function.leave.set()
     assert call.is_compiled(within=PATIENCE)
     assert not background_compilation.is_compiling()
@@ -59,7 +59,9 @@ def test_what_jax_compiles_from_shapes():
         return x * count + jax.random.normal(key, x.shape)
 
     key, x = jax.random.key(0), jnp.arange(3.0)
-    call = background_compilation.Ahead(scaled, jax.ShapeDtypeStruct(x.shape, x.dtype), key, 1)
+    call = background_compilation.BackgroundCompiled(
+        scaled, jax.ShapeDtypeStruct(x.shape, x.dtype), key, 1
+    )
     for count in (1, 5):
         assert (call(x, key, count) == scaled(x, key, count)).all()
 
@@ -74,7 +76,7 @@ class Slow:
         return self
     def compile(self):
         return print
-background_compilation.Ahead(Slow())
+background_compilation.BackgroundCompiled(Slow())
 print("over", flush=True)
 """
 

@@ -1,7 +1,5 @@
 import io
-import json
 import logging as python_logging
-import math
 import os
 import signal
 import subprocess
@@ -18,32 +16,10 @@ import numpy as np
 import optax
 import pytest
 from absl import logging
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from diffjax.models import network_folder
 from diffjax.training import checkpointing
-
-KWARGS = {
-    "class_name": "EDMPrecond",
-    "img_resolution": np.int64(8),
-    "sigma_min": 0,
-    "sigma_max": float("inf"),
-    "label_dim": 10,
-    "use_fp16": False,
-    "channel_mult": (1, 2),
-    "label_dropout": 0.1,
-    "nested": {"low": -math.inf, "none": None},
-}
-
-
-def small_params() -> dict[str, Any]:
-    rng = np.random.default_rng(0)
-    return {
-        "params": {
-            "conv": {"kernel": rng.standard_normal((3, 3, 2, 4), np.float32)},
-            "norm": {"scale": np.ones(4, np.float32), "gain": np.float32(0.3)},
-        },
-        "buffers": {"index": np.arange(5, dtype=np.int32)},
-    }
 
 
 def model_sized_params() -> dict[str, Any]:
@@ -55,10 +31,6 @@ def model_sized_params() -> dict[str, Any]:
         }
         for i in range(38)
     }
-
-
-def abstract(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 @flax.struct.dataclass
@@ -84,142 +56,8 @@ def assert_trees_equal(a: Any, b: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-class TestDenoiser:
-    def test_round_trip(self, tmp_path: Path) -> None:
-        params = small_params()
-        network_folder.save_denoiser(tmp_path / "teacher", KWARGS, params)
-        expected = {**KWARGS, "channel_mult": [1, 2], "img_resolution": 8}
-        kwargs = network_folder.load_denoiser_kwargs(tmp_path / "teacher")
-        assert kwargs == expected
-        assert type(kwargs["img_resolution"]) is int
-        restored = network_folder.load_params(tmp_path / "teacher", abstract(params))
-        assert_trees_equal(restored, params)
-        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(restored))
-
-    def test_reading_compiles_nothing(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        params = {"of_a_shape_of_its_own": np.ones((3, 17, 5), np.float32)}
-        network_folder.save_denoiser(tmp_path / "teacher", KWARGS, params)
-        with jax.log_compiles(), caplog.at_level("WARNING", "jax"):
-            network_folder.load_params(tmp_path / "teacher", abstract(params))
-            assert "Compiling" not in caplog.text
-            jax.jit(jnp.sin)(np.ones((3, 17, 5)))
-            assert "Compiling" in caplog.text
-
-    def test_description_is_strict_json(self, tmp_path: Path) -> None:
-        network_folder.save_denoiser(tmp_path / "teacher", KWARGS, small_params())
-        text = (tmp_path / "teacher" / "denoiser.json").read_text()
-        description = json.loads(text, parse_constant=lambda name: pytest.fail(name))
-        assert description["format_version"] == 1
-        assert description["class_name"] == "EDMPrecond"
-
-    @pytest.mark.parametrize(("dtype", "atol"), [(jnp.float16, 2.0**-10), (jnp.bfloat16, 2.0**-7)])
-    def test_stored_small_read_as_float32(self, tmp_path: Path, dtype: Any, atol: float) -> None:
-        params = small_params()
-        network_folder.save_denoiser(tmp_path / "teacher", KWARGS, params, dtype=dtype)
-        restored = network_folder.load_params(tmp_path / "teacher", abstract(params))
-        kernel = restored["params"]["conv"]["kernel"]
-        assert kernel.dtype == jnp.float32
-        assert restored["buffers"]["index"].dtype == jnp.int32
-        expected = params["params"]["conv"]["kernel"]
-        np.testing.assert_array_equal(kernel, expected.astype(dtype).astype(np.float32))
-        np.testing.assert_allclose(kernel, expected, atol=atol * np.abs(expected).max())
-
-    def test_too_large_for_float16(self, tmp_path: Path) -> None:
-        params = {"a": {"w": np.array([1.0, 1e5], np.float32)}}
-        with pytest.raises(ValueError, match="a/w has values too large for float16"):
-            network_folder.save_denoiser(tmp_path / "t", KWARGS, params, dtype=jnp.float16)
-        assert list(tmp_path.iterdir()) == []
-
-    def test_small_on_disk_and_names_no_place(self, tmp_path: Path) -> None:
-        params = model_sized_params()
-        nbytes = sum(x.nbytes for x in jax.tree.leaves(params))
-        network_folder.save_denoiser(tmp_path / "teacher", KWARGS, params)
-        files = [path for path in (tmp_path / "teacher").rglob("*") if path.is_file()]
-        assert len(files) < 20
-        assert sum(path.stat().st_size for path in files) < 1.1 * nbytes
-        assert [p for p in files if str(tmp_path).encode() in p.read_bytes()] == []
-
-    def test_leaves_nothing_beside_it(self, tmp_path: Path) -> None:
-        network_folder.save_denoiser(tmp_path / "teacher", KWARGS, small_params())
-        assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
-
-    def test_failed_write_leaves_nothing(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def fail(*_: Any, **__: Any) -> None:
-            raise OSError("disk full")
-
-        monkeypatch.setattr(checkpointing.ocp.Checkpointer, "save", fail)
-        with pytest.raises(OSError, match="disk full"):
-            network_folder.save_denoiser(tmp_path / "teacher", KWARGS, small_params())
-        assert list(tmp_path.iterdir()) == []
-
-    def test_refuses_what_exists(self, tmp_path: Path) -> None:
-        (tmp_path / "empty").mkdir()
-        network_folder.save_denoiser(tmp_path / "empty", KWARGS, small_params())
-        with pytest.raises(FileExistsError, match="empty exists and isn't empty"):
-            network_folder.save_denoiser(tmp_path / "empty", KWARGS, small_params())
-        (tmp_path / "file").write_text("mine")
-        with pytest.raises(FileExistsError, match="file exists"):
-            network_folder.save_denoiser(tmp_path / "file", KWARGS, small_params())
-        assert (tmp_path / "file").read_text() == "mine"
-
-    def test_refuses_kwargs_that_json_cannot_hold(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"init_kwargs\.mean is a ndarray"):
-            network_folder.save_denoiser(
-                tmp_path / "t", {"class_name": "A", "mean": np.zeros(2)}, small_params()
-            )
-        with pytest.raises(ValueError, match="lacks class_name"):
-            network_folder.save_denoiser(tmp_path / "t", {}, small_params())
-
-    def test_wrong_arrays_are_all_named(self, tmp_path: Path) -> None:
-        network_folder.save_denoiser(tmp_path / "teacher", KWARGS, small_params())
-        expected = abstract(small_params())
-        del expected["params"]["norm"]["gain"]
-        expected["params"]["conv"]["kernel"] = jax.ShapeDtypeStruct((3, 3, 2, 8), jnp.float32)
-        expected["params"]["extra"] = jax.ShapeDtypeStruct((1,), jnp.float32)
-        with pytest.raises(ValueError, match="another model's arrays") as error:
-            network_folder.load_params(tmp_path / "teacher", expected)
-        message = str(error.value)
-        assert "\n" not in message
-        assert str(tmp_path / "teacher" / "params") in message
-        assert "params/extra is missing" in message
-        assert "params/norm/gain isn't expected" in message
-        assert "params/conv/kernel has shape (3, 3, 2, 4) instead of (3, 3, 2, 8)" in message
-
-    def test_nothing_there(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"nowhere/denoiser\.json doesn't exist"):
-            network_folder.load_denoiser_kwargs(tmp_path / "nowhere")
-        with pytest.raises(FileNotFoundError, match="nowhere/params doesn't exist"):
-            network_folder.load_params(tmp_path / "nowhere", {})
-
-    @pytest.mark.parametrize(
-        "text", ["{", "[]", "{}", '{"format_version": 99, "class_name": "A", "init_kwargs": {}}']
-    )
-    def test_damaged_description(self, tmp_path: Path, text: str) -> None:
-        (tmp_path / "denoiser.json").write_text(text)
-        with pytest.raises(ValueError, match=r"denoiser\.json isn't a denoiser's description"):
-            network_folder.load_denoiser_kwargs(tmp_path)
-
-    @pytest.mark.parametrize("victim", ["_METADATA", "data"])
-    def test_damaged_arrays(self, tmp_path: Path, victim: str) -> None:
-        network_folder.save_denoiser(tmp_path / "teacher", KWARGS, small_params())
-        damage(tmp_path / "teacher" / "params", victim)
-        with pytest.raises(
-            ValueError, match=r"teacher is damaged \(params/.* has 0 bytes"
-        ) as error:
-            network_folder.load_params(tmp_path / "teacher", abstract(small_params()))
-        assert "\n" not in str(error.value)
-
-    def test_url_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="gs://bucket/t is a URL"):
-            network_folder.save_denoiser("gs://bucket/t", KWARGS, small_params())
-
-
 def damage(folder: Path, victim: str) -> None:
-    """Empties Orbax's list of arrays, or the array data."""
+    """Empty Orbax's list of arrays, or the array data."""
     if victim == "_METADATA":
         (folder / "_METADATA").write_text("")
         return
@@ -334,10 +172,126 @@ class TestCheckpointer:
         assert not leftover.exists()
 
 
+@flax.struct.dataclass
+class Learner:
+    params: Any
+    opt: Any
+
+
+@flax.struct.dataclass
+class Joined:
+    """A layout that came after `State`."""
+
+    step: jax.Array
+    learners: dict[str, Learner]
+
+
+def join(state: State) -> Joined:
+    return Joined(state.step, {"fake": Learner(state.params, state.opt)})
+
+
+class TestOlderLayouts:
+    def test_an_older_one_is_converted(self, tmp_path: Path) -> None:
+        state = make_state()
+        with checkpointing.Checkpointer(tmp_path) as checkpointer:
+            checkpointer.save(7, state, {"kimg": 1.0})
+            restored, meta = checkpointer.restore(
+                on_device(join(state)), older=[(on_device(state), join)]
+            )
+        assert isinstance(restored, Joined)
+        assert isinstance(restored.learners["fake"], Learner)
+        assert_trees_equal(restored, join(state))
+        assert meta == {"kimg": 1.0}
+
+    def test_dicts_and_a_convert_that_computes(self, tmp_path: Path) -> None:
+        def convert(old: dict[str, Any]) -> dict[str, Any]:
+            return {"count": old["n"] + 1, "nested": {"w": old["w"], "made": jnp.zeros(2)}}
+
+        old = {"n": jnp.int32(3), "w": jnp.arange(4.0)}
+        with checkpointing.Checkpointer(tmp_path) as checkpointer:
+            checkpointer.save(1, old, {})
+            checkpointer.save(2, convert(old), {})
+            for step in (1, 2):
+                restored, _ = checkpointer.restore(
+                    on_device(convert(old)), step, older=[(on_device(old), convert)]
+                )
+                assert_trees_equal(restored, convert(old))
+
+    def test_the_one_whose_names_are_stored_is_taken(self, tmp_path: Path) -> None:
+        layouts = [{"a": jnp.ones(2)}, {"b": jnp.ones(2)}, {"a": jnp.ones(2), "b": jnp.ones(2)}]
+
+        def converting(number: int) -> tuple[Any, Any]:
+            return on_device(layouts[number]), lambda old: (number, old)
+
+        older = [converting(number) for number in range(3)]
+        for number, layout in enumerate(layouts):
+            with checkpointing.Checkpointer(tmp_path / str(number)) as checkpointer:
+                checkpointer.save(1, layout, {})
+                (taken, old), _ = checkpointer.restore({"new": jnp.ones(2)}, older=older)
+                assert taken == number
+                assert_trees_equal(old, layout)
+
+    def test_what_needs_no_conversion_gets_none(self, tmp_path: Path) -> None:
+        state = make_state()
+        older = [(on_device(state), lambda _: pytest.fail("converted"))]
+        with checkpointing.Checkpointer(tmp_path) as checkpointer:
+            checkpointer.save(1, state, {})
+            restored, _ = checkpointer.restore(on_device(state), older=older)
+        assert_trees_equal(restored, state)
+
+    def test_where_none_is_stored_the_error_is_of_the_newest(self, tmp_path: Path) -> None:
+        wanted = on_device(join(make_state()))
+        older = [({"w": jnp.ones(3)}, lambda _: pytest.fail("converted"))]
+        with checkpointing.Checkpointer(tmp_path) as checkpointer:
+            checkpointer.save(1, make_state(), {})
+            messages = []
+            for layouts in ([], older):
+                with pytest.raises(ValueError, match="another model's arrays") as error:
+                    checkpointer.restore(wanted, older=layouts)
+                messages.append(str(error.value))
+        assert messages[0] == messages[1]
+        assert "learners/fake/params/layer/bias is missing" in messages[0]
+
+    def test_shapes_of_an_older_one_are_told_by_its_names(self, tmp_path: Path) -> None:
+        older = [(on_device(make_state(width=16)), lambda _: pytest.fail("converted"))]
+        with checkpointing.Checkpointer(tmp_path) as checkpointer:
+            checkpointer.save(1, make_state(width=8), {})
+            with pytest.raises(
+                ValueError, match=r" params/layer/kernel has shape \(8, 4\) instead of \(16, 4\)"
+            ):
+                checkpointer.restore(on_device(join(make_state(width=16))), older=older)
+
+    def test_sharded_arrays_stay_where_the_older_tree_puts_them(self, tmp_path: Path) -> None:
+        mesh = Mesh(np.array(jax.devices()), ("data",))
+        assert mesh.size == 8
+
+        def place(leaf: Any) -> NamedSharding:
+            return NamedSharding(mesh, P("data") if leaf.shape == (8, 4) else P())
+
+        def abstract(tree: Any) -> Any:
+            return jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place(x)), tree
+            )
+
+        state = make_state()
+        state = jax.device_put(state, jax.tree.map(place, state))
+        with checkpointing.Checkpointer(tmp_path) as checkpointer:
+            checkpointer.save(1, state, {})
+        with checkpointing.Checkpointer(tmp_path, read_only=True) as checkpointer:
+            restored, _ = checkpointer.restore(
+                abstract(join(state)), older=[(abstract(state), join)]
+            )
+        assert_trees_equal(restored, join(state))
+        shardings = [place(leaf) for leaf in jax.tree.leaves(restored)]
+        assert [leaf.sharding for leaf in jax.tree.leaves(restored)] == shardings
+        kernel = restored.learners["fake"].params["layer"]["kernel"]
+        assert kernel.addressable_shards[0].data.shape == (1, 4)
+
+
 SAVE_FOREVER = """
 import sys
 import jax.numpy as jnp
-from diffjax import checkpointing
+from diffjax.training import checkpointing
 with checkpointing.Checkpointer(sys.argv[1], keep=2) as checkpointer:
     step = 0
     while True:
@@ -375,7 +329,7 @@ RESHARD = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from diffjax import checkpointing
+from diffjax.training import checkpointing
 mesh = Mesh(np.array(jax.devices()), ("data",))
 state = {"w": jnp.arange(64.0).reshape(16, 4), "b": jnp.arange(3.0)}
 specs = {"w": NamedSharding(mesh, P("data")), "b": NamedSharding(mesh, P())}

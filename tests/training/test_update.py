@@ -10,13 +10,10 @@ import optax
 import pytest
 
 from diffjax.diffusion import noise
-from diffjax.distill import methods, state, update
 from diffjax.models import denoiser
 from diffjax.models.generator import DenoiserGenerator
 from diffjax.training import optimizer
-from tests.support import given_draws, golden_cases
-
-METHODS = {"sid": methods.sid(alpha=1.2), "diff_instruct": methods.diff_instruct()}
+from tests.support import distilling, given_draws, golden_cases
 
 # ---- By hand: G(z) = theta, D_fake(y) = psi, D_teacher(y) = phi, all points of the plane ---------
 
@@ -32,11 +29,11 @@ def constant_generator(params, z, **_):
 
 
 def constant_setup(method, **kwargs):
-    return update.Distillation(
+    return distilling.build(
+        method,
         teacher=constant_denoiser,
         fake_score=constant_denoiser,
         generator=constant_generator,
-        method=method,
         fake_score_optimizer=optax.sgd(0.01),
         generator_optimizer=optax.sgd(0.1),
         batch_size=4,
@@ -46,78 +43,77 @@ def constant_setup(method, **kwargs):
 
 def constant_run(setup, *, rounds=1, fake_score_updates=1):
     """One update at sigma 1, where EDM's weight is 5, with the fake score at `PSI` before it."""
-    start = state.create(
-        THETA,
-        PSI,
-        generator_optimizer=setup.generator_optimizer,
-        fake_score_optimizer=setup.fake_score_optimizer,
-    )
+    start = distilling.start(setup, THETA, PSI)
     draw = given_draws.make(np.ones(4), (2,), rounds=rounds, fake_score_updates=fake_score_updates)
-    return jax.jit(setup.update)(start, PHI, draw)
+    return jax.jit(distilling.step(setup))(start, PHI, draw)
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 4])
 @pytest.mark.parametrize("unroll", [False, True])
 def test_diff_instruct_by_hand(rounds, unroll):
-    after, metrics = constant_run(
-        constant_setup(METHODS["diff_instruct"], unroll=unroll), rounds=rounds
-    )
+    after, metrics = constant_run(constant_setup("diff_instruct", unroll=unroll), rounds=rounds)
     # 5 |psi - theta|^2 = 25, gradient 10 (psi - theta) = (-10, 20); psi = (0, 2) - 0.01 of it
     np.testing.assert_allclose(metrics["fake_loss"], 25, rtol=1e-6)
     np.testing.assert_allclose(metrics["fake_grad_norm"], np.sqrt(500), rtol=1e-6)
-    np.testing.assert_allclose(after.fake_score, [0.1, 1.8], rtol=1e-6)
+    np.testing.assert_allclose(after.params["fake_score"], [0.1, 1.8], rtol=1e-6)
     # With the new psi: gradient psi - phi = (-2.9, 0.8), loss its product with theta
     np.testing.assert_allclose(metrics["generator_loss"], -2.9, rtol=1e-6)
     np.testing.assert_allclose(metrics["generator_grad_norm"], np.hypot(2.9, 0.8), rtol=1e-6)
     np.testing.assert_allclose(metrics["delta"], (2.9 + 0.8) / 2, rtol=1e-6)
-    np.testing.assert_allclose(after.generator, [1.29, -0.08], rtol=1e-5)
+    np.testing.assert_allclose(after.params["generator"], [1.29, -0.08], rtol=1e-5)
     assert after.step == 1
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_sid_by_hand(rounds):
-    after, metrics = constant_run(constant_setup(METHODS["sid"]), rounds=rounds)
+    after, metrics = constant_run(constant_setup("sid"), rounds=rounds)
     # Delta = phi - psi = (2.9, -0.8), phi - theta = (2, 1), weight 1 / 1.5;
     # Delta . (phi - theta) = 5, Delta . Delta = 9.05
     np.testing.assert_allclose(metrics["generator_loss"], (5 - 1.2 * 9.05) / 1.5, rtol=1e-5)
     # These denoisers ignore x, so the gradient in theta is -Delta / 1.5.
     expected = np.asarray([1, 0]) + 0.1 * np.asarray([2.9, -0.8]) / 1.5
-    np.testing.assert_allclose(after.generator, expected, rtol=1e-5)
+    np.testing.assert_allclose(after.params["generator"], expected, rtol=1e-5)
 
 
 def test_loss_scales_scale_gradients_and_not_the_metrics():
-    plain, metrics = constant_run(constant_setup(METHODS["sid"]))
+    plain, metrics = constant_run(constant_setup("sid"))
     scaled, scaled_metrics = constant_run(
-        constant_setup(METHODS["sid"], fake_score_loss_scale=2.0, generator_loss_scale=100.0)
+        constant_setup("sid", fake_score_loss_scale=2.0, generator_loss_scale=100.0)
     )
-    np.testing.assert_allclose(scaled.fake_score - PSI, 2 * (plain.fake_score - PSI), rtol=1e-5)
+    np.testing.assert_allclose(
+        scaled.params["fake_score"] - PSI, 2 * (plain.params["fake_score"] - PSI), rtol=1e-5
+    )
     assert scaled_metrics["fake_loss"] == metrics["fake_loss"]
     np.testing.assert_allclose(
         scaled_metrics["fake_grad_norm"], 2 * metrics["fake_grad_norm"], rtol=1e-6
     )
     # The generator's, with the same fake score: 100 times the step.
-    scaled, scaled_metrics = constant_run(
-        constant_setup(METHODS["sid"], generator_loss_scale=100.0)
+    scaled, scaled_metrics = constant_run(constant_setup("sid", generator_loss_scale=100.0))
+    np.testing.assert_allclose(
+        scaled.params["generator"] - THETA, 100 * (plain.params["generator"] - THETA), rtol=1e-4
     )
-    np.testing.assert_allclose(scaled.generator - THETA, 100 * (plain.generator - THETA), rtol=1e-4)
     assert scaled_metrics["generator_loss"] == metrics["generator_loss"]
 
 
 def test_several_updates_of_the_fake_score():
-    after, metrics = constant_run(constant_setup(METHODS["diff_instruct"]), fake_score_updates=2)
+    after, metrics = constant_run(
+        constant_setup("diff_instruct", fake_score_updates=2), fake_score_updates=2
+    )
     # Each goes a tenth of the way from psi to theta: (0, 2) -> (0.1, 1.8) -> (0.19, 1.62)
-    np.testing.assert_allclose(after.fake_score, [0.19, 1.62], rtol=1e-6)
+    np.testing.assert_allclose(after.params["fake_score"], [0.19, 1.62], rtol=1e-6)
     np.testing.assert_allclose(metrics["fake_loss"], 5 * (0.9**2 + 1.8**2), rtol=1e-5)
-    np.testing.assert_allclose(after.generator, [1 + 0.281, -0.062], rtol=1e-5)
+    np.testing.assert_allclose(after.params["generator"], [1 + 0.281, -0.062], rtol=1e-5)
 
 
 def test_ema_starts_as_the_generator_and_follows_it():
-    setup = constant_setup(METHODS["diff_instruct"], ema_halflife=4, ema_rampup=None)
+    setup = constant_setup("diff_instruct", ema_halflife=4, ema_rampup=None)
     after, _ = constant_run(setup)
     # A batch of 4 is one half-life.
-    np.testing.assert_allclose(after.generator_ema, (THETA + after.generator) / 2, rtol=1e-6)
-    ramped, _ = constant_run(constant_setup(METHODS["diff_instruct"], ema_halflife=4))
-    np.testing.assert_array_equal(ramped.generator_ema, ramped.generator)
+    np.testing.assert_allclose(
+        after.averages["generator"], (THETA + after.params["generator"]) / 2, rtol=1e-6
+    )
+    ramped, _ = constant_run(constant_setup("diff_instruct", ema_halflife=4))
+    np.testing.assert_array_equal(ramped.averages["generator"], ramped.params["generator"])
 
 
 @jax.custom_jvp
@@ -135,20 +131,20 @@ def test_diff_instruct_asks_no_derivative_of_the_teacher():
         return without_derivative(x) - params
 
     def setup(method):
-        return update.Distillation(
+        return distilling.build(
+            method,
             teacher=teacher,
             fake_score=constant_denoiser,
             generator=constant_generator,
-            method=method,
             fake_score_optimizer=optax.sgd(0.01),
             generator_optimizer=optax.sgd(0.1),
             batch_size=4,
         )
 
-    after, _ = constant_run(setup(METHODS["diff_instruct"]))
-    assert jnp.isfinite(after.generator).all()
+    after, _ = constant_run(setup("diff_instruct"))
+    assert jnp.isfinite(after.params["generator"]).all()
     with pytest.raises(NotImplementedError, match="differentiated"):
-        constant_run(setup(METHODS["sid"]))
+        constant_run(setup("sid"))
 
 
 # ---- Small real networks -----------------------------------------------------------------------
@@ -192,22 +188,16 @@ def network(class_name):
 
 def real_setup(class_name, method):
     model, params = network(class_name)
-    setup = update.Distillation(
+    setup = distilling.build(
+        method,
         teacher=model,
         fake_score=model,
         generator=DenoiserGenerator(model, init_sigma=2.5),
-        method=method,
         fake_score_optimizer=optimizer.adam(1e-3),
         generator_optimizer=optimizer.adam(1e-3),
         batch_size=4,
     )
-    start = state.create(
-        params,
-        params,
-        generator_optimizer=setup.generator_optimizer,
-        fake_score_optimizer=setup.fake_score_optimizer,
-    )
-    return setup, start, params
+    return setup, distilling.start(setup, params, params), params
 
 
 def real_draws(class_name, seed=0):
@@ -228,17 +218,17 @@ def real_draws(class_name, seed=0):
     ],
 )
 def test_every_preconditioning_is_distilled(class_name, method):
-    setup, current, teacher = real_setup(class_name, METHODS[method])
+    setup, current, teacher = real_setup(class_name, method)
     before = jax.tree.map(np.array, teacher)
     # The state is donated, as a training loop does; the teacher's arrays have to outlive that.
-    step = jax.jit(setup.update, donate_argnums=0)
+    step = jax.jit(distilling.step(setup), donate_argnums=0)
     for i in range(2):
         current, metrics = step(current, teacher, real_draws(class_name, seed=i))
         chex.assert_tree_all_finite((current, metrics))
     assert metrics["delta"] > 0
 
     chex.assert_trees_all_equal(teacher, before)
-    for params in (current.generator, current.fake_score, current.generator_ema):
+    for params in (*current.params.values(), *current.averages.values()):
         chex.assert_trees_all_equal(params["buffers"], before["buffers"])
         changed = jax.tree.map(lambda new, old: np.any(new != old), params, before)
         assert all(jax.tree.leaves(changed["params"]))
@@ -262,25 +252,30 @@ def test_noise_levels_stay_in_the_teachers_range(class_name, distribution):
 
 def test_diff_instructs_scores_share_one_dropout_mask():
     """Equal networks agree in training mode: Diff-Instruct gives them one mask."""
-    setup, start, teacher = real_setup("EDMPrecond", METHODS["diff_instruct"])
-    draw = jax.tree.map(lambda x: x[0], real_draws("EDMPrecond").generator)
-    loss = jax.jit(
-        lambda params, *rest: setup.generator_loss(setup.samples(params, draw, train=True), *rest)
-    )
-    equal, metrics = loss(start.generator, start.fake_score, teacher, draw)
-    assert equal == metrics["delta"] == 0  # to the last bit
+    setup, start, teacher = real_setup("EDMPrecond", "diff_instruct")
+    draw = jax.tree.map(lambda x: x[0, 0], real_draws("EDMPrecond")["generator"])
 
-    other = jax.tree.map(lambda p: 1.1 * p, start.fake_score)
+    @jax.jit
+    def loss(fake_score, draw):
+        method = setup.method
+        params = {**start.params, "teacher": teacher, "fake_score": fake_score}
+        values, others = method.generator_loss(params, method.training_samples(params, draw), draw)
+        return values.sum(), others["delta"].sum()
+
+    equal, delta = loss(start.params["fake_score"], draw)
+    assert equal == delta == 0  # to the last bit
+
+    other = jax.tree.map(lambda p: 1.1 * p, start.params["fake_score"])
     changed = draw.replace(dropout=jax.random.key(9))
-    values = [loss(start.generator, other, teacher, d)[0] for d in (draw, draw, changed)]
+    values = [loss(other, d)[0] for d in (draw, draw, changed)]
     assert values[0] == values[1] != values[2]
 
 
 def test_dropout_of_the_fake_score_in_its_own_update():
-    setup, start, _ = real_setup("EDMPrecond", METHODS["sid"])
-    loss = jax.jit(setup.fake_score_loss)
-    draw = jax.tree.map(lambda x: x[0, 0], real_draws("EDMPrecond").fake_score)
-    x = jax.jit(functools.partial(setup.samples, train=False))(start.generator, draw)
+    setup, start, _ = real_setup("EDMPrecond", "sid")
+    draw = jax.tree.map(lambda x: x[0, 0], real_draws("EDMPrecond")["fake_score"])
+    x = jax.jit(setup.method.evaluation_samples)(start.params, draw)
+    loss = jax.jit(lambda draw: setup.method.fake_score_loss(start.params, x, draw)[0].sum())
     changed = draw.replace(dropout=jax.random.key(9))
-    values = [loss(start.fake_score, x, d)[0] for d in (draw, draw, changed)]
+    values = [loss(d) for d in (draw, draw, changed)]
     assert values[0] == values[1] != values[2]

@@ -1,0 +1,184 @@
+"""PyTorch state dicts of EDM's networks, as parameters of denoisers and back.
+
+Module names are EDM's on either side, so that conversion is renaming and transposing alone.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.interfaces import Params
+from diffjax.models.denoiser import NetworkDenoiser
+
+
+def shapes(denoiser: NetworkDenoiser) -> dict[str, tuple[int, ...]]:
+    """Shapes of a network's state dict by PyTorch's names, without computing any array.
+
+    Raises:
+      ValueError: if the denoiser's network can't be built.
+    """
+    return _shapes(_expected_arrays(denoiser), _resample_filters(denoiser))
+
+
+def to_params(denoiser: NetworkDenoiser, state_dict: Mapping[str, Any]) -> Params:
+    """Convert a state dict to a denoiser's parameters.
+
+    Args:
+      denoiser: of the network that the state dict is of.
+      state_dict: PyTorch's names and layouts; anything that `numpy.asarray` takes.
+
+    Returns:
+      The denoiser's tree, of float32 NumPy arrays.
+
+    Raises:
+      ValueError: naming each array that is missing, not expected, of another shape, not of floating
+        point or not finite, and each resampling filter that isn't the network's.
+    """
+    expected, filters = _expected_arrays(denoiser), _resample_filters(denoiser)
+    arrays = {name: np.asarray(array) for name, array in state_dict.items()}
+    _check_arrays(arrays, _shapes(expected, filters), filters)
+    leaves = {path: _from_torch_layout(path, arrays[name]) for name, (path, _) in expected.items()}
+    return _nest(leaves)
+
+
+def from_params(denoiser: NetworkDenoiser, params: Params) -> dict[str, np.ndarray]:
+    """Convert a denoiser's parameters to a state dict.
+
+    Args:
+      denoiser: of the network that the parameters are of.
+      params: the denoiser's tree.
+
+    Returns:
+      float32 NumPy arrays by PyTorch's names, in PyTorch's layouts, with the resampling filters.
+
+    Raises:
+      ValueError: naming each array of `params` that is missing, not expected, of another shape, not
+        of floating point or not finite.
+    """
+    expected = _expected_arrays(denoiser)
+    arrays = {"/".join(path): np.asarray(leaf) for path, leaf in _flatten(params)}
+    _check_arrays(arrays, {"/".join(path): leaf.shape for path, leaf in expected.values()}, {})
+    state_dict = {
+        name: _to_torch_layout(path, arrays["/".join(path)]) for name, (path, _) in expected.items()
+    }
+    return state_dict | _resample_filters(denoiser)
+
+
+def _expected_arrays(
+    denoiser: NetworkDenoiser,
+) -> dict[str, tuple[tuple[str, ...], jax.ShapeDtypeStruct]]:
+    """Map each PyTorch name to (path in the denoiser's tree, shape and type there)."""
+    try:
+        abstract = denoiser.abstract_params()
+    except Exception as error:  # what tracing a network of senseless sizes raises is open-ended
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"the arguments describe no EDM network: {reason}") from error
+    return {_torch_name(path): (path, leaf) for path, leaf in _flatten(abstract)}
+
+
+def _flatten(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(tuple(str(key.key) for key in path), leaf) for path, leaf in leaves]
+
+
+def _nest(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {"params": {}, "buffers": {}}
+    for path, leaf in leaves.items():
+        node = tree
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = leaf
+    return tree
+
+
+def _torch_name(path: tuple[str, ...]) -> str:
+    """PyTorch's name of a leaf: (params, enc_8x8_conv, kernel) -> model.enc.8x8_conv.weight."""
+    if path == ("buffers", "u"):
+        return "u"
+    *modules, leaf = path[1:]
+    if modules[0].startswith(("enc_", "dec_")):
+        modules[0] = modules[0].replace("_", ".", 1)
+    leaf = {"kernel": "weight", "scale": "weight"}.get(leaf, leaf)
+    return ".".join(("model", *modules, leaf))
+
+
+def _from_torch_layout(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
+    if path[-1] == "kernel":  # [out, in] and [out, in, h, w] -> [in, out] and [h, w, in, out]
+        array = array.transpose(1, 0) if array.ndim == 2 else array.transpose(2, 3, 1, 0)
+    return np.ascontiguousarray(array, np.float32)
+
+
+def _to_torch_layout(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
+    if path[-1] == "kernel":
+        array = array.transpose(1, 0) if array.ndim == 2 else array.transpose(3, 2, 0, 1)
+    return np.ascontiguousarray(array, np.float32)
+
+
+def _torch_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    if path[-1] != "kernel":
+        return shape
+    return shape[::-1] if len(shape) == 2 else (shape[3], shape[2], shape[0], shape[1])
+
+
+def _shapes(
+    expected: Mapping[str, tuple[tuple[str, ...], jax.ShapeDtypeStruct]],
+    filters: Mapping[str, np.ndarray],
+) -> dict[str, tuple[int, ...]]:
+    shapes = {name: _torch_shape(path, leaf.shape) for name, (path, leaf) in expected.items()}
+    return shapes | {name: value.shape for name, value in filters.items()}
+
+
+def _resample_filter_names(denoiser: NetworkDenoiser) -> Iterator[str]:
+    """Names of the buffers in which resampling convolutions keep their constant filter."""
+    network = denoiser.network
+    encoder = getattr(network, "encoder_type", "standard")
+    decoder = getattr(network, "decoder_type", "standard")
+    sizes = [network.img_resolution >> level for level in range(len(network.channel_mult))]
+    for size in sizes[1:]:
+        block = f"model.enc.{size}x{size}"
+        yield f"{block}_down.conv0.resample_filter"
+        yield f"{block}_down.skip.resample_filter"
+        if encoder != "standard":
+            yield f"{block}_aux_{'down' if encoder == 'skip' else encoder}.resample_filter"
+    for size in sizes[:-1]:
+        block = f"model.dec.{size}x{size}"
+        yield f"{block}_up.conv0.resample_filter"
+        yield f"{block}_up.skip.resample_filter"
+        if decoder == "skip":
+            yield f"{block}_aux_up.resample_filter"
+
+
+def _resample_filters(denoiser: NetworkDenoiser) -> dict[str, np.ndarray]:
+    """Constant filters [1, 1, K, K] of a network's resampling convolutions, by PyTorch's names."""
+    taps = np.asarray(getattr(denoiser.network, "resample_filter", (1, 1)), np.float32)
+    filter_ = (np.outer(taps, taps) / taps.sum() ** 2)[None, None]
+    return {name: filter_.copy() for name in _resample_filter_names(denoiser)}
+
+
+def _check_arrays(
+    arrays: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    constants: Mapping[str, np.ndarray],
+) -> None:
+    faults = [f"{name} is missing" for name in shapes if name not in arrays]
+    for name, array in arrays.items():
+        if name not in shapes:
+            faults.append(f"{name} is not expected")
+        elif array.shape != shapes[name]:
+            faults.append(f"{name} has shape {array.shape} instead of {shapes[name]}")
+        elif not jnp.issubdtype(array.dtype, jnp.floating):
+            faults.append(f"{name} is {array.dtype}, not floating point")
+        elif not _is_finite_in_float32(array):
+            faults.append(f"{name} holds NaN or infinity")
+        elif name in constants and not np.allclose(array, constants[name], rtol=1e-3):
+            faults.append(f"{name} is not the resample_filter of the arguments")
+    if faults:
+        raise ValueError("the arrays do not fit the network: " + "; ".join(faults))
+
+
+def _is_finite_in_float32(array: np.ndarray) -> bool:
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(array.astype(np.float32)).all())

@@ -1,1 +1,0 @@
-"""Distillation: the state, the draws, and the update as a function of both."""

@@ -1,0 +1,178 @@
+"""The interface between a method and the engine that runs it.
+
+A method says what is learnt, from what, by which loss, in which order. The engine
+(`diffjax.training.update`) does gradient accumulation, optimisers, averages, sharding, compilation,
+and the skipping of updates that are not finite, for all methods alike.
+"""
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import ClassVar, TypeVar
+
+from diffjax.interfaces import Array, Params, PRNGKey
+from diffjax.methods.draws import Batch, Dataset, Draws
+from diffjax.methods.settings import Setting, setting, settings_of
+
+# Parameters by the name of their network.
+AllParams = Mapping[str, Params]
+# One value an example, and other figures of each example by name; all [B].
+Values = tuple[Array, dict[str, Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """A network that a method trains.
+
+    Attributes:
+      name: of its parameters, optimiser state and average.
+      starts_as: "teacher" for a copy of the teacher's parameters, "fresh" for new ones from the
+        seed.
+      averaged: whether an exponential moving average of it is kept.
+      optimizer: name of the settings of its optimiser; "" for the learner's own name.
+    """
+
+    name: str
+    starts_as: str = "teacher"
+    averaged: bool = False
+    optimizer: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """One learner's part of an update: get samples, judge them, follow the gradient.
+
+    Where XLA is asked for several programs, `samples` and `loss` are compiled apart.
+
+    Attributes:
+      learner: whose turn it is.
+      samples: (parameters, draws of a round) -> [B, ...] examples.
+      loss: (parameters, those examples, draws of a round) -> values, and other figures to report,
+        in the order of `reports`.
+      through_samples: whether the gradient reaches the learner through `samples` alone, as a
+        generator's does; otherwise through `loss` alone.
+      prefix: of its metrics' names, such as "fake_" in `fake_loss` and `fake_grad_norm`.
+      reports: names of the other figures that `loss` gives.
+      scale: factor on the loss. Under Adam it matters through epsilon alone.
+      times: repetitions an update, each with draws of its own.
+      every: it is this learner's turn in every n-th update, the first included.
+      borrows: learner whose turn's samples this turn's last repetition learns from, so that they
+        are made once; "" for samples of its own. The lender's parameters must not change between.
+    """
+
+    learner: str
+    samples: Callable[[AllParams, Draws], Array]
+    loss: Callable[[AllParams, Array, Draws], Values]
+    through_samples: bool = False
+    prefix: str = ""
+    reports: tuple[str, ...] = ()
+    scale: float = 1.0
+    times: int = 1
+    every: int = 1
+    borrows: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way to train networks, as data and functions of arrays.
+
+    Attributes:
+      networks: functions of (parameters, ...) by name: the learners' and the teacher's.
+      batch: shape of what an update draws.
+      sigma_min: least noise level that the networks know.
+      sigma_max: greatest noise level that they know.
+    """
+
+    networks: Mapping[str, Callable[..., Array]]
+    batch: Batch
+    sigma_min: float = 0.0
+    sigma_max: float = float("inf")
+
+    learners: ClassVar[tuple[Learner, ...]]
+    # What an update reads and never changes: "teacher", "data", or both.
+    reads: ClassVar[tuple[str, ...]]
+    # The learner whose average is sampled, and how: "one_step" or "heun".
+    samples_from: ClassVar[str]
+    sampled_by: ClassVar[str]
+    # Metric -> its short name on the progress line.
+    shown: ClassVar[Mapping[str, str]] = {}
+    # Settings that are mostly to blame where numbers go wrong, as dotted names in a config.
+    suspects: ClassVar[tuple[str, ...]] = ()
+
+    def turns(self) -> tuple[Turn, ...]:
+        """List the turns of an update, in order."""
+        raise NotImplementedError
+
+    def draw(self, key: PRNGKey, data: Dataset | None = None) -> dict[str, Draws]:
+        """Draw all randomness of the update that `key` stands for, by learner.
+
+        Args:
+          key: of the update.
+          data: real images, where the method reads "data".
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def settings(cls) -> tuple[Setting, ...]:
+        """List what users can set, besides what all methods have."""
+        return settings_of(cls)
+
+
+_M = TypeVar("_M", bound=type[Method])
+_registry: dict[str, type[Method]] = {}
+
+
+def register(name: str) -> Callable[[_M], _M]:
+    """Register a method under the name that configs use.
+
+    Args:
+      name: an identifier that no other method has.
+
+    Raises:
+      ValueError: if another method has that name.
+    """
+
+    def add(cls: _M) -> _M:
+        known = _registry.setdefault(name, cls)
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"method {name!r} is {known.__module__}.{known.__qualname__} already.")
+        return cls
+
+    return add
+
+
+def names() -> tuple[str, ...]:
+    """List the registered methods, those of this package imported first."""
+    package = importlib.import_module("diffjax.methods")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    return tuple(sorted(_registry))
+
+
+def get(name: str) -> type[Method]:
+    """Look up a method.
+
+    Args:
+      name: of a registered method.
+
+    Raises:
+      ValueError: naming the methods that there are.
+    """
+    known = names()
+    if name not in known:
+        raise ValueError(f"method={name!r} is unknown; known are: {', '.join(known)}.")
+    return _registry[name]
+
+
+__all__ = [
+    "AllParams",
+    "Learner",
+    "Method",
+    "Turn",
+    "Values",
+    "get",
+    "names",
+    "register",
+    "setting",
+]

@@ -1,0 +1,115 @@
+"""Denoising score matching on real data: how a teacher is trained.
+
+Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", NeurIPS 2022
+(arXiv:2206.00364), Table 1 and appendix F.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
+
+import jax
+
+from diffjax import losses
+from diffjax.diffusion import augmentation as augment
+from diffjax.diffusion import noise
+from diffjax.interfaces import Array, Params, PRNGKey
+from diffjax.methods.base import AllParams, Learner, Method, Turn, Values, register
+from diffjax.methods.draws import Dataset, Draws, once, real_batch
+from diffjax.methods.settings import FLAG, SHARE, setting
+
+
+def diffuse(x: Array, draws: Draws) -> Array:
+    """Noisy data y = x + σ n, [B, ...]."""
+    return x + draws.sigma.reshape(-1, *[1] * (x.ndim - 1)) * draws.noise
+
+
+def denoising_losses(
+    denoiser: Callable[..., Array], params: Params, x: Array, draws: Draws
+) -> Array:
+    """EDM's loss λ(σ) ‖D(x + σn; σ) − x‖² of each example, [B], D in training mode.
+
+    Args:
+      denoiser: D.
+      params: its parameters.
+      x: [B, ...] clean data, held constant.
+      draws: of a round; with augmentation, x is augmented and D is told.
+    """
+    augment_labels = None
+    if draws.augmentation is not None:
+        x, augment_labels = augment.apply(x, draws.augmentation)
+    x = jax.lax.stop_gradient(x)
+    denoised = denoiser(
+        params,
+        diffuse(x, draws),
+        draws.sigma,
+        labels=draws.labels,
+        augment_labels=augment_labels,
+        train=True,
+        rng=draws.dropout,
+    )
+    return losses.denoising(x, denoised, weight=noise.edm_weight(draws.sigma))
+
+
+@register("denoising")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Denoising(Method):
+    """EDM's training of a denoiser on real images.
+
+    Attributes:
+      augment_probability: of each of EDM's augmentations; 0 for none.
+      x_flip: whether half of the images are mirrored left to right.
+      in_order: whether data is a stream's batch, taken as it comes, mirrored already.
+    """
+
+    augment_probability: float = setting(0.0, SHARE)
+    x_flip: bool = setting(False, FLAG)
+    in_order: bool = False
+
+    learners: ClassVar = (
+        Learner("denoiser", starts_as="fresh", averaged=True, optimizer="optimizer"),
+    )
+    reads: ClassVar = ("data",)
+    samples_from: ClassVar = "denoiser"
+    sampled_by: ClassVar = "heun"
+    shown: ClassVar = {"loss": "loss"}
+    suspects: ClassVar = ("optimizer.learning_rate", "optimizer.max_grad_norm")
+
+    def turns(self) -> tuple[Turn, ...]:
+        """List the one turn: real images, and how well noise is taken off them."""
+        return (Turn("denoiser", self.real_images, self.loss),)
+
+    def real_images(self, params: AllParams, draws: Draws) -> Array:
+        """Real images of a round, [B, ...]."""
+        del params
+        assert draws.real is not None
+        return draws.real
+
+    def loss(self, params: AllParams, x: Array, draws: Draws) -> Values:
+        """EDM's loss of each image, [B]."""
+        return denoising_losses(self.networks["denoiser"], params["denoiser"], x, draws), {}
+
+    def draw(self, key: PRNGKey, data: Dataset | None = None) -> dict[str, Draws]:
+        """Draw the images and the randomness of an update."""
+        assert data is not None, "denoising reads data"
+        batch = self.batch
+        data_key, sigma_key, noise_key, dropout_key, augment_key = jax.random.split(key, 5)
+        x, labels = real_batch(data_key, data, batch, x_flip=self.x_flip, in_order=self.in_order)
+        drawn = None
+        if self.augment_probability:
+            drawn = augment.draw(augment_key, batch.size, p=self.augment_probability)
+        sigma = noise.LogNormal()(sigma_key, (batch.size,))
+        rounds = batch.rounds
+        keys = dropout_key[None] if rounds == 1 else jax.random.split(dropout_key, rounds)
+        normals = jax.random.normal(noise_key, x.shape)
+        x, sigma, normals, labels, drawn = batch.in_rounds((x, sigma, normals, labels, drawn))
+        draws = Draws(
+            z=None,
+            sigma=sigma,
+            noise=normals,
+            labels=labels,
+            dropout=once(keys),
+            augmentation=drawn,
+            real=x,
+        )
+        return {"denoiser": draws}

@@ -1,0 +1,141 @@
+"""Randomness of a method's turns, drawn in one place so that an update can be replayed."""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from diffjax.diffusion import augmentation as augment
+from diffjax.diffusion.noise import SigmaDistribution
+from diffjax.interfaces import Array, PRNGKey
+
+
+@flax.struct.dataclass
+class Draws:
+    """Randomness of one turn: a repetition T, a round of gradient accumulation R at a time.
+
+    Attributes:
+      z: [T, R, B, ...] latents ~ N(0, I); None where nothing is generated.
+      sigma: [T, R, B] noise levels.
+      noise: [T, R, B, ...] ~ N(0, I).
+      labels: [T, R, B, K] one-hot classes, or None.
+      dropout: [T, R] keys.
+      augmentation: [T, R, B, ...] draws of EDM's augmentation, or None.
+      real: [T, R, B, ...] real examples in the data's units, or None.
+    """
+
+    z: Array | None
+    sigma: Array
+    noise: Array
+    labels: Array | None
+    dropout: PRNGKey
+    augmentation: augment.Draws | None = None
+    real: Array | None = None
+
+
+@flax.struct.dataclass
+class Dataset:
+    """Real images that lie on the devices.
+
+    Attributes:
+      images: [N, H, W, C], uint8, or float32 in [-1, 1].
+      classes: [N] int.
+    """
+
+    images: Array
+    classes: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Shape of what an update draws.
+
+    Attributes:
+      example_shape: of one example, (H, W, C) for images.
+      size: examples an update, over all rounds.
+      rounds: rounds of gradient accumulation.
+      label_dim: number of classes, drawn uniformly; 0 for none.
+    """
+
+    example_shape: tuple[int, ...]
+    size: int
+    rounds: int = 1
+    label_dim: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size % self.rounds:
+            raise ValueError(f"batch_size={self.size} does not divide into rounds={self.rounds}.")
+
+    @property
+    def lead(self) -> tuple[int, int]:
+        """Rounds, and examples a round."""
+        return self.rounds, self.size // self.rounds
+
+    def latents(self, key: PRNGKey, sigma: SigmaDistribution, labels: Array | None = None) -> Draws:
+        """Draw one repetition of a turn that generates its examples, [R, B, ...].
+
+        Args:
+          key: of this repetition.
+          sigma: distribution of the noise levels.
+          labels: [R, B, K] to take instead of new ones.
+        """
+        z_key, sigma_key, noise_key, label_key, dropout_key = jax.random.split(key, 5)
+        if self.label_dim and labels is None:
+            classes = jax.random.randint(label_key, self.lead, 0, self.label_dim)
+            labels = jax.nn.one_hot(classes, self.label_dim)
+        return Draws(
+            z=jax.random.normal(z_key, (*self.lead, *self.example_shape)),
+            sigma=sigma(sigma_key, self.lead),
+            noise=jax.random.normal(noise_key, (*self.lead, *self.example_shape)),
+            labels=labels,
+            dropout=jax.random.split(dropout_key, self.rounds),
+        )
+
+    def augmentation(self, key: PRNGKey, probability: float) -> augment.Draws:
+        """Draw EDM's augmentation for each example, [R, B, ...].
+
+        Args:
+          key: of this repetition.
+          probability: of each kind of augmentation, in (0, 1].
+        """
+        keys = jax.random.split(key, self.rounds)
+        return jax.vmap(lambda k: augment.draw(k, self.lead[1], p=probability))(keys)
+
+    def in_rounds(self, tree: Any) -> Any:
+        """Split arrays of `size` examples into one repetition of rounds, [1, R, B, ...]."""
+        return jax.tree.map(lambda x: x.reshape(1, *self.lead, *x.shape[1:]), tree)
+
+
+def once(tree: Any) -> Any:
+    """Give one repetition's draws the axis of repetitions."""
+    return jax.tree.map(lambda x: x[None], tree)
+
+
+def real_batch(
+    key: PRNGKey, dataset: Dataset, batch: Batch, *, x_flip: bool, in_order: bool
+) -> tuple[Array, Array | None]:
+    """Draw real examples and their one-hot classes, [B, ...] each.
+
+    Args:
+      key: of the draw.
+      dataset: real images.
+      batch: how many.
+      x_flip: whether half of the images are mirrored left to right.
+      in_order: whether the data set is a stream's batch, taken as it comes, mirrored already;
+        otherwise images are drawn from it with replacement.
+
+    Returns:
+      (images in [-1, 1], labels; None without classes).
+    """
+    x, classes = dataset.images, dataset.classes
+    if not in_order:
+        index = jax.random.randint(key, (batch.size,), 0, x.shape[0])
+        x, classes = x[index], classes[index]
+        if x_flip:
+            flip = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.5, (len(x),))
+            x = jnp.where(flip[:, None, None, None], x[:, :, ::-1], x)
+    if x.dtype == jnp.uint8:
+        x = x.astype(jnp.float32) / 127.5 - 1
+    return x, jax.nn.one_hot(classes, batch.label_dim) if batch.label_dim else None

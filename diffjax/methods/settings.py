@@ -1,0 +1,78 @@
+"""Ranges of settings: a predicate, and the words for a value that it refuses."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Rule(NamedTuple):
+    """Range of one setting.
+
+    Attributes:
+      holds: value -> whether it lies in the range.
+      wanted: what would do, as the end of an error's sentence.
+    """
+
+    holds: Callable[[Any], bool]
+    wanted: str
+
+
+def is_number(value: Any) -> bool:
+    """Tell a number from anything else, booleans included."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_whole(value: Any) -> bool:
+    """Tell an integer from anything else, booleans included."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+POSITIVE = Rule(
+    lambda v: is_number(v) and math.isfinite(v) and v > 0, "a positive number is needed"
+)
+NOT_NEGATIVE = Rule(
+    lambda v: is_number(v) and math.isfinite(v) and v >= 0, "a number of at least 0 is needed"
+)
+FINITE = Rule(lambda v: is_number(v) and math.isfinite(v), "a finite number is needed")
+COUNT = Rule(lambda v: is_whole(v) and v >= 1, "a whole number of at least 1 is needed")
+WHOLE = Rule(lambda v: is_whole(v) and v >= 0, "a whole number of at least 0 is needed")
+SHARE = Rule(lambda v: is_number(v) and 0 <= v <= 1, "it lies in [0, 1]")
+FLAG = Rule(lambda v: isinstance(v, bool), "True or False is needed")
+T_MAX = Rule(lambda v: is_number(v) and 0 < v <= 1000, "it lies in (0, 1000]; SiD takes 800")
+
+
+def setting(default: Any, rule: Rule, *, field: str = "") -> Any:
+    """Declare a dataclass field as a setting that users choose.
+
+    Args:
+      default: its published value, or that of the method's first config.
+      rule: its range.
+      field: its dotted name in a config, where that isn't the field's own name.
+    """
+    return dataclasses.field(default=default, metadata={"rule": rule, "field": field})
+
+
+class Setting(NamedTuple):
+    """One setting of a method.
+
+    Attributes:
+      name: of the dataclass field.
+      field: dotted name in a config.
+      rule: its range.
+      default: its value where nothing is said.
+    """
+
+    name: str
+    field: str
+    rule: Rule
+    default: Any
+
+
+def settings_of(cls: type) -> tuple[Setting, ...]:
+    """List the settings that a dataclass declares by `setting`, those of its bases first."""
+    return tuple(
+        Setting(f.name, f.metadata["field"] or f.name, f.metadata["rule"], f.default)
+        for f in dataclasses.fields(cls)
+        if "rule" in f.metadata
+    )

@@ -1,1 +1,0 @@
-"""Training a teacher: EDM's loss on real data."""

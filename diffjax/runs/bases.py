@@ -1,0 +1,209 @@
+"""Bases of configs: a value for each field, so that a config says what its paper fixes alone.
+
+    def get_config():
+        config = bases.distillation("sid")
+        config.teacher = "edm-cifar10-32x32-uncond-vp"
+        ...
+        return config
+
+`teacher`, `dataset` and `evaluate.reference` are empty, for configs to fill in. The settings of a
+method, such as `alpha`, come from its class in `diffjax.methods`, which describes them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffjax import methods
+from diffjax.methods import Learner, Method
+
+_TEACHER = {
+    "teacher": "",  # a name, or a network's folder, file or URL
+    "dropout": 0.0,
+    "init_sigma": 2.5,  # noise level at which the generator asks its network
+    "accumulation": 1,  # rounds that a batch is split into, for memory
+    "compile_apart": "auto",  # in several programs; or "always", "never"
+    # Savings that the published loops don't make; each changes the result a little.
+    "teacher_dtype": "",  # computed and kept in; "" computes in dtype, keeps float32
+    "optimizer_state_dtype": "float32",  # or "bfloat16", of Adam's moments
+}
+_DATA = {
+    "dataset": "",  # a name, a zip, a folder, or tfds:NAME
+    "conditional": False,
+    "x_flip": False,
+}
+_NETWORK = {  # DDPM++ as EDM trains it on CIFAR-10
+    "network.class_name": "EDMPrecond",
+    "network.model_type": "SongUNet",
+    "network.augment_dim": 9,
+    "network.model_channels": 128,
+    "network.channel_mult": (2, 2, 2),
+    "network.num_blocks": 4,
+    "network.attn_resolutions": (16,),
+    "network.dropout": 0.13,
+}
+_ADAM = {
+    "learning_rate": 1e-5,
+    "b1": 0.0,
+    "b2": 0.999,
+    "eps": 1e-8,
+    "max_grad_norm": 0.0,  # 0: gradients are not clipped
+}
+_FRESH_LEARNER = {
+    "learning_rate": 1e-3,
+    "b1": 0.9,
+    "rampup_kimg": 10_000.0,  # at the start, in which the rate rises from 0; 0 for none
+}
+_STUDENT = {
+    "initial": "",  # a network to start from, such as a student; "" is the teacher
+    "frozen_kimg": 0.0,  # at the start, in which the fake score alone learns
+    "decay_kimg": 0.0,  # at the end, in which the rate falls to 0; 0 for none
+}
+_COMMON = {
+    "batch_size": 128,
+    "duration_kimg": 500_000.0,
+    "ema_halflife_kimg": 500.0,
+    "ema_rampup": 0.05,  # 0 for none
+    "dtype": "float32",
+    "attention": "xla",  # or "cudnn", on NVIDIA GPUs, in bfloat16 or float16
+    "rematerialize": False,  # blocks computed twice, for memory
+    "seed": 0,
+    "deterministic": False,
+    "distributed": False,
+    "mesh.data": -1,
+    "mesh.fsdp": 1,
+    "compilation_cache": "",  # a folder, or "" for none
+    "updates_per_call": 16,
+    "max_skipped_in_a_row": 10,  # updates that are not finite, before the run stops
+    # Seconds: an update is reported that takes slow_factor medians and slow_seconds; a run ends
+    # where nothing is done for hang_seconds (0: never), or a process is silent.
+    "watchdog.slow_factor": 10.0,
+    "watchdog.slow_seconds": 10.0,
+    "watchdog.hang_seconds": 3600.0,
+    "watchdog.peer_seconds": 60.0,
+    "log_kimg": 40.96,
+    "grid_kimg": 491.52,
+    "grid.rows": 8,
+    "grid.columns": 8,
+    "grid.seed": 0,
+    "checkpoint_kimg": 2457.6,
+    "keep_checkpoints": 3,
+    "heun.steps": 18,
+    "heun.sigma_min": 0.002,
+    "heun.sigma_max": 80.0,
+    "heun.rho": 7.0,
+    "heun.s_churn": 0.0,
+    "heun.s_min": 0.0,
+    "heun.s_max": float("inf"),
+    "heun.s_noise": 1.0,
+    "evaluate.source": "student",
+    "evaluate.reference": "",  # a name, a file of statistics, or a data set
+    "evaluate.features": "inception",
+    "evaluate.features_weights": "",
+    "evaluate.metrics": ("fid",),
+    "evaluate.count": 50_000,
+    "evaluate.batch_size": 256,
+    "evaluate.seed": 1,
+    "evaluate.seeds": 1,
+    "evaluate.every_kimg": 0.0,
+    "evaluate.best": "fid",
+    "sample.source": "student",
+    "sample.label": -1,
+    "sample.count": 0,
+    "sample.batch_size": 256,
+    "sample.seed": 0,
+    "sample.format": "png",
+}
+# In place of these, where a network is trained from nothing.
+_WITHOUT_TEACHER = {
+    "batch_size": 512,
+    "duration_kimg": 200_000.0,
+    "dtype": "bfloat16",
+    "log_kimg": 51.2,
+    "grid_kimg": 2048.0,
+    "grid.rows": 10,
+    "grid.columns": 10,
+    "checkpoint_kimg": 5120.0,
+    "evaluate.batch_size": 500,
+    "sample.batch_size": 500,
+}
+
+
+def distillation(method: str) -> ConfigDict:
+    """Make the base of a config that distils a teacher.
+
+    Args:
+      method: a registered one that reads a teacher, such as "sid".
+
+    Returns:
+      The config, locked, so that a misspelt field is an error.
+
+    Raises:
+      ValueError: if there is no such method, or it reads no teacher.
+    """
+    if "teacher" not in methods.get(method).reads:
+        raise ValueError(f"method={method!r} reads no teacher: bases.denoising() is its base.")
+    return ConfigDict(_nested(fields(method))).lock()
+
+
+def denoising() -> ConfigDict:
+    """Make the base of a config that trains a teacher on images, locked."""
+    return ConfigDict(_nested(fields("denoising"))).lock()
+
+
+def fields(method: str) -> dict[str, Any]:
+    """List the dotted fields of a method's base, in an order for people, with their values.
+
+    Args:
+      method: a registered one.
+
+    Raises:
+      ValueError: if there is no such method.
+    """
+    cls = methods.get(method)
+    has_teacher = "teacher" in cls.reads
+    settings = {each.field: each.default for each in cls.settings()}
+    found: dict[str, Any] = {"method": method}
+    found |= _TEACHER if has_teacher else {}
+    found |= _DATA if "data" in cls.reads else {}
+    found |= {} if has_teacher else _NETWORK
+    found |= {field: value for field, value in settings.items() if "." not in field}
+    for learner in sorted(cls.learners, key=lambda each: each.name != cls.samples_from):
+        group = f"{learner.optimizer or learner.name}."
+        found |= {group + name: value for name, value in _optimizer(learner, cls).items()}
+        found |= {field: value for field, value in settings.items() if field.startswith(group)}
+    return found | settings | _COMMON | ({} if has_teacher else _WITHOUT_TEACHER)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten groups of fields into dotted names.
+
+    Args:
+      values: of a config, as `ConfigDict.to_dict` gives them.
+      prefix: of the names.
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def _optimizer(learner: Learner, method: type[Method]) -> dict[str, Any]:
+    if learner.starts_as == "fresh":
+        return _ADAM | _FRESH_LEARNER
+    return _ADAM | (_STUDENT if learner.name == method.samples_from else {})
+
+
+def _nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    groups: dict[str, Any] = {}
+    for field, value in dotted.items():
+        *path, name = field.split(".")
+        group = groups
+        for part in path:
+            group = group.setdefault(part, {})
+        group[name] = value
+    return groups

@@ -1,0 +1,70 @@
+"""The evaluate mode: measures of a student, its teacher or another network."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from diffjax.distributed import sharding
+from diffjax.files import writing
+from diffjax.runs import building, checks, joining, subjects
+
+
+def evaluate(config: ConfigDict, workdir: str) -> None:
+    """Measure a student, its teacher or another network as `config.evaluate` says.
+
+    `source` says what: see `subjects.find`. `seeds` measurements of `count` images each, no two of
+    which share one, give mean and standard deviation. They are printed, and written with each
+    value to `evaluation_<source>.json` in the work directory.
+
+    Args:
+      config: of the run.
+      workdir: of the run.
+
+    Raises:
+      ValueError: a metric without its reference, or a field that can't be followed.
+      FileNotFoundError: nothing to evaluate.
+    """
+    config = checks.upgraded(config)
+    with joining.joined(config):
+        _evaluate(config, workdir)
+
+
+def _evaluate(config: ConfigDict, workdir: str) -> None:
+    mesh = sharding.make_mesh(**config.mesh)
+    exp = building.build(config)
+    settings = config.evaluate
+    building.check_evaluation(config)
+    writing.make_writable(workdir)
+    subject = subjects.find(settings.source, Path(workdir), exp, settings.seed, mesh)
+    evaluator = building.make_evaluator(config, exp, mesh)
+    measured = [
+        evaluator(subject.sampler, subject.params, label_dim=exp.denoiser.label_dim, repeat=repeat)
+        for repeat in range(settings.seeds)
+    ]
+    if jax.process_index() != 0:
+        return
+    values = {name: [values[name] for values in measured] for name in measured[0]}
+    mean = {name: statistics.fmean(each) for name, each in values.items()}
+    report: dict[str, Any] = {
+        "source": subject.title,
+        "evaluations": subject.evaluations,
+        "images": settings.count,
+        "seeds": settings.seeds,
+        **mean,
+    }
+    deviation = {}
+    if settings.seeds > 1:
+        deviation = {name: statistics.stdev(each) for name, each in values.items()}
+        report |= {"standard_deviation": deviation, "values": values}
+    shown = "  ".join(
+        f"{name} {value:.5g}" + (f" ± {deviation[name]:.2g}" if deviation else "")
+        for name, value in mean.items()
+    )
+    print(f"{subject.title}: {shown}")
+    path = Path(workdir) / f"evaluation_{subject.name}.json"
+    writing.write_text(path, json.dumps(report, indent=2) + "\n")
+    print(f"written to {path}")

@@ -1,0 +1,130 @@
+"""Inputs of an update that it never changes: a teacher's parameters, real images."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from diffjax import data
+from diffjax.convert import teacher as teachers
+from diffjax.data import DataSource
+from diffjax.interfaces import Params
+from diffjax.methods.draws import Dataset
+from diffjax.models.denoiser import NetworkDenoiser
+from diffjax.training import dataset, precision
+
+
+class Input(Protocol):
+    """One of the trees that updates read, by name in `Method.reads`."""
+
+    def load(self) -> Any:
+        """Read it, or None where it is streamed."""
+
+    def abstract(self) -> Any:
+        """Shapes and types of what updates read, or None where it is streamed."""
+
+    def narrowed(self, tree: Any) -> Any:
+        """Convert what `load` read to the type that updates read it in."""
+
+    def stream(self, start: int, mesh: Mesh) -> Iterator[Any] | None:
+        """Give the input of update `start` and of those after it, or None where `load` has it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherInput:
+    """A teacher's parameters.
+
+    Attributes:
+      source: where they are; see `convert.teacher.load`.
+      denoiser: the teacher's network.
+      storage: type that they are kept in; None is float32.
+    """
+
+    source: str
+    denoiser: NetworkDenoiser
+    storage: Any = None
+
+    def load(self) -> Params:
+        """Read the parameters, float32."""
+        return teachers.load(self.source).params
+
+    def abstract(self) -> Params:
+        """Shapes and types of the parameters as they are kept."""
+        params = self.denoiser.abstract_params()
+        dtype = self.storage or jnp.float32
+        narrowed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), params["params"])
+        return {**params, "params": narrowed}
+
+    def narrowed(self, tree: Params) -> Params:
+        """Convert parameters to the type that they are kept in; buffers stay as they are.
+
+        Raises:
+          ValueError: if that type can't hold them.
+        """
+        if self.storage is None:
+            return tree
+        dtype = jnp.dtype(self.storage)
+        try:
+            return {**tree, "params": precision.cast(tree["params"], dtype)}
+        except ValueError as error:
+            raise ValueError(
+                f"config.teacher_dtype={dtype.name!r}: the teacher's {error} Set it to 'bfloat16', "
+                "which has the range of float32."
+            ) from error
+
+    def stream(self, start: int, mesh: Mesh) -> None:
+        """None: parameters lie on the devices."""
+        del start, mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class DataInput:
+    """Real images.
+
+    Attributes:
+      source: where they are.
+      batch_size: images an update.
+      seed: of their order and flips where they are streamed.
+      x_flip: whether half of them are mirrored.
+    """
+
+    source: DataSource
+    batch_size: int
+    seed: int
+    x_flip: bool
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether images come an update's at a time, for want of room on the devices."""
+        return not dataset.is_resident(self.source)
+
+    def load(self) -> Dataset | None:
+        """Read all images; where they are streamed, look at each of them once instead."""
+        if self.is_streamed:
+            data.verify(self.source)
+            return None
+        return dataset.load(self.source)
+
+    def abstract(self) -> Dataset | None:
+        """Shapes and types of all images, or None where they are streamed."""
+        return None if self.is_streamed else dataset.abstract(self.source)
+
+    def narrowed(self, tree: Dataset | None) -> Dataset | None:
+        """Images as they are: uint8 already."""
+        return tree
+
+    def stream(self, start: int, mesh: Mesh) -> Iterator[Dataset] | None:
+        """Images of update `start` and of those after it, or None where `load` has all."""
+        if not self.is_streamed:
+            return None
+        return dataset.stream(
+            self.source,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            x_flip=self.x_flip,
+            start=start,
+            mesh=mesh,
+        )

@@ -1,0 +1,91 @@
+"""The sample mode: a grid and images of a student, its teacher or another network."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from diffjax.distributed import sharding
+from diffjax.evaluation import sampling
+from diffjax.files import images, writing
+from diffjax.interfaces import Array
+from diffjax.runs import building, checks, joining, subjects
+
+_FORMATS = ("png", "npz")
+
+
+def sample(config: ConfigDict, workdir: str) -> None:
+    """Write a grid and, with a count, images of a student, its teacher or another network.
+
+    `config.sample` says what: `source`, as `subjects.find` takes it; `count` (0 for the grid alone);
+    `format`, "png" for one file an image or "npz" for one file with `images` and `classes`;
+    `label`, one class or −1 for all; `seed`; `batch_size`, which changes no image.
+
+    Args:
+      config: of the run.
+      workdir: of the run; images go to `samples/` in it.
+
+    Raises:
+      ValueError: a field that can't be followed.
+      FileNotFoundError: no checkpoint to sample from.
+    """
+    config = checks.upgraded(config)
+    with joining.joined(config):
+        _sample(config, workdir)
+
+
+def _sample(config: ConfigDict, workdir: str) -> None:
+    mesh = sharding.make_mesh(**config.mesh)
+    settings, exp = config.sample, building.build(config)
+    if settings.format not in _FORMATS:
+        raise ValueError(f"config.sample.format={settings.format!r}: known are {_FORMATS}.")
+    if settings.count < 0:
+        raise ValueError(f"config.sample.count={settings.count}: 0 or more are needed.")
+    label_dim = exp.denoiser.label_dim
+    if not -1 <= settings.label < label_dim:
+        raise ValueError(
+            f"config.sample.label={settings.label}: the network has {label_dim} classes; -1 is all."
+        )
+    writing.make_writable(workdir)
+    subject = subjects.find(settings.source, Path(workdir), exp, settings.seed, mesh)
+    sampler, params = subject.sampler, subject.params
+    folder = Path(workdir) / "samples"
+
+    def classes(indices: Array) -> Array:
+        if settings.label >= 0:
+            return jnp.full_like(indices, settings.label)
+        return sampling.random_classes(settings.seed, indices, label_dim)
+
+    grid_size = config.grid.rows * config.grid.columns
+    batch_size = sharding.round_up(settings.batch_size, mesh)
+    shown, _ = next(
+        sampling.batches(
+            sampler,
+            params,
+            grid_size,
+            batch_size=sharding.round_up(grid_size, mesh),
+            classes=classes,
+        )
+    )
+    is_main = jax.process_index() == 0
+    if is_main:
+        scale = images.visible_scale(shown.shape[1])
+        grid_path = folder / f"{subject.name}_seed{settings.seed}.png"
+        images.save_png(grid_path, images.grid(shown, columns=config.grid.columns, scale=scale))
+        print(f"{subject.title}: grid in {grid_path}")
+    if settings.count:
+        name = f"{subject.name}_seed{settings.seed}_{settings.count}"
+        produced = sampling.batches(
+            sampler, params, settings.count, batch_size=batch_size, classes=classes
+        )
+        if not is_main:  # which takes its part in making them
+            for _ in produced:
+                pass
+            return
+        if settings.format == "png":
+            sampling.write_pngs(folder / name, produced)
+        else:
+            name += ".npz"
+            sampling.write_npz(folder / name, produced, settings.count)
+        print(f"{settings.count} images in {folder / name}")

@@ -1,0 +1,382 @@
+"""One update: the turns of a method in order, the averages, and all of it left out unless finite.
+
+There is one definition of an update, `Update.follow`, and a runner that decides how its parts are
+executed: `Inline` within one program, `separate_programs.SeparatePrograms` as a program each, and
+`tools.replay` with a record of each.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from diffjax.interfaces import Array, Params
+from diffjax.methods import Method, Turn
+from diffjax.methods.base import AllParams
+from diffjax.methods.draws import Draws
+from diffjax.training import ema, guard, optimizer
+from diffjax.training.state import TrainState
+
+Metrics = dict[str, Array]
+# Of a round or of all rounds: a gradient and metrics, summed over examples.
+Sums = tuple[Any, Metrics]
+# From a gradient of samples to that of what made them.
+Pullback = Callable[[Array], tuple[Params]]
+
+
+@flax.struct.dataclass
+class Outcome:
+    """Results of the turns so far, of the learners that had one.
+
+    Attributes:
+      params: learner -> parameters.
+      opt: learner -> state of its optimiser.
+      metrics: name -> scalar.
+      finite: bool scalar, whether all losses and gradients were.
+    """
+
+    params: dict[str, Params]
+    opt: dict[str, optax.OptState]
+    metrics: Metrics
+    finite: Any
+
+    def followed_by(self, other: "Outcome") -> "Outcome":
+        """Add a later turn's results, whose `finite` speaks for both."""
+        return Outcome(
+            params={**self.params, **other.params},
+            opt={**self.opt, **other.opt},
+            metrics={**self.metrics, **other.metrics},
+            finite=other.finite,
+        )
+
+
+class Runner(Protocol):
+    """Execution of an update's parts. What a round's draws are is the runner's own affair."""
+
+    def lend(self, turn: Turn, params: AllParams, draws: Draws) -> Any:
+        """Make all samples of a turn, for another turn to learn from too."""
+
+    def gradient(self, turn: Turn, params: AllParams, draws: Draws, time: int, lent: Any) -> Sums:
+        """Sum a turn's gradient and metrics over the rounds of its repetition `time`."""
+
+    def step(self, turn: Turn, before: Outcome, sums: Sums) -> Outcome:
+        """Follow a gradient; `before` holds this learner alone."""
+
+    def if_due(
+        self, turn: Turn, step: Array, before: Outcome, take: Callable[[Outcome], Outcome]
+    ) -> Outcome:
+        """Take a turn in the updates in which it is due, and rest in others."""
+
+    def finish(self, state: TrainState, outcome: Outcome, sums: Sums | None) -> Any:
+        """End the update: the last turn's step from its sums, if any, the averages, the verdict."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """One update of a method's learners.
+
+    Attributes:
+      method: whose turns it takes.
+      optimizers: learner -> optimiser.
+      averages: how learners' averages follow them.
+      max_skipped_in_a_row: once so many updates in a row were left out, the state stays as it is,
+        its counters too; None for never.
+      unroll: whether rounds of gradient accumulation are unrolled; on a CPU convolutions inside
+        a compiled loop run on one thread.
+    """
+
+    method: Method
+    optimizers: Mapping[str, optax.GradientTransformation]
+    averages: ema.Averages = dataclasses.field(default_factory=ema.Averages)
+    max_skipped_in_a_row: int | None = None
+    unroll: bool = False
+
+    @property
+    def batch_size(self) -> int:
+        """Examples an update."""
+        return self.method.batch.size
+
+    @functools.cached_property
+    def turns(self) -> tuple[Turn, ...]:
+        """Turns of the method, in order."""
+        return self.method.turns()
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """Learners of which an average is kept."""
+        return tuple(learner.name for learner in self.method.learners if learner.averaged)
+
+    @property
+    def counted_by(self) -> dict[str, str]:
+        """Metrics that some updates leave at 0, unmeasured, and the metric that is 1 in others."""
+        return {
+            name: f"{turn.prefix}updates"
+            for turn in self.turns
+            if turn.every > 1
+            for name in metric_names(turn)
+        }
+
+    def __call__(
+        self, state: TrainState, inputs: Mapping[str, Any], draws: Mapping[str, Draws]
+    ) -> tuple[TrainState, Metrics]:
+        """Do one update.
+
+        If a loss or gradient of any turn is not finite, all of them are left out: all networks,
+        their optimisers and averages stay as they were, to the bit, and the state counts it.
+
+        Args:
+          state: before the update.
+          inputs: what is read and never changed: {"teacher": φ}.
+          draws: all randomness, by learner.
+
+        Returns:
+          The state after it, and scalars: for each turn `{prefix}loss` (sum over an example, mean
+          over the batch, before loss scales), its other figures (means over the batch) and
+          `{prefix}grad_norm` (with loss scales), as they came out; `{prefix}updates`, 1 where it
+          was the turn of a learner that doesn't learn each time, else 0; and `skipped`, 1 if the
+          update was left out, else 0.
+        """
+        return self.follow(Inline(self), state, inputs, draws)
+
+    def follow(
+        self,
+        run: Runner,
+        state: TrainState,
+        inputs: Mapping[str, Any],
+        draws: Mapping[str, Draws],
+    ) -> Any:
+        """Do one update part by part, as `run` executes them; see `__call__`."""
+        outcome = Outcome({}, {}, {}, np.bool_(True))
+        lent = {
+            turn.borrows: run.lend(
+                self._turn_of(turn.borrows), {**inputs, **state.params}, draws[turn.borrows]
+            )
+            for turn in self.turns
+            if turn.borrows
+        }
+
+        def gradient(turn: Turn, so_far: Outcome, time: int) -> Sums:
+            params = {**inputs, **state.params, **so_far.params}
+            is_last = time == turn.times - 1
+            samples = lent.get(turn.borrows if is_last else "", lent.get(turn.learner))
+            return run.gradient(turn, params, draws[turn.learner], time, samples)
+
+        def take(turn: Turn, own: Outcome, times: int) -> Outcome:
+            before = outcome
+            for time in range(times):
+                own = run.step(turn, own, gradient(turn, before.followed_by(own), time))
+            return own
+
+        # The last turn's step is part of the update's end, where that is always due.
+        last = self.turns[-1] if self.turns[-1].every == 1 else None
+        for turn in self.turns:
+            times = turn.times - (turn is last)
+            if not times:
+                continue
+            own = self.own(turn, state, outcome)
+            taken = functools.partial(take, turn, times=times)
+            own = taken(own) if turn.every == 1 else run.if_due(turn, state.step, own, taken)
+            outcome = outcome.followed_by(own)
+        sums = gradient(last, outcome, last.times - 1) if last else None
+        return run.finish(state, outcome, sums)
+
+    # ---- The parts, each of which may be a program -----------------------------------------------
+
+    def samples(self, turn: Turn, params: AllParams, draws: Draws) -> tuple[Array, Pullback | None]:
+        """Make a round's samples, and the way back to the learner's gradient if it made them.
+
+        The way back takes a gradient of the samples; it is a tree of arrays, so that it may leave
+        a compiled function.
+        """
+        if not turn.through_samples:
+            return turn.samples(params, draws), None
+
+        def make(own: Params) -> Array:
+            return turn.samples({**params, turn.learner: own}, draws)
+
+        return jax.vjp(make, params[turn.learner])
+
+    def loss_gradient(self, turn: Turn, params: AllParams, x: Array, draws: Draws) -> Sums:
+        """Differentiate a round's loss by its samples where they carry the gradient, else by ψ.
+
+        Returns:
+          The gradient, with the loss scale, and the metrics without; both summed over the round.
+        """
+
+        def loss(variable: Any) -> tuple[Array, Metrics]:
+            if turn.through_samples:
+                values, others = turn.loss(params, variable, draws)
+            else:
+                values, others = turn.loss({**params, turn.learner: variable}, x, draws)
+            total = values.sum()
+            sums = {name: value.sum() for name, value in others.items()}
+            return turn.scale * total, {f"{turn.prefix}loss": total, **sums}
+
+        return jax.grad(loss, has_aux=True)(x if turn.through_samples else params[turn.learner])
+
+    def step(self, turn: Turn, before: Outcome, sums: Sums) -> Outcome:
+        """Follow a gradient, from its rounds' sums; `before` holds this learner alone."""
+        gradient, metrics = jax.tree.map(lambda x: x / self.batch_size, sums)
+        name = turn.learner
+        params, opt = optimizer.step(
+            self.optimizers[name], gradient, before.opt[name], before.params[name]
+        )
+        metrics = {**metrics, f"{turn.prefix}grad_norm": optax.global_norm(gradient)}
+        finite = before.finite & guard.all_finite(metrics)
+        if turn.every > 1:
+            metrics[f"{turn.prefix}updates"] = jnp.float32(1)
+        return Outcome({name: params}, {name: opt}, metrics, finite)
+
+    def rest(self, turn: Turn, before: Outcome) -> Outcome:
+        """Leave a learner as it is, in an update that isn't its turn."""
+        names = (*metric_names(turn), f"{turn.prefix}updates")
+        return dataclasses.replace(before, metrics=dict.fromkeys(names, jnp.float32(0)))
+
+    def finish(
+        self, state: TrainState, outcome: Outcome, sums: Sums | None
+    ) -> tuple[TrainState, Metrics]:
+        """End an update: the last turn's step from its sums, the averages, and the verdict."""
+        if sums is not None:
+            turn = self.turns[-1]
+            own = self.own(turn, state, outcome)
+            outcome = outcome.followed_by(self.step(turn, own, sums))
+        params = {**state.params, **outcome.params}
+        after = dataclasses.replace(
+            state,
+            params=params,
+            opt={**state.opt, **outcome.opt},
+            averages=self.averages.follow(
+                state.averages,
+                params,
+                images_seen=state.step.astype(jnp.float32) * self.batch_size,
+                batch_size=self.batch_size,
+            ),
+        )
+        skipped = 1 - outcome.finite.astype(jnp.float32)
+        limit = self.max_skipped_in_a_row
+        after = guard.settle(state, after, outcome.finite, max_skipped_in_a_row=limit)
+        return after, {**outcome.metrics, "skipped": skipped}
+
+    def _turn_of(self, learner: str) -> Turn:
+        return next(turn for turn in self.turns if turn.learner == learner)
+
+    def own(self, turn: Turn, state: TrainState, outcome: Outcome) -> Outcome:
+        """Pick one learner's trees, as the turns so far left them."""
+        name = turn.learner
+        params, opt = (
+            {**a, **b} for a, b in ((state.params, outcome.params), (state.opt, outcome.opt))
+        )
+        return Outcome({name: params[name]}, {name: opt[name]}, {}, outcome.finite)
+
+
+def metric_names(turn: Turn) -> tuple[str, ...]:
+    """Name the metrics of a turn."""
+    return (f"{turn.prefix}loss", *turn.reports, f"{turn.prefix}grad_norm")
+
+
+class _Lent(NamedTuple):
+    """Samples of all rounds, [R, B, ...], and the way back from their gradient."""
+
+    samples: Array
+    pullback: Pullback
+
+
+class Inline:
+    """Runner that executes an update within the function being traced."""
+
+    def __init__(self, update: Update) -> None:
+        """Run the parts of `update`."""
+        self._update = update
+
+    def lend(self, turn: Turn, params: AllParams, draws: Draws) -> _Lent:
+        """Make all samples of a turn, and one way back for all of them."""
+
+        def make(own: Params) -> Array:
+            trees = {**params, turn.learner: own}
+            return self._each_round(lambda each: turn.samples(trees, each), at(draws, 0))
+
+        return _Lent(*jax.vjp(make, params[turn.learner]))
+
+    def gradient(
+        self,
+        turn: Turn,
+        params: AllParams,
+        draws: Draws,
+        time: int,
+        lent: _Lent | None,
+    ) -> Sums:
+        """Sum gradient and metrics over rounds, a round at a time."""
+        rounds = at(draws, time)
+        if lent is None:
+            return self._sum_rounds(lambda each: self._round(turn, params, each), rounds)
+
+        def of_lent(x: Array, each: Draws) -> Sums:
+            return self._update.loss_gradient(turn, params, x, each)
+
+        if not turn.through_samples:
+            return self._sum_rounds(of_lent, lent.samples, rounds)
+        gradients, metrics = self._each_round(of_lent, lent.samples, rounds)
+        (gradient,) = lent.pullback(gradients)
+        return gradient, jax.tree.map(lambda x: x.sum(axis=0), metrics)
+
+    def step(self, turn: Turn, before: Outcome, sums: Sums) -> Outcome:
+        """Follow a gradient."""
+        return self._update.step(turn, before, sums)
+
+    def if_due(
+        self, turn: Turn, step: Array, before: Outcome, take: Callable[[Outcome], Outcome]
+    ) -> Outcome:
+        """Choose on the device."""
+        rest = functools.partial(self._update.rest, turn)
+        before = dataclasses.replace(before, finite=jnp.asarray(before.finite))
+        return jax.lax.cond(step % turn.every == 0, take, rest, before)
+
+    def finish(
+        self, state: TrainState, outcome: Outcome, sums: Sums | None
+    ) -> tuple[TrainState, Metrics]:
+        """End the update."""
+        return self._update.finish(state, outcome, sums)
+
+    def _round(self, turn: Turn, params: AllParams, draws: Draws) -> Sums:
+        x, pullback = self._update.samples(turn, params, draws)
+        gradient, metrics = self._update.loss_gradient(turn, params, x, draws)
+        if pullback is not None:
+            (gradient,) = pullback(gradient)
+        return gradient, metrics
+
+    def _sum_rounds(self, function: Callable[..., Sums], *rounds: Any) -> Sums:
+        if _length(rounds) == 1:
+            return function(*at(rounds, 0))
+
+        def add(total: Any, each: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, function(*each)), None
+
+        shapes = jax.eval_shape(function, *at(rounds, 0))
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        # To be divided once, after the loop: XLA moves each round's all-reduce out of it only then.
+        return jax.lax.scan(add, nothing, rounds, unroll=self._update.unroll)[0]
+
+    def _each_round(self, function: Callable[..., Any], *rounds: Any) -> Any:
+        """Stack the function's results, a round each."""
+        if _length(rounds) == 1:
+            return jax.tree.map(lambda x: x[None], function(*at(rounds, 0)))
+
+        def step(nothing: None, each: Any) -> tuple[None, Any]:
+            return nothing, function(*each)
+
+        return jax.lax.scan(step, None, rounds, unroll=self._update.unroll)[1]
+
+
+def at(tree: Any, index: int) -> Any:
+    """Pick one entry of every leaf's first axis."""
+    return jax.tree.map(lambda x: x[index], tree)
+
+
+def _length(tree: Any) -> int:
+    return int(jax.tree.leaves(tree)[0].shape[0])

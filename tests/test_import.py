@@ -1,0 +1,75 @@
+"""`import diffjax` costs nothing, and names what a library user needs."""
+
+import doctest
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import diffjax
+
+ROOT = Path(__file__).parents[1]
+MODULES = [name for name in diffjax.__all__ if not name.startswith("__")]
+
+
+def printed(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def libraries_after(statement: str) -> set[str]:
+    """Libraries that a new interpreter has loaded, besides the standard one."""
+    code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    loaded = {name.partition(".")[0] for name in json.loads(printed(code))}
+    return loaded - set(sys.stdlib_module_names)
+
+
+def test_importing_diffjax_imports_no_library():
+    assert libraries_after("import diffjax") <= libraries_after("") | {"diffjax"}
+    code = "import diffjax, sys; print(sorted(n for n in sys.modules if n.startswith('diffjax')))"
+    assert printed(code) == "['diffjax']\n"
+
+
+def test_importing_losses_imports_jax_chex_and_numpy_alone():
+    allowed = libraries_after("import jax, chex, numpy") | {"diffjax"}
+    assert libraries_after("import diffjax.losses") <= allowed
+    assert libraries_after("import diffjax; diffjax.losses") <= allowed
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_each_name_loads_when_it_is_asked_for(name):
+    for code in (
+        f"import diffjax; print(diffjax.{name}.__name__)",
+        f"from diffjax import {name}; print({name}.__name__)",
+    ):
+        assert printed(code) == f"diffjax.{name}\n"
+
+
+def test_what_there_is_can_be_listed():
+    assert {"losses", "methods", "metrics", "models", "noise", "samplers"} <= set(MODULES)
+    assert set(diffjax.__all__) <= set(dir(diffjax))
+    assert "importlib" not in dir(diffjax)
+    assert diffjax.__all__ == sorted(diffjax.__all__)
+    with pytest.raises(AttributeError, match="module 'diffjax' has no attribute 'lossses'"):
+        _ = diffjax.lossses
+
+
+def test_the_docstring_runs_and_tells_of_every_module():
+    results = doctest.testmod(diffjax)
+    assert (results.failed, results.attempted) == (0, 5)
+    for name in MODULES:
+        assert f"\n    {name} " in diffjax.__doc__
+    assert "python -m diffjax.main --config=configs/sid_digits.py" in diffjax.__doc__
+    assert (ROOT / "configs/sid_digits.py").exists()
+
+
+def test_the_version_can_be_read_without_an_import():
+    """As setuptools does, by its text."""
+    (line,) = [
+        line
+        for line in (ROOT / "diffjax/__init__.py").read_text().splitlines()
+        if line.startswith("__version__")
+    ]
+    assert line == f'__version__ = "{diffjax.__version__}"'
