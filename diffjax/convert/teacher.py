@@ -22,7 +22,7 @@ class Teacher:
 
     Attributes:
       init_kwargs: constructor arguments, as `denoiser.from_edm_kwargs` takes them.
-      params: its parameters, float32.
+      params: parameters of the denoiser, float32.
     """
 
     init_kwargs: dict[str, Any]

@@ -24,7 +24,7 @@ def open_source(
     Args:
       source: "digits"; the path of a zip or of a folder (see `files.open_zip` and
         `files.open_folder`); or `tfds:` and a name (see `prepared.open_prepared`).
-      data_dir: where TFDS has its data; None is `$TFDS_DATA_DIR` or its default.
+      data_dir: folder of TFDS's data sets; None is `$TFDS_DATA_DIR` or its default.
       field: name of the setting in an error.
 
     Raises:

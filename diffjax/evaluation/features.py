@@ -176,7 +176,7 @@ def to_rows(features: Features, array: Any, count: int) -> Any:
     """Bring the first `count` rows of an array to this host, and check them.
 
     Args:
-      features: whose `apply` made the array.
+      features: the features that the array holds, named in an error.
       array: [N, D] with N at least `count`, or None.
       count: number of rows.
 

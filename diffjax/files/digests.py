@@ -20,7 +20,7 @@ def write(folder: Path, parts: Iterable[str]) -> None:
     """Write size and SHA-256 of every file to `digests.json` in the folder.
 
     Args:
-      folder: that holds the files.
+      folder: the folder that holds the files.
       parts: names of the files and subfolders in it that count.
 
     Raises:

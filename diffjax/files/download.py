@@ -33,7 +33,7 @@ def fetch(
     Args:
       source: a path, an https URL, or an http URL of this machine; `#sha256=` and a digest may
         follow, so that a config can say which file it means.
-      cache_dir: where downloads are kept; None is `$DIFFJAX_CACHE`, or else `~/.cache/diffjax`.
+      cache_dir: folder of downloads; None is `$DIFFJAX_CACHE`, or else `~/.cache/diffjax`.
       sha256: the expected digest in hexadecimal; None checks nothing.
 
     Returns:

@@ -12,7 +12,7 @@ PathLike = str | os.PathLike[str]
 
 
 class SaveError(OSError):
-    """Error of arrays that couldn't be written; files that were there before still are."""
+    """Error of a failed write of arrays, which leaves earlier files as they were."""
 
 
 def one_line(error: object) -> str:
@@ -25,7 +25,7 @@ def local_path(path: PathLike) -> Path:
     """Return a path on a mounted file system, absolute.
 
     Raises:
-      ValueError: a URL.
+      ValueError: if the path is a URL.
     """
     if "://" in os.fspath(path):
         raise ValueError(f"{os.fspath(path)} is a URL: mount the store and name the mounted path")

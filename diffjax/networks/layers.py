@@ -108,7 +108,7 @@ def label_dropout(module: nn.Module, labels: Array, rate: float, train: bool) ->
     """Zero whole rows of `labels` with probability `rate` while training.
 
     Args:
-      module: whose rng "dropout" draws the rows.
+      module: bound module whose rng "dropout" draws the rows.
       labels: [B, K].
       rate: in [0, 1).
       train: whether to drop any.

@@ -87,7 +87,7 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
         heun=heun_settings(config),
         seed=config.seed,
         init_sigma=config.get("init_sigma", 1.0),
-        initial=config.generator.initial if "generator" in config else "",
+        initial=config.get(cls.samples_from, {}).get("initial", ""),
         teacher=config.get("teacher", ""),
     )
 
@@ -163,7 +163,7 @@ def compiles_apart(config: ConfigDict, exp: Experiment) -> bool:
         return bool(choice == "always")
     if jax.default_backend() != "gpu" or jax.device_count() > 1:
         return False
-    if config.share_samples and config.accumulation > 1:
+    if config.accumulation > 1 and any(turn.borrows for turn in exp.update.turns):
         return False
     params = int(parameter_overview.count_parameters(exp.denoiser.abstract_params()))
     height, width, _ = exp.denoiser.image_shape
@@ -294,7 +294,7 @@ def _check_teacher(config: ConfigDict, denoiser: NetworkDenoiser) -> None:
 
 
 def _check_augmentation(config: ConfigDict, denoiser: NetworkDenoiser) -> None:
-    if config.augment_probability and denoiser.augment_dim != augmentation.NUM_LABELS:
+    if config.get("augment_probability", 0.0) and denoiser.augment_dim != augmentation.NUM_LABELS:
         raise ValueError(
             f"config.augment_probability={config.augment_probability} but the network takes "
             f"{denoiser.augment_dim} augmentation labels, not {augmentation.NUM_LABELS}; set it to "

@@ -47,7 +47,7 @@ def save(workdir: Path, config: ConfigDict) -> None:
 
 
 def load(workdir: Path) -> ConfigDict:
-    """Read the config of a run, in today's fields; tuples have become lists.
+    """Read the config of a run, in today's fields and locked; tuples have become lists.
 
     Raises:
       FileNotFoundError: if none was written there.
@@ -60,7 +60,7 @@ def load(workdir: Path) -> ConfigDict:
         raise ValueError(f"{path} is damaged ({error}): delete it to go on without it") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} isn't a config: delete it to go on without it")
-    return checks.upgraded(ConfigDict(json_values.decode(values)))
+    return checks.upgraded(ConfigDict(json_values.decode(values))).lock()
 
 
 def changes(old: ConfigDict, new: ConfigDict) -> list[str]:

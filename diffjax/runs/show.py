@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from diffjax.runs import bases, checks
 
+
 class Field(NamedTuple):
     """Value of a field, and who set it.
 

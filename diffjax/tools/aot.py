@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 
 from diffjax.distributed import sharding
 from diffjax.runs import building
-from diffjax.runs.experiment import DistillExperiment
+from diffjax.runs.experiment import Experiment
 from diffjax.tools import hlo, layout, slices
 from diffjax.training import compilation
 
@@ -136,13 +136,13 @@ def compile_for(
       ValueError: if there is no such slice, or the config can't be run on it.
     """
     devices, hbm = slices.describe_slice(name)
-    if config.get("task") != "distill":
-        raise ValueError(f"config.task={config.get('task')!r}: only 'distill' is compiled here.")
+    exp, mesh = _prepare(devices, config)
+    if "teacher" not in exp.method.reads:
+        raise ValueError(f"config.method={config.method!r}: only distillations are compiled here.")
     if config.compile_apart == "always":
         raise ValueError(
             "config.compile_apart='always': one program is compiled here; set it to 'auto'."
         )
-    exp, mesh = _prepare(devices, config)
     started = time.monotonic()
     compile_ = _lay_out if layout_only else _compile
     cost, refusal = compile_(name, config, verbose)
@@ -165,16 +165,16 @@ def compile_for(
     )
 
 
-def abstract_arguments(exp: DistillExperiment, mesh: Mesh) -> tuple[Any, ...]:
+def abstract_arguments(exp: Experiment, mesh: Mesh) -> tuple[Any, ...]:
     """Arguments of `compilation.compile_updates`, as shapes that say where each array lies.
 
     Returns:
-      (state, teacher's parameters, key, count).
+      (state, inputs by name, key, count).
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     everywhere = sharding.replicated(mesh)
     return (
-        *compilation.abstract_inputs(exp, mesh),
+        *compilation.abstract_arguments(exp.abstract_state(), exp.abstract_inputs(), mesh),
         jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere),
         jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere, weak_type=True),
     )
@@ -264,17 +264,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if report.fits else 1
 
 
-def _prepare(devices: list[jax.Device], config: ConfigDict) -> tuple[DistillExperiment, Mesh]:
+def _prepare(devices: list[jax.Device], config: ConfigDict) -> tuple[Experiment, Mesh]:
     exp = building.build(config)
-    assert isinstance(exp, DistillExperiment)
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
-    sharding.check_batch(config.batch_size, config.accumulation, mesh)
+    sharding.check_batch(config.batch_size, config.get("accumulation", 1), mesh)
     # The one choice that is made by the machine at hand, for CPUs' sake.
-    return dataclasses.replace(exp, setup=dataclasses.replace(exp.setup, unroll=False)), mesh
+    return dataclasses.replace(exp, update=dataclasses.replace(exp.update, unroll=False)), mesh
 
 
-def _lower(exp: DistillExperiment, mesh: Mesh, updates_per_call: int) -> Any:
-    call = compilation.compile_updates(exp, mesh, updates_per_call)
+def _lower(exp: Experiment, mesh: Mesh, updates_per_call: int) -> Any:
+    call = compilation.compile_updates(exp.update, exp.abstract_state(), mesh, updates_per_call)
     return call.lower(*abstract_arguments(exp, mesh))
 
 

@@ -48,7 +48,7 @@ def stopped_early(compile_: Callable[..., Any], *arguments: Any, module: str) ->
 
     Args:
       compile_: a function of a module, called there with `arguments`; all of it can be pickled.
-      *arguments: its arguments.
+      *arguments: positional arguments of `compile_`.
       module: of the computation to watch for, such as "jit_call".
 
     Returns:

@@ -77,7 +77,7 @@ class Runner(Protocol):
         """End the update: the last turn's step from its sums, if any, the averages, the verdict."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # equal to itself alone, so that jit takes it
 class Update:
     """One update of a method's learners.
 
@@ -170,7 +170,8 @@ class Update:
         def take(turn: Turn, own: Outcome, times: int) -> Outcome:
             before = outcome
             for time in range(times):
-                own = run.step(turn, own, gradient(turn, before.followed_by(own), time))
+                sums = gradient(turn, before.followed_by(own), time)
+                own = run.step(turn, dataclasses.replace(own, metrics={}), sums)
             return own
 
         # The last turn's step is part of the update's end, where that is always due.

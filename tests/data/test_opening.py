@@ -3,6 +3,7 @@ import pytest
 
 from diffjax import data
 from diffjax.data import digits, opening
+from diffjax.files import images
 from tests.support import image_files
 
 
@@ -10,7 +11,7 @@ def test_digits():
     source = data.open_source("digits")
     assert (len(source), source.image_shape, source.num_classes) == (1797, (8, 8, 1), 10)
     pictures, classes = data.load_all(source)
-    np.testing.assert_array_equal(pictures, pictures.to_uint8(digits.load()[0]))
+    np.testing.assert_array_equal(pictures, images.to_uint8(digits.load()[0]))
     np.testing.assert_array_equal(classes, digits.load()[1])
     assert pictures.dtype == np.uint8
     assert classes.dtype == np.int32

@@ -13,7 +13,7 @@ from tests.support.processes import PATIENCE, ROOT
 
 SECOND_SIGNAL = """
 import hashlib, os
-from diffjax import preemption
+from diffjax.distributed import preemption
 with preemption.Preemption():
     print("ready", flush=True)
     # As a compilation does, this lets no handler of Python's run for a minute.
@@ -37,7 +37,7 @@ def test_a_second_signal_ends_at_once_whatever_goes_on():
 
 FINISHES = """
 import time
-from diffjax import preemption
+from diffjax.distributed import preemption
 with preemption.Preemption() as stop:
     print("ready", flush=True)
     while not stop.requested():

@@ -68,7 +68,7 @@ def test_by_itself_a_process_agrees_with_itself():
 
 
 PREPARE = """
-from diffjax import runtime
+from diffjax.distributed import runtime
 runtime.prepare(deterministic=False, distributed=True, join_seconds={seconds})
 """
 AGREE = (
@@ -134,7 +134,7 @@ def test_nothing_says_which_processes_there_are():
 
 COMPILES = """
 import sys, jax, jax.numpy as jnp
-from diffjax import runtime
+from diffjax.distributed import runtime
 runtime.prepare(deterministic=False, distributed=False, compilation_cache=sys.argv[1])
 events = []
 jax.monitoring.register_event_listener(lambda event, **_: events.append(event))

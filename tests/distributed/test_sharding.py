@@ -9,15 +9,15 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
-from diffjax.diffusion import noise
 from diffjax.distributed import sharding
 from diffjax.evaluation import sampling
+from diffjax.methods.denoising import Denoising
+from diffjax.methods.draws import Batch, Dataset
 from diffjax.models import denoiser
-from diffjax.pretrain import state as pretrain_state
-from diffjax.pretrain import update as pretrain_update
 from diffjax.runs import experiment
-from diffjax.training import optimizer
+from diffjax.training import optimizer, state
 from diffjax.training.compilation import compile_updates
+from diffjax.training.update import Update
 from tests.support import golden_cases, small_distillation
 
 LEARNING_RATE = 1e-3
@@ -33,54 +33,52 @@ def keeping_gradient():
 def distillation():
     """An experiment, what its updates read, and what makes its first state of that."""
     exp = small_distillation.build(keeping_gradient(), BATCH)
-    return exp, golden_cases.weights(exp.denoiser), exp.init_state
+    return exp, {"teacher": golden_cases.weights(exp.denoiser)}, exp.init_state
 
 
 @functools.cache
 def pretraining():
-    """The same of a teacher's training."""
+    """A teacher's training, likewise."""
     model = denoiser.from_edm_kwargs(small_distillation.INIT_KWARGS)
-    setup = pretrain_update.Pretraining(
-        denoiser=model, optimizer=keeping_gradient(), batch_size=BATCH
-    )
-    exp = experiment.PretrainExperiment(
-        source=None,  # the images are here already
+    batch = Batch(model.image_shape, BATCH, label_dim=2)
+    exp = experiment.Experiment(
+        update=Update(
+            method=Denoising(networks={"denoiser": model}, batch=batch),
+            optimizers={"denoiser": keeping_gradient()},
+        ),
+        inputs={},  # the images are here already
         init_kwargs=small_distillation.INIT_KWARGS,
         denoiser=model,
-        setup=setup,
-        draw=pretrain_update.Sampler(batch_size=BATCH, sigma=noise.LogNormal(), label_dim=2),
         heun=sampling.HeunSettings(),
-        seed=0,
     )
     random = np.random.RandomState(0)
-    dataset = pretrain_update.Dataset(
+    dataset = Dataset(
         images=random.randint(0, 256, (32, *model.image_shape)).astype(np.uint8),
         classes=random.randint(0, 2, 32),
     )
-    params = golden_cases.weights(model)  # EDM's own start has layers of zeros
-    return exp, dataset, lambda _: pretrain_state.create(params, optimizer=setup.optimizer)
+    params = {"denoiser": golden_cases.weights(model)}  # EDM's own start has layers of zeros
+    update = exp.update
+    start = functools.partial(state.create, params, update.optimizers, update.averaged)
+    return exp, {"data": dataset}, lambda _: start()
 
 
-# Network that is trained -> its optimiser's state.
-TRAINED = {
-    distillation: {"generator": "generator_opt", "fake_score": "fake_score_opt"},
-    pretraining: {"denoiser": "opt"},
-}
+# Networks that are trained.
+TRAINED = {distillation: ("generator", "fake_score"), pretraining: ("denoiser",)}
 ONE, DATA_PARALLEL, SHARDED, ALL_SHARDED = (1, 1), (8, 1), (2, 4), (1, 8)
 
 
 @functools.cache
 def run(task, data, fsdp):
     """State and metrics after one update, and where the arrays of its networks were."""
-    exp, frozen, init_state = task()
+    exp, inputs, init_state = task()
     mesh = sharding.make_mesh(data=data, fsdp=fsdp)
-    frozen = jax.device_put(frozen, sharding.state(frozen, mesh))
+    inputs = jax.device_put(inputs, sharding.state(inputs, mesh))
     shardings = sharding.state(exp.abstract_state(), mesh)
-    state = jax.jit(init_state, out_shardings=shardings)(frozen)
-    state, metrics = compile_updates(exp, mesh, 1)(state, frozen, jax.random.key(3), 1)
-    networks = [getattr(state, name) for name in TRAINED[task]]
-    specs = {leaf.sharding.spec for leaf in jax.tree.leaves(networks)}
-    return jax.device_get(state), jax.device_get(metrics.sums), specs
+    current = jax.jit(init_state, out_shardings=shardings)(inputs)
+    call = compile_updates(exp.update, exp.abstract_state(), mesh, 1)
+    current, metrics = call(current, inputs, jax.random.key(3), 1)
+    specs = {leaf.sharding.spec for leaf in jax.tree.leaves(current.params)}
+    return jax.device_get(current), jax.device_get(metrics.sums), specs
 
 
 def gradient(opt_state):
@@ -109,14 +107,14 @@ def test_the_same_update_on_any_devices(task, mesh, other):
     assert metrics.keys() == other_metrics.keys()
     for name, value in other_metrics.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
-    for network, opt in TRAINED[task].items():
-        ours, theirs = (flat(gradient(getattr(each, opt))) for each in (state, other_state))
+    for network in TRAINED[task]:
+        ours, theirs = (flat(gradient(each.opt[network])) for each in (state, other_state))
         tolerance = 1e-5 * np.linalg.norm(theirs)
         assert np.linalg.norm(ours - theirs) < tolerance, network
         # Adam with b1 = 0 steps by the sign, which rounding decides where the gradient is near 0.
         is_clear = np.abs(theirs) > tolerance
         assert is_clear.mean() > 0.99, network
-        ours, theirs = (flat(getattr(each, network)) for each in (state, other_state))
+        ours, theirs = (flat(each.params[network]) for each in (state, other_state))
         assert (np.abs(ours - theirs)[is_clear] < 0.1 * LEARNING_RATE).all(), network
     is_sharded = any("fsdp" in spec for spec in specs)
     assert is_sharded == (mesh[1] > 1)

@@ -110,8 +110,8 @@ def test_both_can_be_switched_off():
 
 HANGS = """
 import subprocess, sys, threading, time
-from diffjax.peers import Peers
-from diffjax.watchdog import Watchdog
+from diffjax.distributed.peers import Peers
+from diffjax.distributed.watchdog import Watchdog
 child = subprocess.Popen(["sleep", "600"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 threading.Thread(target=time.sleep, args=(600,)).start()  # a loader that nobody ends
 peers = Peers(silent_seconds=1.0)

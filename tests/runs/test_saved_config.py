@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from diffjax.runs import saved_config
+from diffjax.runs import checks, saved_config
 from diffjax.runs.train import train
-from tests.runs.test_configs import NAMES, changed, fields, load
+from tests.runs.test_configs import NAMES, RECORDED, as_it_was, changed, fields, load
 from tests.runs.test_train import BATCH, ROOT, lines, miniature
 
 
@@ -39,7 +39,7 @@ def test_changes_name_field_old_and_new():
         "seed: 0 -> 3",
     ]
     kinds = saved_config.changes(load("sid_digits"), load("teacher_digits"))
-    assert 'method: "sid" -> none' in kinds
+    assert 'method: "sid" -> "denoising"' in kinds
     assert "network.channel_mult: none -> [1, 2]" in kinds
 
 
@@ -51,6 +51,44 @@ def test_a_run_that_made_nothing_holds_nobody_up(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match=r"another config \(seed: 0 -> 3\): name another"):
         saved_config.check_unchanged(tmp_path, changed("sid_digits", seed=3))
+
+
+def began(workdir, config):
+    """Leaves what a run leaves that was begun with a config."""
+    saved_config.save(workdir, config)
+    (workdir / "metrics.jsonl").write_text("{}\n")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_of_an_earlier_config_goes_on(tmp_path, name):
+    began(tmp_path, as_it_was(name))
+    assert json.loads((tmp_path / "config.json").read_text())["task"] == RECORDED[name]["task"]
+    assert "task" not in saved_config.load(tmp_path)
+    saved_config.check_unchanged(tmp_path, load(name))
+    saved_config.check_unchanged(tmp_path, checks.upgraded(as_it_was(name)))
+    with pytest.raises(ValueError, match=r"another config \(seed: 0 -> 3\): name another"):
+        saved_config.check_unchanged(tmp_path, changed(name, seed=3))
+
+
+def test_a_run_goes_on_that_began_before_a_field_was_there(tmp_path):
+    earlier = as_it_was("sid_digits")
+    for field in ("share_samples", "fake_score.every", "optimizer_state_dtype"):
+        del earlier[field]
+    began(tmp_path, earlier)
+    saved_config.check_unchanged(tmp_path, load("sid_digits"))
+    with pytest.raises(ValueError, match=r"\(fake_score\.every: 1 -> 2\)"):
+        saved_config.check_unchanged(tmp_path, changed("sid_digits", fake_score__every=2))
+    # What the config set was not there either, but it is no default.
+    del earlier["teacher"]
+    began(tmp_path, earlier)
+    with pytest.raises(ValueError, match=r'\(teacher: "" -> "digits"\)'):
+        saved_config.check_unchanged(tmp_path, load("sid_digits"))
+
+
+def test_an_earlier_task_that_never_was(tmp_path):
+    began(tmp_path, changed("sid_digits", as_it_was, task="destill"))
+    with pytest.raises(ValueError, match=r"config\.task='destill' is unknown; known are: distill"):
+        saved_config.load(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "3"])

@@ -56,9 +56,11 @@ def test_a_run_that_stopped_goes_on_to_the_bit(teacher, tmp_path):
     assert (parts / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     state, again = state_of(whole, config), state_of(parts, config)
     assert_trees_equal(state, again)
-    moments = [leaf for leaf in jax.tree.leaves(state.generator_opt) if leaf.ndim]
+    moments = [leaf for leaf in jax.tree.leaves(state.opt["generator"]) if leaf.ndim]
     assert {leaf.dtype for leaf in moments} == {np.dtype(jnp.bfloat16)}
-    assert {leaf.dtype for leaf in jax.tree.leaves(state.generator)} == {np.dtype(np.float32)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params["generator"])} == {
+        np.dtype(np.float32)
+    }
 
 
 @pytest.mark.slow
@@ -80,17 +82,18 @@ def test_replay_knows_of_savings(teacher, tmp_path, monkeypatch):
 
 def test_the_teacher_alone_is_narrowed(teacher):
     exp = building.build(saving(teacher))
-    loaded = exp.load_frozen()
+    loaded = exp.load_inputs()
     narrowed = exp.narrowed(loaded)
     assert {leaf.dtype for leaf in jax.tree.leaves(narrowed)} == {np.dtype(jnp.bfloat16)}
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), narrowed)
-    assert jax.tree.leaves(exp.abstract_frozen()) == jax.tree.leaves(shapes)
-    assert exp.setup.teacher.network.dtype == jnp.bfloat16
-    assert exp.setup.fake_score.network.dtype == exp.denoiser.network.dtype == jnp.float32
+    assert jax.tree.leaves(exp.abstract_inputs()) == jax.tree.leaves(shapes)
+    networks = exp.method.networks
+    assert networks["teacher"].network.dtype == jnp.bfloat16
+    assert networks["fake_score"].network.dtype == exp.denoiser.network.dtype == jnp.float32
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
     labels, sigma = jnp.eye(10)[:2], jnp.asarray([0.1, 2.0])
-    got = jax.jit(exp.setup.teacher)(narrowed, x, sigma, labels=labels)
-    wanted = jax.jit(exp.denoiser)(loaded, x, sigma, labels=labels)
+    got = jax.jit(networks["teacher"])(narrowed["teacher"], x, sigma, labels=labels)
+    wanted = jax.jit(exp.denoiser)(loaded["teacher"], x, sigma, labels=labels)
     assert got.dtype == jnp.float32
     error = np.linalg.norm(got - wanted) / np.linalg.norm(wanted)
     assert 0 < error < 0.02
@@ -100,9 +103,9 @@ def test_a_teacher_that_float16_cannot_hold(teacher):
     config = saving(teacher)
     config.teacher_dtype = "float16"
     exp = building.build(config)
-    loaded = exp.load_frozen()
-    assert precision.cast(loaded, jnp.dtype(jnp.float16))
-    loaded["params"]["map_layer0"]["kernel"] *= 1e6
+    loaded = exp.load_inputs()
+    assert precision.cast(loaded["teacher"], jnp.dtype(jnp.float16))
+    loaded["teacher"]["params"]["map_layer0"]["kernel"] *= 1e6
     message = (
         r"^config.teacher_dtype='float16': the teacher's map_layer0/kernel has values that "
         "float16 can't hold. Set it to 'bfloat16'"
@@ -115,11 +118,13 @@ def test_a_teacher_that_float16_cannot_hold(teacher):
 def test_without_savings_nothing_is_narrowed():
     config = miniature("sid_digits")
     exp = building.build(config)
-    loaded = exp.load_frozen()
-    assert exp.narrowed(loaded) is loaded
-    assert {leaf.dtype for leaf in jax.tree.leaves(exp.abstract_frozen())} == {np.dtype("float32")}
-    assert not exp.setup.share_samples
-    assert exp.setup.fake_score_every == 1
+    loaded = exp.load_inputs()
+    narrowed = exp.narrowed(loaded)
+    assert narrowed.keys() == loaded.keys()
+    assert narrowed["teacher"] is loaded["teacher"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(exp.abstract_inputs())} == {np.dtype("float32")}
+    assert not exp.method.share_samples
+    assert exp.method.fake_score_every == 1
 
 
 def test_more_and_fewer_updates_of_the_fake_score_exclude_each_other():
@@ -133,4 +138,4 @@ def test_rematerialize_reaches_every_network():
     for flag in (False, True):
         exp = building.build(miniature("sid_digits", rematerialize=flag))
         assert exp.denoiser.network.rematerialize == flag
-        assert exp.setup.teacher.network.rematerialize == flag
+        assert exp.method.networks["teacher"].network.rematerialize == flag

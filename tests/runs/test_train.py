@@ -13,7 +13,9 @@ from PIL import Image
 
 from diffjax.distributed import sharding
 from diffjax.models import network_folder
-from diffjax.runs import best_network, building, experiment, modes
+from diffjax.runs import best_network, building, experiment, subjects
+from diffjax.runs.evaluate import evaluate
+from diffjax.runs.sample import sample
 from diffjax.runs.train import train
 from diffjax.training import background_compilation, checkpointing, compilation
 
@@ -51,7 +53,7 @@ def miniature(name, updates=4, **changes):
 def state_of(workdir, config):
     """What the newest checkpoint of a run holds."""
     mesh = sharding.make_mesh(**config.mesh)
-    state, _ = modes.restore(pathlib.Path(workdir), building.build(config), mesh)
+    state, _ = subjects.restore(pathlib.Path(workdir), building.build(config), mesh)
     return state
 
 
@@ -107,20 +109,20 @@ def test_the_update_is_compiled_while_the_teacher_is_read(sid_run, tmp_path, mon
             assert read.wait(60)
             raise ValueError("nobody waits for it")
 
-    def load_frozen(self):
+    def load_inputs(self):
         under_way.append(background_compilation.is_compiling())
         read.set()
         raise OSError("read")
 
-    monkeypatch.setattr(compilation, "updates", lambda *arguments, **options: Compiler())
-    monkeypatch.setattr(experiment.DistillExperiment, "load_frozen", load_frozen)
+    monkeypatch.setattr(compilation, "compile_updates", lambda *arguments: Compiler())
+    monkeypatch.setattr(experiment.Experiment, "load_inputs", load_inputs)
     with pytest.raises(OSError, match="read"):
         train(sid_run[1], str(tmp_path))
     assert under_way == [True]
 
 
 def test_a_run_that_is_complete_compiles_no_update(sid_run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("diffjax.runs.train.Ahead", None)
+    monkeypatch.setattr("diffjax.runs.train.BackgroundCompiled", None)
     workdir = shutil.copytree(sid_run[0], tmp_path / "run")
     train(sid_run[1], str(workdir))
     assert "is complete" in capsys.readouterr().out
@@ -141,14 +143,14 @@ def test_a_run_from_a_student_first_teaches_the_fake_score(sid_run, tmp_path):
         with checkpointing.Checkpointer(tmp_path / "run/checkpoints", keep=3) as checkpointer:
             state, _ = checkpointer.restore(abstract, step)
         assert int(state.step) == step
-        for network in (state.generator, state.generator_ema):
+        for network in (state.params["generator"], state.averages["generator"]):
             pairs = zip(
                 jax.tree.leaves(network["params"]), jax.tree.leaves(initial["params"]), strict=True
             )
             assert all(np.array_equal(a, b) == is_frozen for a, b in pairs)
         pairs = zip(
-            jax.tree.leaves(state.fake_score["params"]),
-            jax.tree.leaves(exp.load_frozen()["params"]),
+            jax.tree.leaves(state.params["fake_score"]["params"]),
+            jax.tree.leaves(exp.load_inputs()["teacher"]["params"]),
             strict=True,
         )
         moves = [np.abs(a - b).max() for a, b in pairs]
@@ -166,12 +168,12 @@ def test_trained_network_is_the_average_of_the_checkpoint(sid_run):
     network = network_folder.load_params(
         workdir / "network", building.build(config).denoiser.abstract_params()
     )
-    assert_trees_equal(network, state.generator_ema)
+    assert_trees_equal(network, state.averages["generator"])
     moved = [
         np.any(np.asarray(a) != np.asarray(b))
         for a, b in zip(
-            jax.tree.leaves(state.generator["params"]),
-            jax.tree.leaves(state.fake_score["params"]),
+            jax.tree.leaves(state.params["generator"]["params"]),
+            jax.tree.leaves(state.params["fake_score"]["params"]),
             strict=True,
         )
     ]
@@ -257,11 +259,11 @@ def test_sampling_is_the_same_whatever_the_batch_size(sid_run, tmp_path):
     workdir, config = sid_run
     config = config.copy_and_resolve_references()
     config.sample.count, config.sample.format, config.sample.batch_size = 11, "npz", 8
-    modes.sample(config, str(workdir))
+    sample(config, str(workdir))
     path = workdir / "samples" / "student_seed0_11.npz"
     small = dict(np.load(path))
     config.sample.batch_size = 16
-    modes.sample(config, str(workdir))
+    sample(config, str(workdir))
     large = dict(np.load(path))
     assert small["images"].shape == (11, 8, 8, 1)
     assert small["images"].dtype == np.uint8
@@ -269,7 +271,7 @@ def test_sampling_is_the_same_whatever_the_batch_size(sid_run, tmp_path):
     difference = np.abs(small["images"].astype(int) - large["images"])
     assert difference.max() <= 1  # the last bit of a convolution may depend on the batch
     config.sample.format = "png"
-    modes.sample(config, str(workdir))
+    sample(config, str(workdir))
     pngs = sorted((workdir / "samples" / "student_seed0_11").iterdir())
     assert [png.name for png in pngs] == [f"{i:06d}.png" for i in range(11)]
     np.testing.assert_array_equal(np.asarray(Image.open(pngs[3])), large["images"][3, ..., 0])
@@ -284,7 +286,7 @@ def test_sampling_from_the_teacher_with_churn(sid_run):
     images = []
     for batch_size in (8, 16):
         config.sample.batch_size = batch_size
-        modes.sample(config, str(workdir))
+        sample(config, str(workdir))
         sampled = np.load(workdir / "samples" / "teacher_seed0_8.npz")
         images.append(sampled["images"].astype(int))
         assert set(sampled["classes"]) == {3}
@@ -302,14 +304,14 @@ def test_the_best_network_is_kept(sid_run):
     abstract = building.build(config).denoiser.abstract_params()
     params = network_folder.load_params(folder, abstract)
     if best == 4:
-        assert_trees_equal(params, state_of(workdir, config).generator_ema)
+        assert_trees_equal(params, state_of(workdir, config).averages["generator"])
 
 
 def evaluated(config, workdir, source, name, **changes):
     config = config.copy_and_resolve_references()
     config.evaluate.source = str(source)
     config.evaluate.update(changes)
-    modes.evaluate(config, str(workdir))
+    evaluate(config, str(workdir))
     return json.loads((workdir / f"evaluation_{name}.json").read_text())
 
 
@@ -353,7 +355,7 @@ def test_evaluating_what_is_not_there(sid_run, source, error, message):
 
 def test_sampling_without_a_checkpoint(tmp_path):
     with pytest.raises(FileNotFoundError, match="train with this workdir first"):
-        modes.sample(miniature("sid_digits"), str(tmp_path / "nothing"))
+        sample(miniature("sid_digits"), str(tmp_path / "nothing"))
 
 
 def test_diff_instruct_with_accumulation(teacher, tmp_path):

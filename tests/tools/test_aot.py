@@ -112,6 +112,19 @@ def test_the_digits_on_four_chips(tmp_path, layout_only):
         assert cost["optimal_seconds"] > 0
 
 
+def changed(tmp_path: Path, name: str, **fields) -> Path:
+    """The file of a published config with some fields changed."""
+    script = tmp_path / f"{name}.py"
+    script.write_text(
+        "import runpy\n"
+        "def get_config():\n"
+        f"    config = runpy.run_path({str(ROOT / f'configs/{name}.py')!r})['get_config']()\n"
+        f"    config.update({fields!r})\n"
+        "    return config\n"
+    )
+    return script
+
+
 def config_of(tmp_path: Path, name: str, init_kwargs: dict) -> Path:
     """The file of a config whose teacher, of which only the description is there, is another."""
     folder = tmp_path / "teacher"
@@ -124,14 +137,7 @@ def config_of(tmp_path: Path, name: str, init_kwargs: dict) -> Path:
         "init_kwargs": others,
     }
     (folder / "denoiser.json").write_text(json.dumps(description))
-    published = ROOT / f"configs/{name}.py"
-    original = runpy.run_path(str(published))["get_config"]().teacher
-    script = tmp_path / f"{name}.py"
-    field = '"teacher": '
-    text = published.read_text().replace(f'{field}"{original}"', f"{field}{str(folder)!r}")
-    script.write_text(text)
-    assert runpy.run_path(str(script))["get_config"]().teacher == str(folder)
-    return script
+    return changed(tmp_path, name, teacher=str(folder))
 
 
 @needs_libtpu
@@ -211,18 +217,15 @@ def test_what_the_slice_does_not_divide(capsys, argument, message):
 
 @needs_libtpu
 def test_an_update_in_two_programs(capsys, tmp_path):
-    text = Path(DIGITS).read_text()
-    changed = text.replace('"compile_apart": "auto"', '"compile_apart": "always"')
-    assert changed != text
-    (tmp_path / "apart.py").write_text(changed)
-    line = refusal(capsys, f"--config={tmp_path / 'apart.py'}", "--topology=v5e:2x2")
+    script = changed(tmp_path, "sid_digits", compile_apart="always")
+    line = refusal(capsys, f"--config={script}", "--topology=v5e:2x2")
     assert "config.compile_apart='always'" in line
 
 
 @needs_libtpu
 def test_a_config_that_distils_nothing(capsys):
     line = refusal(capsys, "--config=configs/teacher_digits.py", "--topology=v5e:2x2")
-    assert "config.task='pretrain'" in line
+    assert "config.method='denoising'" in line
 
 
 @pytest.mark.parametrize(

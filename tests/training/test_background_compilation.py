@@ -68,7 +68,7 @@ def test_what_jax_compiles_from_shapes():
 
 ENDS_EARLY = """
 import time
-from diffjax import ahead
+from diffjax.training import background_compilation
 class Slow:
     def lower(self):
         time.sleep(1.0)

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from diffjax.distributed import sharding
+from diffjax.methods import Method
+from diffjax.methods.draws import Batch
 from diffjax.training import compilation, guard
-from diffjax.training.running_means import RunningMeans
+from diffjax.training.metric_sums import RunningMeans
 
 LIMIT = 3
 NAN = float("nan")
+INPUTS = {"teacher": np.zeros(2, np.float32)}
 
 
 @flax.struct.dataclass
@@ -25,12 +28,20 @@ class State:
     value: jax.Array
 
 
+class Nothing(Method):
+    """A method without networks, that draws nothing."""
+
+    def draw(self, key, data=None):
+        return {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Counting:
-    """An experiment whose update adds one; at bad steps its loss is NaN, else the step."""
+    """An update that adds one; at bad steps its loss is NaN, else the step."""
 
     bad_steps: tuple[int, ...]
     max_skipped_in_a_row: int = LIMIT
+    method: Method = Nothing(networks={}, batch=Batch((), 1))
 
     def init_state(self):
         return State(*(jnp.zeros((), jnp.int32) for _ in range(3)), value=jnp.zeros(2))
@@ -38,9 +49,9 @@ class Counting:
     def abstract_state(self):
         return jax.eval_shape(self.init_state)
 
-    def update(self, state, frozen, key, mesh) -> tuple[Any, dict[str, jax.Array]]:
+    def __call__(self, state, inputs, draws) -> tuple[Any, dict[str, jax.Array]]:
         is_bad = (state.step == jnp.asarray((*self.bad_steps, -1))).any()
-        after = state.replace(value=state.value + 1 + 0 * frozen)
+        after = state.replace(value=state.value + 1 + 0 * inputs["teacher"])
         metrics = {"loss": jnp.where(is_bad, NAN, state.step), "norm": jnp.float32(2)}
         limit = self.max_skipped_in_a_row
         finite = guard.all_finite(metrics)
@@ -49,11 +60,11 @@ class Counting:
 
 
 def run(bad_steps, counts, updates_per_call):
-    exp, mesh = Counting(bad_steps), sharding.make_mesh(data=1)
-    call = compilation.compile_updates(exp, mesh, updates_per_call)
-    state, totals, means = exp.init_state(), [], RunningMeans({})
+    update, mesh = Counting(bad_steps), sharding.make_mesh(data=1)
+    call = compilation.compile_updates(update, update.abstract_state(), mesh, updates_per_call)
+    state, totals, means = update.init_state(), [], RunningMeans({})
     for count in counts:
-        state, latest = call(state, jnp.zeros(2), jax.random.key(0), count)
+        state, latest = call(state, INPUTS, jax.random.key(0), count)
         totals.append(jax.device_get(latest))
         means.add(latest)
         means = RunningMeans(means.meta())  # as through a checkpoint
@@ -94,13 +105,13 @@ def test_where_all_are_skipped_there_is_no_mean():
 
 
 def test_a_halted_state_can_go_on():
-    exp, mesh = Counting((0, 1, 2)), sharding.make_mesh(data=1)
-    call = compilation.compile_updates(exp, mesh, 1)
-    state, key, frozen = exp.init_state(), jax.random.key(0), jnp.zeros(2)
+    update, mesh = Counting((0, 1, 2)), sharding.make_mesh(data=1)
+    call = compilation.compile_updates(update, update.abstract_state(), mesh, 1)
+    state, key = update.init_state(), jax.random.key(0)
     for _ in range(5):
-        state, _ = call(state, frozen, key, 1)
+        state, _ = call(state, INPUTS, key, 1)
     assert guard.halted(state, LIMIT)
     assert (int(state.step), int(state.value[0])) == (3, 0)
-    state, totals = call(guard.resume(state), frozen, key, 1)
+    state, totals = call(guard.resume(state), INPUTS, key, 1)
     assert not guard.halted(state, LIMIT)
     assert (int(state.step), int(state.value[0]), int(totals.kept)) == (4, 1, 1)

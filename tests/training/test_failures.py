@@ -5,23 +5,23 @@ import dataclasses
 import io
 import json
 import re
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.distill import draws as distill_draws
+from diffjax.distributed import sharding
+from diffjax.methods.denoising import Denoising
+from diffjax.methods.score_distillation import ScoreDistillation
 from diffjax.models import denoiser, network_folder
-from diffjax.pretrain import state as pretrain_state
-from diffjax.pretrain import update as pretrain_update
 from diffjax.runs import building
 from diffjax.runs.reporting import Reporter
 from diffjax.runs.train import train
 from diffjax.tools import replay
 from diffjax.training import collapse, failures, optimizer
-from diffjax.training.running_means import RunningMeans
+from diffjax.training import state as train_state
+from diffjax.training.metric_sums import RunningMeans
 from tests.runs.test_train import BATCH, lines, miniature, state_of
 from tests.support import golden_cases
 from tests.training import test_guard
@@ -56,21 +56,22 @@ def is_bad(key):
 
 def poison(patch):
     """Makes one number of the draws of bad steps NaN, or infinite for a teacher's training."""
-    draw_networks, draw_images = distill_draws.Sampler.__call__, pretrain_update.Sampler.__call__
+    draw_latents, draw_images = ScoreDistillation.draw, Denoising.draw
 
-    def networks(self, key):
-        draws = draw_networks(self, key)
+    def latents(self, key, data=None):
+        draws = draw_latents(self, key, data)
         place = (0, 0, 3, 0, 0, 0)
-        noise = draws.fake_score.noise
+        noise = draws["fake_score"].noise
         noise = noise.at[place].set(jnp.where(is_bad(key), jnp.nan, noise[place]))
-        return draws.replace(fake_score=draws.fake_score.replace(noise=noise))
+        return {**draws, "fake_score": draws["fake_score"].replace(noise=noise)}
 
-    def images(self, key, dataset):
-        draws = draw_images(self, key, dataset)
-        return draws.replace(sigma=jnp.where(is_bad(key), jnp.inf, draws.sigma))
+    def images(self, key, data=None):
+        draws = draw_images(self, key, data)["denoiser"]
+        sigma = jnp.where(is_bad(key), jnp.inf, draws.sigma)
+        return {"denoiser": draws.replace(sigma=sigma)}
 
-    patch.setattr(distill_draws.Sampler, "__call__", networks)
-    patch.setattr(pretrain_update.Sampler, "__call__", images)
+    patch.setattr(ScoreDistillation, "draw", latents)
+    patch.setattr(Denoising, "draw", images)
 
 
 def run_to_its_stop(config, workdir):
@@ -160,7 +161,7 @@ def test_resuming_among_bad_updates_and_going_on_after_the_stop(
 
 @pytest.mark.slow
 def test_many_updates_a_call_stop_at_the_same_one(stopped, teacher, tmp_path, monkeypatch):
-    """In the middle of a call; tests/test_compilation.py has the same without a network."""
+    """In the middle of a call; `test_compilation.py` has the same without a network."""
     poison(monkeypatch)
     config = distillation(teacher, updates_per_call=6)
     config.log_kimg = config.grid_kimg = config.checkpoint_kimg = UPDATES * BATCH / 1000
@@ -244,7 +245,7 @@ def test_a_teachers_training_stops_and_is_replayed(tmp_path, monkeypatch, capsys
     assert int(state_of(tmp_path, config).step) == STOPS_AT
     code, output, _ = replayed(capsys, f"--workdir={tmp_path}")
     assert code == 0
-    assert output[-1] == "the first that is not finite: images and draws"
+    assert output[-1] == "the first that is not finite: draws for the denoiser"
 
 
 @pytest.mark.parametrize("value", [np.nan, pytest.param(1e30, marks=pytest.mark.slow)])
@@ -290,31 +291,30 @@ def test_signs_of_collapse_are_told_in_a_run(teacher, tmp_path, monkeypatch, cap
         assert "alpha=1.2, generator.learning_rate=0.0001, fake_score.learning_rate=" in warning
 
 
-def test_stages_of_a_teachers_training():
+def test_stages_of_a_teachers_training(monkeypatch):
     """The eager twin of the slow test above, on a network of two arrays."""
-    setup = pretrain_update.Pretraining(test_guard.denoise, optimizer.adam(0.01), test_guard.BATCH)
+    setup = test_guard.pretraining(test_guard.denoise, optimizer.adam(0.01))
     x = jnp.zeros((test_guard.BATCH, *test_guard.SHAPE))
-    draws = pretrain_update.Draws(
-        x=x.at[2, 0, 0, 0].set(jnp.nan),
-        labels=None,
-        sigma=jnp.ones(test_guard.BATCH),
-        noise=x,
-        dropout=jax.random.key(0),
-    )
-    exp = types.SimpleNamespace(setup=setup, draws=lambda dataset, key, mesh: draws)
-    state = pretrain_state.create(test_guard.params(0.5), optimizer=setup.optimizer)
-    stages = replay._pretraining(exp, None, state, None, jax.random.key(0))
+    bad = x.at[2, 0, 0, 0].set(jnp.nan)
+    draws = test_guard.real_draws(bad, sigma=jnp.ones(test_guard.BATCH), noise=x)
+    monkeypatch.setattr(Denoising, "draw", lambda *_: draws)
+    mesh, key = sharding.make_mesh(data=1), jax.random.key(0)
+    before = {"denoiser": test_guard.params(0.5)}
+    before = train_state.create(before, setup.optimizers, setup.averaged)
+    stages = replay.examine(setup, mesh, before, {}, key, 0)
     stages = [stage._replace(content=jax.device_get(stage.content)) for stage in stages]
     told = [replay.describe(stage) for stage in stages]
     assert [line[0] for line in told] == [" ", " ", *"!!!!!!"]
-    assert told[0] == "  network: finite, largest value 1 in scale"
-    assert told[2].startswith("! images and draws: 1 of 3 arrays have values that are not: x (1)")
+    assert told[0] == "  denoiser: finite, largest value 1 in scale"
+    assert told[2].startswith(
+        "! draws for the denoiser: 1 of 3 arrays have values that are not: real (1)"
+    )
     assert told[3].startswith("! loss by example: 1 of 8 are not: number 2 at sigma 1; ")
 
 
 def test_the_limit_comes_from_the_config(teacher):
     config = distillation(teacher, max_skipped_in_a_row=3)
-    assert building.build(config).max_skipped_in_a_row == 3
+    assert building.build(config).update.max_skipped_in_a_row == 3
 
 
 def test_a_record_is_json_that_others_read(stopped):

@@ -1,5 +1,6 @@
 """NaN and infinity in every place an update can meet them: it is left out whole, and counted."""
 
+import dataclasses
 import functools
 
 import chex
@@ -9,13 +10,14 @@ import numpy as np
 import optax
 import pytest
 
-from diffjax.distill import methods, update
-from diffjax.distill import state as distill_state
 from diffjax.distributed import sharding
-from diffjax.pretrain import state as pretrain_state
-from diffjax.pretrain import update as pretrain_update
+from diffjax.methods.denoising import Denoising
+from diffjax.methods.draws import Batch, Draws
+from diffjax.training import draws as drawing
 from diffjax.training import guard, optimizer
-from tests.support import given_draws
+from diffjax.training import state as train_state
+from diffjax.training.update import Inline, Update
+from tests.support import distilling, given_draws
 
 BATCH, SHAPE = 8, (2, 2, 8)  # the last axis is sharded over eight devices
 NAN, INF = float("nan"), float("inf")
@@ -47,27 +49,35 @@ def generate(p, z, *, gradient=None, **_):
     return denoise(p, z, None, gradient=gradient)
 
 
-def distillation(method="sid", *, fake_gradient=None, generator_gradient=None):
-    return update.Distillation(
+def distillation(method="sid", *, fake_gradient=None, generator_gradient=None, **changes):
+    return distilling.build(
+        method,
         teacher=denoise,
         fake_score=functools.partial(denoise, gradient=fake_gradient),
         generator=functools.partial(generate, gradient=generator_gradient),
-        method=methods.sid(alpha=1.2) if method == "sid" else methods.diff_instruct(),
         fake_score_optimizer=optimizer.adam(0.01),
         generator_optimizer=optimizer.adam(0.01, b1=0.9),
         batch_size=BATCH,
         ema_halflife=2 * BATCH,
         ema_rampup=None,
+        **changes,
     )
 
 
 def start(setup):
-    return distill_state.create(
-        params(0.3),
-        params(-0.2),
-        generator_optimizer=setup.generator_optimizer,
-        fake_score_optimizer=setup.fake_score_optimizer,
-    )
+    return distilling.start(setup, params(0.3), params(-0.2))
+
+
+def pretraining(denoiser, adam):
+    method = Denoising(networks={"denoiser": denoiser}, batch=Batch(SHAPE, BATCH))
+    return Update(method=method, optimizers={"denoiser": adam})
+
+
+def real_draws(x, sigma, noise):
+    """Draws of a teacher's training: real examples x, [B, ...] each."""
+    draw = Draws(z=None, sigma=sigma, noise=noise, labels=None, dropout=jax.random.key(0), real=x)
+    # A repetition of one round.
+    return {"denoiser": jax.tree.map(lambda leaf: leaf[None, None], draw)}
 
 
 def draws(seed=0, **kwargs):
@@ -76,9 +86,9 @@ def draws(seed=0, **kwargs):
 
 def with_noise(draw, network, value):
     """The draws with one number of a network's noise replaced."""
-    changed = getattr(draw, network)
+    changed = draw[network]
     noise = changed.noise.at[(0,) * changed.noise.ndim].set(value)
-    return draw.replace(**{network: changed.replace(noise=noise)})
+    return {**draw, network: changed.replace(noise=noise)}
 
 
 def counters(state):
@@ -136,17 +146,17 @@ def test_a_distillation_leaves_out_the_whole_update(place, method):
     setup = distillation(method, **where)
     # A state that has been somewhere, so that no tree is at its initial value.
     good = distillation(method)
-    before, metrics = jax.jit(good.update)(start(good), params(0.5), draws(seed=1))
+    before, metrics = jax.jit(distilling.step(good))(start(good), params(0.5), draws(seed=1))
     assert metrics["skipped"] == 0
     # Donated, as a training loop does.
     kept = jax.tree.map(np.array, before)
-    after, metrics = jax.jit(setup.update, donate_argnums=0)(before, teacher, draw)
+    after, metrics = jax.jit(distilling.step(setup), donate_argnums=0)(before, teacher, draw)
     if place == "nothing":
         assert metrics["skipped"] == 0
         assert counters(after) == (2, 0, 0)
         for tree, old in zip(
-            (after.generator, after.generator_ema, after.fake_score),
-            (kept.generator, kept.generator_ema, kept.fake_score),
+            (after.params["generator"], after.averages["generator"], after.params["fake_score"]),
+            (kept.params["generator"], kept.averages["generator"], kept.params["fake_score"]),
             strict=True,
         ):
             assert np.any(tree["shift"] != old["shift"])
@@ -159,18 +169,19 @@ def test_a_distillation_leaves_out_the_whole_update(place, method):
 
 def test_the_first_of_two_fake_score_updates_counts_too():
     """Its gradient's square overflows, while everything after it is finite."""
-    setup = distillation()
+    setup = distillation(fake_score_updates=2)
     draw = draws(fake_score_updates=2)
-    fake = draw.fake_score.replace(sigma=draw.fake_score.sigma.at[0].set(1e-15))
+    fake = draw["fake_score"].replace(sigma=draw["fake_score"].sigma.at[0].set(1e-15))
     before = start(setup)
-    after, metrics = jax.jit(setup.update)(before, params(0.5), draw.replace(fake_score=fake))
+    step = jax.jit(distilling.step(setup))
+    after, metrics = step(before, params(0.5), {**draw, "fake_score": fake})
     assert bool(guard.all_finite({k: v for k, v in metrics.items() if k != "skipped"}))
     assert_left_out(before, after, metrics)
 
 
 def test_a_run_with_bad_updates_is_the_run_without_them():
     setup = distillation()
-    step = jax.jit(setup.update)
+    step = jax.jit(distilling.step(setup))
     bad = with_noise(draws(), "generator", NAN)
     disturbed, undisturbed = start(setup), start(setup)
     seen = []
@@ -183,15 +194,35 @@ def test_a_run_with_bad_updates_is_the_run_without_them():
     chex.assert_trees_all_equal(without_counters(disturbed), without_counters(undisturbed))
 
 
+class Attempt(Inline):
+    """An update before it is judged, and the gradients that it follows."""
+
+    def __init__(self, update):
+        super().__init__(update)
+        self.gradients = []
+
+    def step(self, turn, before, sums):
+        self.gradients.append(jax.tree.map(lambda x: x / BATCH, sums[0]))
+        return super().step(turn, before, sums)
+
+    def finish(self, state, outcome, sums):
+        turn = self._update.turns[-1]
+        return outcome.followed_by(self.step(turn, self._update.own(turn, state, outcome), sums))
+
+
 def test_a_finite_update_is_what_was_attempted():
     setup = distillation()
-    before = start(setup)
+    before, attempt = start(setup), Attempt(setup)
     with jax.disable_jit():  # compiled apart, they may round differently
-        after, metrics = setup.update(before, params(0.5), draws())
-        attempt = setup.attempt(before, params(0.5), draws())
-    chex.assert_trees_all_equal(without_counters(after), without_counters(attempt.state))
-    assert counters(attempt.state) == (0, 0, 0)
-    assert {**attempt.metrics, "skipped": 0} == metrics
+        after, metrics = distilling.step(setup)(before, params(0.5), draws())
+        outcome = setup.follow(attempt, before, {"teacher": params(0.5)}, draws())
+        averages = setup.averages.follow(
+            before.averages, outcome.params, images_seen=0.0, batch_size=BATCH
+        )
+    attempted = before.replace(params=outcome.params, averages=averages, opt=outcome.opt)
+    chex.assert_trees_all_equal(without_counters(after), without_counters(attempted))
+    assert outcome.finite
+    assert {**outcome.metrics, "skipped": 0} == metrics
     norms = [float(optax.global_norm(gradient)) for gradient in attempt.gradients]
     np.testing.assert_allclose(
         norms, [metrics["fake_grad_norm"], metrics["generator_grad_norm"]], rtol=1e-6
@@ -210,11 +241,8 @@ def test_all_devices_agree(place, data, fsdp):
     places = sharding.state(before, mesh)
 
     def sharded_update(state, teacher, draw):
-        draw = draw.replace(
-            fake_score=sharding.constrain_batch(draw.fake_score, mesh, 2),
-            generator=sharding.constrain_batch(draw.generator, mesh, 1),
-        )
-        return setup.update(state, teacher, draw)
+        draw = sharding.constrain(draw, drawing.shardings(draw, mesh), mesh)
+        return distilling.step(setup)(state, teacher, draw)
 
     after, metrics = jax.jit(sharded_update, out_shardings=(places, sharding.replicated(mesh)))(
         jax.device_put(before, places), params(0.5), draw
@@ -227,26 +255,22 @@ def test_all_devices_agree(place, data, fsdp):
 
 @pytest.mark.parametrize("place", ["nothing", "data", "gradient"])
 def test_a_teachers_training_leaves_out_the_whole_update(place):
-    setup = pretrain_update.Pretraining(
-        denoiser=functools.partial(denoise, gradient=INF if place == "gradient" else None),
-        optimizer=optimizer.adam(0.01, b1=0.9),
-        batch_size=BATCH,
-    )
+    denoiser = functools.partial(denoise, gradient=INF if place == "gradient" else None)
+    setup = pretraining(denoiser, optimizer.adam(0.01, b1=0.9))
     random = np.random.RandomState(0)
     x = jnp.asarray(random.standard_normal((BATCH, *SHAPE)), jnp.float32)
-    draw = pretrain_update.Draws(
-        x=x.at[3, 0, 0, 0].set(NAN) if place == "data" else x,
-        labels=None,
+    draw = real_draws(
+        x.at[3, 0, 0, 0].set(NAN) if place == "data" else x,
         sigma=jnp.linspace(0.1, 2, BATCH),
         noise=x[::-1],
-        dropout=jax.random.key(0),
     )
-    before = pretrain_state.create(params(0.3), optimizer=setup.optimizer)
-    after, metrics = jax.jit(setup.update)(before, draw)
+    before = train_state.create({"denoiser": params(0.3)}, setup.optimizers, setup.averaged)
+    after, metrics = jax.jit(setup)(before, {}, draw)
     if place == "nothing":
         assert metrics["skipped"] == 0
         assert counters(after) == (1, 0, 0)
-        assert np.any(after.denoiser["shift"] != before.denoiser["shift"])
+        shift, old = (each.params["denoiser"]["shift"] for each in (after, before))
+        assert np.any(shift != old)
     else:
         assert_left_out(before, after, metrics)
         assert bool(jnp.isfinite(metrics["loss"])) == (place == "gradient")
@@ -258,10 +282,11 @@ def test_a_halted_state_stays_as_it_is(place):
     before = start(setup).replace(skipped_in_a_row=jnp.int32(3), step=jnp.int32(7))
     drawn = draws()
     if place == "noise":
-        noise = drawn.generator.noise.at[0, 0].set(NAN)
-        drawn = drawn.replace(generator=drawn.generator.replace(noise=noise))
-    free, _ = setup.update(before, params(0.5), drawn)
+        noise = drawn["generator"].noise.at[0, 0, 0].set(NAN)
+        drawn["generator"] = drawn["generator"].replace(noise=noise)
+    free, _ = distilling.step(setup)(before, params(0.5), drawn)
     assert counters(free) == ((8, 0, 0) if place == "nothing" else (8, 1, 4))
     for limit, expected in ((3, before), (4, free), (None, free)):
-        after, _ = setup.update(before, params(0.5), drawn, max_skipped_in_a_row=limit)
+        limited = dataclasses.replace(setup, max_skipped_in_a_row=limit)
+        after, _ = distilling.step(limited)(before, params(0.5), drawn)
         chex.assert_trees_all_equal(after, expected)

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import runpy
 import threading
-import types
 import weakref
 from pathlib import Path
 
@@ -15,31 +14,56 @@ import optax
 import pytest
 
 from diffjax.distributed import sharding
+from diffjax.methods.sid import SiD
 from diffjax.runs import building
 from diffjax.training import compilation
+from diffjax.training.separate_programs import SeparatePrograms
+from diffjax.training.update import Outcome
 from tests.support import golden_cases, small_distillation
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BATCH = 8
 KEY = jax.random.key(3)
-NETWORKS = ("generator", "generator_ema", "fake_score", "generator_opt", "fake_score_opt")
+TREES = ("params", "averages", "opt")
 
 
-def distillation(bad_steps=(), rounds=1, turns=1, **changes):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Poisoned(SiD):
+    """SiD, a learner's draws of which are NaN in some updates."""
+
+    bad_steps: tuple[int, ...] = ()
+    poisons: str = "generator"
+
+    def draw(self, key, data=None):
+        draws = super().draw(key, data)
+        bad = [jax.random.key_data(jax.random.fold_in(KEY, step)) for step in (*self.bad_steps, 99)]
+        is_bad = (jnp.stack(bad) == jax.random.key_data(key)).all(axis=1).any()
+        part = draws[self.poisons]
+        noise = part.noise.at[0].set(jnp.where(is_bad, jnp.nan, part.noise[0]))
+        return {**draws, self.poisons: part.replace(noise=noise)}
+
+
+def distillation(bad_steps=(), poisons="generator", turns=1, **changes):
     """A small experiment, the noise of whose draws is NaN at bad steps."""
     # Not Adam, which makes steps of rounding.
-    exp = small_distillation.build(optax.sgd(1e-6, momentum=0.9), BATCH, **changes)
-    draw = dataclasses.replace(exp.draw, rounds=rounds, fake_score_updates=turns)
+    exp = small_distillation.build(
+        optax.sgd(1e-6, momentum=0.9),
+        BATCH,
+        fake_score_updates=turns,
+        max_skipped_in_a_row=2,
+        **changes,
+    )
+    method = exp.method
+    fields = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
+    method = Poisoned(**fields, bad_steps=bad_steps, poisons=poisons)
+    return dataclasses.replace(exp, update=dataclasses.replace(exp.update, method=method))
 
-    def poisoned(key):
-        drawn = draw(key)
-        bad = [jax.random.key_data(jax.random.fold_in(KEY, step)) for step in (*bad_steps, 99)]
-        is_bad = (jnp.stack(bad) == jax.random.key_data(key)).all(axis=1).any()
-        part = drawn.generator
-        part = part.replace(noise=jnp.where(is_bad, jnp.nan, part.noise))
-        return drawn.replace(generator=part)
 
-    return dataclasses.replace(exp, draw=poisoned, max_skipped_in_a_row=2)
+def updates_of(exp, mesh, count, *, apart):
+    abstract = exp.abstract_state()
+    if apart:
+        return SeparatePrograms(exp.update, abstract, mesh)
+    return compilation.compile_updates(exp.update, abstract, mesh, count)
 
 
 @functools.cache
@@ -47,19 +71,24 @@ def run(bad_steps=(), counts=(3,), *, apart, data=1, fsdp=1, **changes):
     """State and totals after calls of so many updates, and where the networks' arrays were."""
     exp = distillation(bad_steps, **changes)
     mesh = sharding.make_mesh(data=data, fsdp=fsdp)
-    frozen = golden_cases.weights(exp.denoiser)
-    frozen = jax.device_put(frozen, sharding.state(frozen, mesh))
+    inputs = {"teacher": golden_cases.weights(exp.denoiser)}
+    inputs = jax.device_put(inputs, sharding.state(inputs, mesh))
     shardings = sharding.state(exp.abstract_state(), mesh)
-    state = jax.jit(exp.init_state, out_shardings=shardings)(frozen)
+    state = jax.jit(exp.init_state, out_shardings=shardings)(inputs)
     # Far from the teacher: the generator's loss is of their difference, and not of its rounding.
-    state = state.replace(fake_score=jax.tree.map(lambda x: 1.1 * x, state.fake_score))
-    call = compilation.updates(exp, mesh, max(counts), apart=apart)
+    fake_score = jax.tree.map(lambda x: 1.1 * x, state.params["fake_score"])
+    state = state.replace(params={**state.params, "fake_score": fake_score})
+    call = updates_of(exp, mesh, max(counts), apart=apart)
     totals = []
     for count in counts:
-        state, latest = call(state, frozen, KEY, count)
+        state, latest = call(state, inputs, KEY, count)
         totals.append(jax.device_get(latest))
     specs = jax.tree.map(lambda leaf: leaf.sharding.spec, state)
     return jax.device_get(state), totals, specs
+
+
+def abstract_arguments(exp, mesh):
+    return compilation.abstract_arguments(exp.abstract_state(), exp.abstract_inputs(), mesh)
 
 
 def assert_same(one, two):
@@ -67,7 +96,7 @@ def assert_same(one, two):
     assert specs == other_specs
     for name in ("step", "skipped", "skipped_in_a_row"):
         assert getattr(state, name) == getattr(other, name), name
-    for name in NETWORKS:
+    for name in TREES:
         ours, theirs = (
             np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(getattr(each, name))])
             for each in (state, other)
@@ -88,7 +117,7 @@ def test_the_same_updates(data, fsdp):
     assert_same(ours, theirs)
     before = golden_cases.weights(distillation().denoiser)["params"]
     for name in ("generator", "fake_score"):
-        moved = jax.tree.map(lambda a, b: np.any(a != b), getattr(ours[0], name)["params"], before)
+        moved = jax.tree.map(lambda a, b: np.any(a != b), ours[0].params[name]["params"], before)
         assert any(jax.tree.leaves(moved)), name
 
 
@@ -124,20 +153,13 @@ def test_turns_rounds_and_shared_samples():
 
 
 def test_what_is_not_finite_in_the_first_of_two_turns_leaves_out_all():
-    exp = distillation(turns=2)
-    draw = exp.draw
-
-    def poisoned(key):
-        drawn = draw(key)
-        noise = drawn.fake_score.noise.at[0].set(jnp.nan)
-        return drawn.replace(fake_score=drawn.fake_score.replace(noise=noise))
-
-    exp = dataclasses.replace(exp, draw=poisoned)
-    before = exp.init_state(golden_cases.weights(exp.denoiser))
-    call = compilation.updates(exp, sharding.make_mesh(data=1), 1, apart=True)
-    state, totals = call(jax.tree.map(jnp.copy, before), before.fake_score, KEY, 1)
+    exp = distillation(turns=2, bad_steps=(0,), poisons="fake_score")
+    inputs = {"teacher": golden_cases.weights(exp.denoiser)}
+    before = exp.init_state(inputs)
+    call = updates_of(exp, sharding.make_mesh(data=1), 1, apart=True)
+    state, totals = call(jax.tree.map(jnp.copy, before), inputs, KEY, 1)
     assert (int(state.skipped), int(totals.kept)) == (1, 0)
-    for name in NETWORKS:
+    for name in TREES:
         jax.tree.map(np.testing.assert_array_equal, getattr(state, name), getattr(before, name))
 
 
@@ -150,8 +172,7 @@ def test_programs_are_compiled_at_the_same_time(monkeypatch):
         return compile_(lowered, *arguments)
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", together)
-    abstract = compilation.abstract_inputs(exp, mesh)
-    compilation.updates(exp, mesh, 1, apart=True).lower(*abstract, KEY, 1).compile()
+    updates_of(exp, mesh, 1, apart=True).lower(*abstract_arguments(exp, mesh), KEY, 1).compile()
     assert not all_.broken
 
 
@@ -162,9 +183,7 @@ def test_what_a_program_fails_with_is_told(monkeypatch):
         raise ValueError("no registers left")
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", fail)
-    lowered = compilation.updates(exp, mesh, 1, apart=True).lower(
-        *compilation.abstract_inputs(exp, mesh), KEY, 1
-    )
+    lowered = updates_of(exp, mesh, 1, apart=True).lower(*abstract_arguments(exp, mesh), KEY, 1)
     with pytest.raises(ValueError, match="no registers left"):
         lowered.compile()
 
@@ -212,7 +231,7 @@ def test_a_round_s_activations_go_before_the_next_round_s_come(
     monkeypatch, share, at_generate, at_pull_back
 ):
     exp = distillation(rounds=4, share_samples=share)
-    updates = compilation.updates(exp, sharding.make_mesh(data=1), 1, apart=True)
+    updates = updates_of(exp, sharding.make_mesh(data=1), 1, apart=True)
     made, generating, pulling_back = [], [], []
 
     class Activations:
@@ -231,19 +250,15 @@ def test_a_round_s_activations_go_before_the_next_round_s_come(
         pulling_back.append(alive())
         return {}
 
-    turn = types.SimpleNamespace(finite=True, fake_score={}, fake_score_opt={})
-    results = {  # of programs that aren't compiled, since only what is kept of them matters
-        "_draw": None,
-        "_sample": 0.0,
-        "_learn": ({}, {}),
-        "_step": turn,
-        "_judge": (0.0, {}),
-        "_finish": (None, None),
-    }
-    for name, result in results.items():
-        monkeypatch.setattr(updates, name, lambda *_, result=result: result)
-    monkeypatch.setattr(updates, "_generate", generate)
-    monkeypatch.setattr(updates, "_pull_back", pull_back)
+    outcome = Outcome({}, {}, {}, True)
+    # Programs that aren't compiled, since only what is kept of their results matters.
+    monkeypatch.setattr(updates, "draw", lambda *_: dict.fromkeys(("fake_score", "generator")))
+    monkeypatch.setattr(updates, "finish", lambda *_: (None, None))
+    fake, generator = "fake_score", "generator"
+    monkeypatch.setattr(updates, "samples", {fake: lambda *_: (0.0, None), generator: generate})
+    monkeypatch.setattr(updates, "loss", {fake: lambda *_: ({}, {}), generator: lambda *_: (0, {})})
+    monkeypatch.setattr(updates, "step", {fake: lambda *_: outcome})
+    monkeypatch.setattr(updates, "pull_back", {generator: pull_back})
     monkeypatch.setattr(updates, "_begun", [None])
     updates(exp.abstract_state(), {}, KEY, 1)
     assert generating == at_generate
