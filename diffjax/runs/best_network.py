@@ -20,14 +20,14 @@ _METRIC_FILE = "metric.json"
 
 
 class BestNetwork:
-    """Keeps one network, that with the best value so far. Only one process of a run may use it.
+    """The network with the best value so far; one process of a run alone may use it.
 
     Attributes:
       directory: `W/best`.
     """
 
     def __init__(self, directory: Path, *, metric: str, higher_is_better: bool) -> None:
-        """Goes on from what is there.
+        """Go on from the network that is there.
 
         Args:
           directory: the folder, which is made when there is something to keep.
@@ -47,7 +47,7 @@ class BestNetwork:
         init_kwargs: Mapping[str, Any],
         params: Params,
     ) -> bool:
-        """Keeps a network if it is better than the one before; older ones go once it is written.
+        """Keep a network if it is better than the one before, which then goes.
 
         Args:
           step: updates done.
@@ -78,7 +78,7 @@ class BestNetwork:
 
 
 def find_best(workdir: Path) -> tuple[Path, dict[str, Any]]:
-    """The best network of a run, and what `metric.json` says of it.
+    """Find the best network of a run, and read its `metric.json`.
 
     Args:
       workdir: of the run.

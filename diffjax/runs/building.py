@@ -93,7 +93,7 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
 
 
 def check_evaluation(config: ConfigDict) -> None:
-    """Checks what `config.evaluate` asks for, without a look at any file.
+    """Check `config.evaluate` without a look at any file.
 
     Raises:
       ValueError: naming the field.
@@ -109,7 +109,7 @@ def check_evaluation(config: ConfigDict) -> None:
 
 
 def make_evaluator(config: ConfigDict, exp: Experiment, mesh: Mesh) -> evaluator.Evaluator:
-    """What measures samples, its reference read.
+    """Make the evaluator that a config asks for, and read its reference.
 
     Raises:
       ValueError: naming the field, before anything is computed.
@@ -172,7 +172,7 @@ def compiles_apart(config: ConfigDict, exp: Experiment) -> bool:
 
 
 def heun_settings(config: ConfigDict) -> sampling.HeunSettings:
-    """The settings of EDM's sampler."""
+    """Read the settings of EDM's sampler."""
     return sampling.HeunSettings(**config.heun)
 
 
@@ -200,7 +200,9 @@ def _network(
     data_input = None
     if "data" in cls.reads:
         if source is None:
-            source = dataset.open_square(config.dataset, conditional=config.conditional)
+            source = dataset.open_square(
+                config.dataset, conditional=config.conditional, prefix="config."
+            )
         data_input = DataInput(source, config.batch_size, config.seed, config.x_flip)
         if data_input.is_streamed and config.updates_per_call != 1:
             raise ValueError(
@@ -258,7 +260,7 @@ def _adam(config: ConfigDict, learner: Learner) -> optax.GradientTransformation:
 
 
 def _learning_rate(config: ConfigDict, settings: ConfigDict) -> optax.ScalarOrSchedule:
-    """A number where it is one all the time, as published, and else a schedule."""
+    """Make a number where the rate is constant, as published, and else a schedule."""
     rate: float = settings.learning_rate
     rampup, frozen, decay = (
         math.ceil(settings.get(name, 0.0) * 1000 / config.batch_size)

@@ -76,7 +76,7 @@ class TeacherInput:
             ) from error
 
     def stream(self, start: int, mesh: Mesh) -> None:
-        """None: parameters lie on the devices."""
+        """Give None, since parameters lie on the devices."""
         del start, mesh
 
 

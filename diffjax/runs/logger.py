@@ -1,4 +1,4 @@
-"""What a person sees of a run: lines on the terminal, curves, pictures, and files to compare runs.
+"""Lines on the terminal, curves, pictures, and files by which runs are compared.
 
 In the run's folder W:
 
@@ -37,7 +37,7 @@ _NON_FINITE = ("nan", "inf", "-inf")
 
 
 class RunLogger:
-    """Writes what a run reports. Only the main process writes; elsewhere every method does nothing.
+    """Writer of a run's reports; in other processes than the main one every method does nothing.
 
     Attributes:
       progress_line: the line on the terminal; its `images_per_second` is the current rate.
@@ -53,7 +53,7 @@ class RunLogger:
         stream: TextIO | None = None,
         interval: float = 10.0,
     ) -> None:
-        """Opens the files of a run.
+        """Open the files of a run.
 
         Args:
           workdir: the run's folder W, local or mounted; made if needed.
@@ -98,7 +98,7 @@ class RunLogger:
         scalars: Mapping[str, Any],
         timing: Mapping[str, Any] | None = None,
     ) -> None:
-        """Writes one line of numbers.
+        """Write one line of numbers.
 
         Args:
           step: updates done.
@@ -116,7 +116,7 @@ class RunLogger:
             self._write_line(TIMING_FILE, step, kimg, timing)
 
     def write_image(self, step: int, kimg: float, name: str, picture: np.ndarray) -> None:
-        """Writes `W/samples/<name>_<kimg, 6 digits>.png` and shows it in TensorBoard.
+        """Write `W/samples/<name>_<kimg, 6 digits>.png` and show it in TensorBoard.
 
         Args:
           step: updates done.
@@ -131,7 +131,7 @@ class RunLogger:
         self._tensorboard.add_image(name, picture, step)
 
     def compiling(self) -> None:
-        """Says that nothing moves yet; call it before the first update, which is compiled."""
+        """Show that the first update is being compiled; call it before that update."""
         if self._is_main:
             self.progress_line.compiling()
 
@@ -142,7 +142,7 @@ class RunLogger:
         scalars: Mapping[str, float],
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Shows how far the run is; call it once a step or group of steps is done on the device.
+        """Show how far the run is; call it once a step or group of steps is done on the device.
 
         Args:
           step: updates done.
@@ -154,13 +154,13 @@ class RunLogger:
             self.progress_line.update(step, kimg, scalars, metrics)
 
     def note(self, text: str) -> None:
-        """Shows a line that stays."""
+        """Show a line that stays."""
         if self._is_main:
             self.progress_line.note(text)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Keeps what is done in this context, such as an evaluation, out of the image rate."""
+        """Keep the time of this context, such as an evaluation's, out of the image rate."""
         start = time.monotonic()
         try:
             yield
@@ -168,7 +168,7 @@ class RunLogger:
             self.progress_line.leave_out(time.monotonic() - start)
 
     def close(self) -> None:
-        """Ends the progress line and closes the files; a second call does nothing."""
+        """End the progress line and close the files; a second call does nothing."""
         if not self._is_main or not self._files:
             return
         self.progress_line.end()
@@ -196,7 +196,7 @@ class RunLogger:
 
 
 def read_scalars(path: str | os.PathLike[str]) -> list[dict[str, float]]:
-    """Reads `metrics.jsonl` or `timing.jsonl`.
+    """Read `metrics.jsonl` or `timing.jsonl`.
 
     Args:
       path: the file.
@@ -216,7 +216,7 @@ def read_scalars(path: str | os.PathLike[str]) -> list[dict[str, float]]:
 
 
 class _LastLine(NamedTuple):
-    """What the last line of a file is about, and at which byte it starts."""
+    """The last line of a file: its step, its names, and the byte at which it starts."""
 
     step: int
     names: Set[str]
@@ -224,7 +224,7 @@ class _LastLine(NamedTuple):
 
 
 def _keep_until(path: Path, step: int) -> _LastLine | None:
-    """Drops the lines of later steps, by writing the others to a new file that takes its place."""
+    """Drop the lines of later steps, by writing the others to a new file that takes its place."""
     if not path.exists():
         return None
     kept = [(line, text) for line, text in _complete_lines(path) if line["step"] <= step]
@@ -236,7 +236,7 @@ def _keep_until(path: Path, step: int) -> _LastLine | None:
 
 
 def _complete_lines(path: Path) -> list[tuple[dict[str, Any], str]]:
-    """Each line, parsed and as it stands in the file."""
+    """List each line, parsed and as it stands in the file."""
     lines = []
     for number, text in enumerate(path.read_text("utf-8", errors="replace").splitlines(True), 1):
         if not text.endswith("\n"):

@@ -42,7 +42,7 @@ class Loop:
         schedule: Schedule,
         updates_per_call: int,
         suspects: Mapping[str, Any],
-        record: failures.Origin,
+        origin: failures.Origin,
         checkpointer: checkpointing.Checkpointer,
         logger: RunLogger,
         reporter: reporting.Reporter,
@@ -58,7 +58,7 @@ class Loop:
           schedule: when what happens.
           updates_per_call: the most that a call of the compiled updates is asked for.
           suspects: settings that are mostly to blame where numbers go wrong, field -> value.
-          record: seed and config of the run, for the record of updates that made it stop.
+          origin: seed and config of the run, for the record of updates that made it stop.
           checkpointer: where states go.
           logger: where lines, curves and pictures go.
           reporter: draws and measures.
@@ -69,7 +69,7 @@ class Loop:
         self.state: Any = None
         self.step = 0
         self._workdir, self._exp, self._mesh = workdir, exp, mesh
-        self._suspects, self._record = suspects, record
+        self._suspects, self._origin = suspects, origin
         assert exp.update.max_skipped_in_a_row is not None, "a run that fails for good must stop"
         self._limit: int = exp.update.max_skipped_in_a_row
         self._checkpointer, self._logger, self._reporter = checkpointer, logger, reporter
@@ -83,7 +83,7 @@ class Loop:
         self._stopwatch = _Stopwatch()
 
     def begin(self, state: Any, meta: Mapping[str, Any]) -> None:
-        """Goes on from a state and what its checkpoint says; without `meta` it is a new run."""
+        """Go on from a state and its checkpoint's `meta`; without that it is a new run."""
         if guard.halted(state, self._limit):
             state = guard.resume(state)
         self.state, self.step, self._pending = state, int(state.step), self._means(meta)
@@ -125,7 +125,7 @@ class Loop:
         return True
 
     def _is_compiled(self, updates: Callable[..., Any]) -> bool:
-        """Waits for updates that are compiled ahead; returns False if told to stop before."""
+        """Wait for updates that are being compiled; return False if told to stop before."""
         if self._stop.requested():
             return False
         self._logger.compiling()
@@ -135,7 +135,7 @@ class Loop:
         return True
 
     def _after_call(self, totals: MetricSums, count: int) -> None:
-        """Counts, shows and logs, one call behind the device, so that it always has work queued."""
+        """Count, show and log, one call behind the device, so that it always has work queued."""
         self.step += count
         self._calls += 1
         self._pending.add(totals)
@@ -156,7 +156,7 @@ class Loop:
                 self._warn(self._collapse.look_at_delta(means["delta"]))
 
     def _happenings(self) -> bool:
-        """Draws, measures and saves what is due now; returns whether the run is to stop."""
+        """Draw, measure and save as is due now; return whether the run is to stop."""
         schedule, step, saves = self.schedule, self.step, self._checkpointer
         with self._logger.paused(), self._stopwatch.paused(), self._dog.paused():
             if self._stop.requested():
@@ -175,7 +175,7 @@ class Loop:
         return False
 
     def _meta(self) -> dict[str, Any]:
-        """What a checkpoint holds besides the state."""
+        """Figures that a checkpoint holds besides the state."""
         return {
             "kimg": self._kimg(self.step),
             **self._pending.meta(),
@@ -183,7 +183,7 @@ class Loop:
         }
 
     def _report(self) -> None:
-        """Draws and measures samples if that is due, unless they hold NaN."""
+        """Draw and measure samples if that is due, unless they hold NaN."""
         schedule, step = self.schedule, self.step
         draws_grid = step == 0 or schedule.due(schedule.grid, step)
         measures = step > 0 and schedule.due(schedule.evaluate, step)
@@ -216,7 +216,7 @@ class Loop:
         )
 
     def _show(self) -> None:
-        """Shows the call that isn't shown yet, if there is one; ends a run that fails for good."""
+        """Show the call that isn't shown yet, if there is one; end a run that fails for good."""
         if self._in_flight is None:
             return
         step, totals = self._in_flight
@@ -235,17 +235,17 @@ class Loop:
             self._give_up(totals)
 
     def _give_up(self, totals: MetricSums) -> NoReturn:
-        """Saves the last good state and the record of what it met, and says how to go on."""
+        """Save the last good state and a record of the updates it met, and say how to go on."""
         # Where the device stopped, whatever was queued after it.
         self.step = step = int(self.state.step)
         self._checkpointer.save_and_wait(step, self.state, self._meta())
         failed = failures.FailedUpdates(
-            seed=self._record.seed,
+            seed=self._origin.seed,
             first_step=step - int(totals.skipped_in_a_row),
             last_step=step - 1,
             checkpoint=step,
             not_finite=failures.not_finite(totals),
-            config=self._record.config,
+            config=self._origin.config,
             versions=failures.versions(),
         )
         if jax.process_index() == 0:
@@ -274,7 +274,7 @@ class _Stopwatch:
         self.start(step)
 
     def lap(self, step: int, batch_size: int) -> dict[str, float]:
-        """What is to be told of the updates since the last lap."""
+        """Rates of the updates since the last lap."""
         timing, self._timing = self._timing, {}
         if step > self._first_step:
             seconds = (time.monotonic() - self._started) / (step - self._first_step)
@@ -284,7 +284,7 @@ class _Stopwatch:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Keeps what is done in this context out of the time."""
+        """Keep the time of this context out of the rates."""
         pause = time.monotonic()
         yield
         self._started += time.monotonic() - pause

@@ -16,9 +16,9 @@ _FORMATS = ("png", "npz")
 
 
 def sample(config: ConfigDict, workdir: str) -> None:
-    """Write a grid and, with a count, images of a student, its teacher or another network.
+    """Write a grid of a student, its teacher or another network, and with a count its images.
 
-    `config.sample` says what: `source`, as `subjects.find` takes it; `count` (0 for the grid alone);
+    `config.sample` has: `source`, as `subjects.find` takes it; `count` (0 for the grid alone);
     `format`, "png" for one file an image or "npz" for one file with `images` and `classes`;
     `label`, one class or −1 for all; `seed`; `batch_size`, which changes no image.
 

@@ -19,7 +19,7 @@ from diffjax.files import writing
 
 @contextlib.contextmanager
 def _without_torch() -> Iterator[None]:
-    """Lets an import believe that PyTorch isn't installed, unless it is imported already."""
+    """Let an import believe that PyTorch isn't installed, unless it is imported already."""
     hidden = "torch" not in sys.modules
     if hidden:
         sys.modules["torch"] = None  # type: ignore[assignment]  # so importing it fails
@@ -38,10 +38,10 @@ with _without_torch():
 
 
 class EventWriter:
-    """Appends to one new event file."""
+    """Writer of one new event file."""
 
     def __init__(self, folder: Path, *, purge_step: int) -> None:
-        """Makes the file.
+        """Make the file.
 
         Args:
           folder: for event files; made if needed.
@@ -58,16 +58,16 @@ class EventWriter:
         self._write(event_pb2.Event(session_log=session, step=purge_step))
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
-        """Writes one number."""
+        """Write one number."""
         self._write(event_pb2.Event(summary=summary.scalar(name, value), step=step))
 
     def add_image(self, name: str, picture: np.ndarray, step: int) -> None:
-        """Writes one picture, [H, W, C] uint8."""
+        """Write one picture, [H, W, C] uint8."""
         image = summary.image(name, picture, dataformats="HWC")
         self._write(event_pb2.Event(summary=image, step=step))
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
     def _write(self, event: event_pb2.Event) -> None:

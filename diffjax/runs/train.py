@@ -123,7 +123,7 @@ def _run(
                 schedule=schedule,
                 updates_per_call=config.updates_per_call,
                 suspects=building.suspects(config),
-                record=failures.Origin(config.seed, config.to_dict()),
+                origin=failures.Origin(config.seed, config.to_dict()),
                 checkpointer=checkpointer,
                 logger=logger,
                 reporter=reporter,

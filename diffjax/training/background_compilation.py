@@ -1,4 +1,4 @@
-"""Functions that one thread compiles while another does what must come before their first call."""
+"""Compilation in a thread of its own, while another does the work before the first call."""
 
 import atexit
 import concurrent.futures
@@ -9,20 +9,20 @@ _under_way: set["BackgroundCompiled"] = set()
 
 
 class Compilable(Protocol):
-    """What `jax.jit` returns, and anything that is compiled in the same two steps."""
+    """A function that is compiled in two steps, as `jax.jit` makes it."""
 
     def __call__(self, *arguments: Any) -> Any:
-        """Compiles what isn't, and calls it."""
+        """Call it, compiled first if need be."""
 
     def lower(self, *arguments: Any) -> Any:
-        """Traces the function; the result's `compile` makes a program, which can be called."""
+        """Trace the function; the result's `compile` makes a program, which can be called."""
 
 
 class BackgroundCompiled:
     """A function that is being compiled; the first call waits for it."""
 
     def __init__(self, function: Compilable, *arguments: Any) -> None:
-        """Begins.
+        """Begin.
 
         Args:
           function: what to compile.
@@ -46,12 +46,12 @@ class BackgroundCompiled:
             self._program.set_result(program)
 
     def is_compiled(self, within: float) -> bool:
-        """Waits so many seconds at most; True also where it failed, which calling it tells."""
+        """Wait so many seconds at most; True also where it failed, which calling it tells."""
         concurrent.futures.wait([self._program], timeout=within)
         return self._program.done()
 
     def __call__(self, *arguments: Any) -> Any:
-        """Calls the program.
+        """Call the program.
 
         Raises:
           Exception: what compiling raised.
@@ -60,5 +60,5 @@ class BackgroundCompiled:
 
 
 def is_compiling() -> bool:
-    """Whether a program is still being made, for which Python would wait before it ends."""
+    """Tell whether a program is still being made, for which Python would wait before it ends."""
     return bool(_under_way)

@@ -8,26 +8,25 @@ import numpy as np
 
 # Of the first grid's variance; samples that still differ have more, whatever the images.
 _FLAT = 0.02
-# Times the median of |Δ|. Of 36 runs six went over 3, none over 5. In three of these the distance
-# was measured: the next one was 7.4, 1.6 and 0.8 times the one before.
+# Times the median of |Δ|: more than nearly all healthy runs reach.
 _EXPLODED = 3.0
 _HISTORY = 50  # lines of metrics that the median is over
 _ENOUGH = 5  # and that it needs
 
 
 class CollapseWatch:
-    """Looks at grids from fixed latents and at mean |Δ| between teacher and fake score.
+    """Watch over grids from fixed latents and over mean |Δ| between teacher and fake score.
 
-    What it remembers is kept in checkpoints, so that a run that was resumed warns as one that never
+    Its memory is kept in checkpoints, so that a run that was resumed warns as one that never
     stopped.
     """
 
     def __init__(self, suspects: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-        """Goes on from what `meta` gave to a checkpoint; an empty mapping starts afresh.
+        """Go on from a checkpoint, or start afresh.
 
         Args:
           suspects: the settings that mostly cause it, field -> value.
-          meta: of the checkpoint.
+          meta: given to the checkpoint by `meta`; an empty mapping starts afresh.
         """
         remembered = meta.get("collapse", {})
         self._suspects = ", ".join(f"{field}={value}" for field, value in suspects.items())
@@ -37,7 +36,7 @@ class CollapseWatch:
         self._has_exploded: bool = remembered.get("has_exploded", False)
 
     def meta(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it, as JSON can hold it."""
+        """Memory to keep in a checkpoint, as JSON can hold it."""
         return {
             "collapse": {
                 "first_variance": self._first_variance,
@@ -48,7 +47,7 @@ class CollapseWatch:
         }
 
     def look_at_grid(self, images: np.ndarray) -> str | None:
-        """A warning if samples of different latents became all but equal, else None.
+        """Warn if samples of different latents became all but equal; None if not.
 
         Args:
           images: [N, H, W, C], always from the same latents.
@@ -65,7 +64,7 @@ class CollapseWatch:
         )
 
     def look_at_delta(self, delta: float) -> str | None:
-        """A warning if |Δ| is far above its running median, else None.
+        """Warn if |Δ| is far above its running median; None if not.
 
         Args:
           delta: mean over the updates since the last look.

@@ -20,37 +20,39 @@ from diffjax.methods.draws import Dataset
 _MAX_RESIDENT_BYTES = 2 << 30
 
 
-def open_square(name: str, *, conditional: bool) -> DataSource:
-    """Opens a data set that a network can be trained on.
+def open_square(name: str, *, conditional: bool, prefix: str = "") -> DataSource:
+    """Open a data set that a network can be trained on.
 
     Args:
       name: as `data.open_source` takes it.
       conditional: whether its classes are needed.
+      prefix: before the names of these arguments in an error.
 
     Raises:
       FileNotFoundError: there is no such file or folder.
       ValueError: naming what doesn't fit.
     """
-    source = data.open_source(name, field="config.dataset")
+    source = data.open_source(name, field=f"{prefix}dataset")
     height, width, _ = source.image_shape
     if height != width:
         raise ValueError(
-            f"config.dataset={name!r} has images of {height}x{width}; networks take square ones."
+            f"{prefix}dataset={name!r} has images of {height}x{width}; networks take square ones."
         )
     if conditional and not source.num_classes:
         raise ValueError(
-            f"config.conditional=True, but config.dataset={name!r} has no classes; set it to False."
+            f"{prefix}conditional=True, but {prefix}dataset={name!r} has no classes; set it to "
+            "False."
         )
     return source
 
 
 def is_resident(source: DataSource) -> bool:
-    """Whether a data set is small enough to lie on every device."""
+    """Tell whether a data set is small enough to lie on every device."""
     return len(source) * int(np.prod(source.image_shape)) <= _MAX_RESIDENT_BYTES
 
 
 def load(source: DataSource) -> Dataset:
-    """A whole data set: uint8, and of the digits the exact ink in float32.
+    """Read a whole data set: uint8, and of the digits the exact ink in float32.
 
     Raises:
       ValueError: naming an image that can't be read, or is of another size than the first.
@@ -60,7 +62,7 @@ def load(source: DataSource) -> Dataset:
 
 
 def abstract(source: DataSource) -> Dataset:
-    """The shapes and types of what `load` returns."""
+    """Shapes and types of the whole data set, as `load` returns it."""
     images = jnp.float32 if source.name == "digits" else jnp.uint8
     return Dataset(
         jax.ShapeDtypeStruct((len(source), *source.image_shape), images),  # type: ignore[arg-type]
@@ -71,7 +73,7 @@ def abstract(source: DataSource) -> Dataset:
 def stream(
     source: DataSource, *, batch_size: int, seed: int, x_flip: bool, start: int, mesh: Mesh
 ) -> Iterator[Dataset]:
-    """The images of one update after the other, split over the devices.
+    """Give the images of one update after the other, split over the devices.
 
     Args:
       source: from `open_square`.

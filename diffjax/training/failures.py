@@ -1,4 +1,4 @@
-"""Updates that were left out, as a run tells of them, and the record of what made it stop."""
+"""Updates that were left out: how a run tells of them, and the record of those that stopped it."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True)
 class FailedUpdates:
-    """What it takes to do the updates again that made a run stop.
+    """Record of the updates that made a run stop, enough to do them again.
 
     Attributes:
       seed: of the run; the draws of step s come from `fold_in(key(seed), s)`.
@@ -52,14 +52,14 @@ class FailedUpdates:
     versions: dict[str, str]
 
     def write(self, workdir: Path) -> Path:
-        """Writes the record as a whole or not at all, and returns its path."""
+        """Write the record as a whole or not at all, and return its path."""
         path = workdir / RECORD_FILE
         writing.write_text(path, json_values.dumps("the record", dataclasses.asdict(self)))
         return path
 
 
 def read(workdir: Path) -> FailedUpdates:
-    """The record of a run that stopped.
+    """Read the record of a run that stopped.
 
     Raises:
       FileNotFoundError: if there is none.
@@ -77,7 +77,7 @@ def read(workdir: Path) -> FailedUpdates:
 
 
 def versions() -> dict[str, str]:
-    """What decides how numbers round."""
+    """List the versions and devices that decide how numbers round."""
     return {
         "diffjax": diffjax.__version__,
         "jax": jax.__version__,
@@ -87,12 +87,12 @@ def versions() -> dict[str, str]:
 
 
 def not_finite(totals: MetricSums) -> list[str]:
-    """Names of the metrics that were not finite in some update of a call."""
+    """Name the metrics that were not finite in some update of a call."""
     return [name for name, count in totals.not_finite.items() if count]
 
 
 def describe(totals: MetricSums, limit: int) -> str:
-    """One line about the updates of a call that were left out.
+    """Describe the updates of a call that were left out, in one line.
 
     Args:
       totals: of the call, some update of which was skipped.
@@ -110,7 +110,7 @@ def describe(totals: MetricSums, limit: int) -> str:
 
 
 def message(failed: FailedUpdates, workdir: Path, suspects: Mapping[str, Any]) -> str:
-    """One line on why a run stopped, what is kept, and what to change.
+    """Say in one line why a run stopped, what is kept, and what to change.
 
     Args:
       failed: the record.

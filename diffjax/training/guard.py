@@ -1,4 +1,4 @@
-"""Updates whose numbers went wrong are left out whole, and counted.
+"""Guard against numbers that went wrong: such updates are left out whole, and counted.
 
 Nothing is mended: a NaN that is turned into a number hides the divergence that made it.
 """
@@ -13,7 +13,7 @@ from diffjax.interfaces import Array
 
 
 def all_finite(scalars: Mapping[str, Array]) -> Array:
-    """Whether all of an update's losses and gradient norms are finite.
+    """Tell whether all of an update's losses and gradient norms are finite.
 
     A norm speaks for its whole gradient: one NaN or infinity in any leaf, on any device, makes it
     one. So does a finite gradient whose square overflows, which Adam would not survive either.
@@ -30,7 +30,7 @@ def all_finite(scalars: Mapping[str, Array]) -> Array:
 def settle(
     before: Any, after: Any, finite: Array, *, max_skipped_in_a_row: int | None = None
 ) -> Any:
-    """The state after an update, which is left out unless it is finite.
+    """Settle on the state after an update, which is left out unless it is finite.
 
     Selecting costs no pass over memory of its own: XLA does it where it writes the new state.
 
@@ -56,12 +56,12 @@ def settle(
 
 
 def halted(state: Any, max_skipped_in_a_row: int) -> Array:
-    """Whether so many updates in a row were skipped that the run is to stop; a bool scalar."""
+    """Tell whether so many updates in a row were skipped that the run is to stop; a bool scalar."""
     return state.skipped_in_a_row >= max_skipped_in_a_row
 
 
 def resume(state: Any) -> Any:
-    """A state that counts skipped updates in a row afresh, so that a halted run can go on."""
+    """Count skipped updates in a row afresh, so that a halted run can go on."""
     return state.replace(skipped_in_a_row=0 * state.skipped_in_a_row)
 
 

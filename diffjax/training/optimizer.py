@@ -64,7 +64,7 @@ def step(
 
 
 class Bfloat16State(NamedTuple):
-    """The state of an optimiser, float32 arrays as bfloat16.
+    """State of an optimiser, float32 arrays as bfloat16.
 
     Attributes:
       steps: int32 scalar, updates done; it decides what is rounded up.
@@ -76,7 +76,7 @@ class Bfloat16State(NamedTuple):
 
 
 def in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """An optimiser whose float32 state is bfloat16 between updates; see `narrow`."""
+    """Keep the float32 state of an optimiser in bfloat16 between updates; see `precision`."""
 
     def init(params: optax.Params) -> Bfloat16State:
         steps = jnp.zeros((), jnp.int32)

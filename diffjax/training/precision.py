@@ -9,7 +9,7 @@ from diffjax.networks import hashing
 
 
 def cast(params: Params, dtype: np.dtype) -> Params:
-    """Parameters rounded to a type, each to the nearest.
+    """Round parameters to a type, each to the nearest.
 
     Raises:
       ValueError: naming the first array that has values beyond the type's range.
@@ -29,7 +29,7 @@ def cast(params: Params, dtype: np.dtype) -> Params:
 
 
 def round_to_bfloat16(x: Array, word0: Array, word1: Array) -> Array:
-    """bfloat16 of float32, up or down at random, so that the expected value is x.
+    """Round float32 to bfloat16, up or down at random, so that the expected value is x.
 
     A running average whose steps are smaller than half a unit in bfloat16's last place, such as
     Adam's second moment with b2 = 0.999, would never move if it were rounded to the nearest.

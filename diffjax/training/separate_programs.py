@@ -182,7 +182,7 @@ class _Calling:
 
 
 class _Tracing(_Calling):
-    """The same calls before programs are compiled: each begins, and gives its results' shapes."""
+    """Calls before programs are compiled: each begins one, and gives its results' shapes."""
 
     def __init__(self, pool: concurrent.futures.Executor, begun: list["_Program"]) -> None:
         self._pool, self._begun = pool, begun

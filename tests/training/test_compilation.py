@@ -41,7 +41,9 @@ class Counting:
 
     bad_steps: tuple[int, ...]
     max_skipped_in_a_row: int = LIMIT
-    method: Method = Nothing(networks={}, batch=Batch((), 1))
+    method: Method = dataclasses.field(
+        default_factory=lambda: Nothing(networks={}, batch=Batch((), 1))
+    )
 
     def init_state(self):
         return State(*(jnp.zeros((), jnp.int32) for _ in range(3)), value=jnp.zeros(2))
