@@ -315,7 +315,7 @@ class Inline:
         """Sum gradient and metrics over rounds, a round at a time."""
         rounds = at(draws, time)
         if lent is None:
-            return self._sum_rounds(lambda each: self._round(turn, params, each), rounds)
+            return self._sum_rounds(functools.partial(self._round, turn, params), rounds)
 
         def of_lent(x: Array, each: Draws) -> Sums:
             return self._update.loss_gradient(turn, params, x, each)

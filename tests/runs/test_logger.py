@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from diffjax.runs import logger
+from diffjax.files.progress import ProgressLine, format_seconds
+from diffjax.runs.logger import RunLogger, read_scalars
 
 
 class Terminal(io.StringIO):
@@ -35,8 +36,8 @@ class Clock:
         return self.now
 
 
-def logger(workdir: Path, **kwargs: Any) -> logger.RunLogger:
-    return logger.RunLogger(workdir, total_kimg=10, **{"stream": io.StringIO(), **kwargs})
+def logger(workdir: Path, **kwargs: Any) -> RunLogger:
+    return RunLogger(workdir, total_kimg=10, **{"stream": io.StringIO(), **kwargs})
 
 
 def events(workdir: Path) -> Iterator[event_pb2.Event]:
@@ -70,7 +71,7 @@ class TestFiles:
         values["b"] = jnp.bfloat16(0.3)
         with logger(tmp_path) as log:
             log.write_scalars(1, 1 / 3, values)
-        (line,) = logger.read_scalars(tmp_path / "metrics.jsonl")
+        (line,) = read_scalars(tmp_path / "metrics.jsonl")
         assert line == {"step": 1, "kimg": 1 / 3, **{k: float(v) for k, v in values.items()}}
 
     def test_non_finite_numbers_are_valid_json(self, tmp_path: Path) -> None:
@@ -80,15 +81,15 @@ class TestFiles:
         text = (tmp_path / "metrics.jsonl").read_text()
         strict = json.loads(text, parse_constant=lambda name: pytest.fail(name))
         assert strict == {"step": 1, "kimg": 0.0, "a": "nan", "b": "inf", "c": "-inf"}
-        (line,) = logger.read_scalars(tmp_path / "metrics.jsonl")
+        (line,) = read_scalars(tmp_path / "metrics.jsonl")
         assert np.isnan(line["a"])
         assert (line["b"], line["c"]) == (float("inf"), -float("inf"))
 
     def test_a_line_is_there_at_once(self, tmp_path: Path) -> None:
         log = logger(tmp_path)
         log.write_scalars(1, 0.1, {"a": 1.0}, {"b": 2.0})
-        assert len(logger.read_scalars(tmp_path / "metrics.jsonl")) == 1
-        assert len(logger.read_scalars(tmp_path / "timing.jsonl")) == 1
+        assert len(read_scalars(tmp_path / "metrics.jsonl")) == 1
+        assert len(read_scalars(tmp_path / "timing.jsonl")) == 1
         log.close()
 
     @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ class TestFiles:
 
     def test_url_is_refused(self) -> None:
         with pytest.raises(ValueError, match="gs://bucket/run is a URL"):
-            logger.RunLogger("gs://bucket/run", total_kimg=1)
+            RunLogger("gs://bucket/run", total_kimg=1)
 
 
 class TestResume:
@@ -147,12 +148,12 @@ class TestResume:
     def test_afresh_drops_the_earlier_run(self, tmp_path: Path) -> None:
         self.write(tmp_path, range(0, 5), None)
         self.write(tmp_path, range(0, 2), None)
-        assert [line["step"] for line in logger.read_scalars(tmp_path / "metrics.jsonl")] == [0, 1]
+        assert [line["step"] for line in read_scalars(tmp_path / "metrics.jsonl")] == [0, 1]
 
     def test_resuming_at_zero_keeps_the_line_of_step_zero(self, tmp_path: Path) -> None:
         self.write(tmp_path, range(0, 5), None)
         self.write(tmp_path, range(1, 3), 0)
-        steps = [line["step"] for line in logger.read_scalars(tmp_path / "metrics.jsonl")]
+        steps = [line["step"] for line in read_scalars(tmp_path / "metrics.jsonl")]
         assert steps == [0, 1, 2]
 
     def test_a_measurement_that_comes_again_stands_once(self, tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ class TestResume:
                 if killed:
                     log.write_scalars(1, 0.1, {"loss": 0.5})
                 log.write_scalars(1, 0.1, {"distance": 2.0})
-        names = [tuple(line)[2:] for line in logger.read_scalars(tmp_path / "metrics.jsonl")]
+        names = [tuple(line)[2:] for line in read_scalars(tmp_path / "metrics.jsonl")]
         assert names == [("loss",), ("distance",)]
 
     def test_a_damaged_line_is_named(self, tmp_path: Path) -> None:
@@ -228,7 +229,7 @@ class TestTensorBoard:
 class TestProgressLine:
     def test_first_update_is_not_timed(self) -> None:
         stream, clock = io.StringIO(), Clock()
-        line = logger.ProgressLine(100.0, stream=stream, interval=0, clock=clock)
+        line = ProgressLine(100.0, stream=stream, interval=0, clock=clock)
         line.compiling()
         clock.now += 60  # compiling
         line.update(1, 1.0, {"fake": 0.5, "gen": -0.25, "|Δ|": 0.001234567})
@@ -245,7 +246,7 @@ class TestProgressLine:
 
     def test_rate_is_a_moving_average_without_pauses(self) -> None:
         clock = Clock()
-        line = logger.ProgressLine(1e6, stream=io.StringIO(), interval=0, clock=clock)
+        line = ProgressLine(1e6, stream=io.StringIO(), interval=0, clock=clock)
         for step in range(30):  # 100 img/s
             line.update(step, step * 1.0, {})
             clock.now += 10
@@ -259,7 +260,7 @@ class TestProgressLine:
 
     def test_evaluation_is_shown_until_the_next(self) -> None:
         stream = io.StringIO()
-        line = logger.ProgressLine(10, stream=stream, interval=0)
+        line = ProgressLine(10, stream=stream, interval=0)
         line.update(1, 1.0, {}, {"fid": 12.345678})
         line.update(2, 2.0, {})
         line.update(3, 3.0, {}, {"fid": 11.0})
@@ -271,7 +272,7 @@ class TestProgressLine:
 
     def test_a_file_gets_a_line_every_interval_and_the_last(self) -> None:
         stream, clock = io.StringIO(), Clock()
-        line = logger.ProgressLine(10.0, stream=stream, interval=30, clock=clock)
+        line = ProgressLine(10.0, stream=stream, interval=30, clock=clock)
         for step in range(11):
             line.update(step, float(step), {})
             clock.now += 12
@@ -282,7 +283,7 @@ class TestProgressLine:
 
     def test_a_terminal_shows_one_line_and_the_notes(self) -> None:
         stream = Terminal()
-        line = logger.ProgressLine(10.0, stream=stream, interval=1e9)
+        line = ProgressLine(10.0, stream=stream, interval=1e9)
         line.compiling()
         line.update(1, 1.0, {"fake": 0.5})
         line.note("saved step 1")
@@ -298,13 +299,13 @@ class TestProgressLine:
     def test_a_narrow_terminal_is_not_overrun(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("COLUMNS", "30")
         stream = Terminal()
-        line = logger.ProgressLine(10.0, stream=stream, interval=0)
+        line = ProgressLine(10.0, stream=stream, interval=0)
         line.update(1, 1.0, {f"loss{i}": 1.0 for i in range(9)})
         assert len(stream.screen()[-1]) == 29
 
     def test_a_stream_that_knows_ascii_only(self) -> None:
         stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-        logger.ProgressLine(10.0, stream=stream, interval=0).update(1, 1.0, {"|Δ|": 0.5})
+        ProgressLine(10.0, stream=stream, interval=0).update(1, 1.0, {"|Δ|": 0.5})
         assert stream.buffer.getvalue().endswith(b"|?| 0.5\n")  # type: ignore[attr-defined]
 
 
@@ -313,7 +314,7 @@ class TestProgressLine:
     [(0, "0s"), (59.6, "1m 00s"), (61, "1m 01s"), (3599, "59m 59s"), (3725, "1h 02m 05s")],
 )
 def test_format_seconds(seconds: float, text: str) -> None:
-    assert logger.format_seconds(seconds) == text
+    assert format_seconds(seconds) == text
 
 
 def test_run_logger_shows_progress_and_notes(tmp_path: Path) -> None:
