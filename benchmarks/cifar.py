@@ -1,4 +1,4 @@
-"""The study of CIFAR-10, whole: teachers, students, their distances. It goes on where it stopped.
+"""Study of CIFAR-10, whole: teachers, students, their distances. It goes on where it stopped.
 
     python -m benchmarks.cifar --data=cifar10-32x32.zip --output=runs/cifar
     python -m benchmarks.cifar_report --output=runs/cifar
@@ -42,7 +42,7 @@ Changes = dict[str, object]  # field of a config -> its value
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A command of the study.
+    """Command of the study.
 
     Attributes:
       name: of its folder.
@@ -70,7 +70,7 @@ def steps(
     rates: tuple[float, float] = RATES,
     teacher: Path | None = None,
 ) -> Iterator[Step]:
-    """All steps, each after its forerunners; the longest come first.
+    """List all steps, each after its forerunners; the longest come first.
 
     Args:
       data: EDM's zip of the training images.
@@ -127,10 +127,11 @@ def _students(
     teacher: Path | None,
     gpus: int,
 ) -> Iterator[Step]:
-    """SiD, twice, and Diff-Instruct from the small teacher, as many images each; then SiD further.
+    """List SiD, twice, and Diff-Instruct from the small teacher; then SiD further.
 
-    First at the same rates, then with the generator's falling to zero. A run that goes further has
-    the student's average alone, and begins its optimisers and its fake score anew.
+    The first three have as many images each. SiD goes on at the same rates, and then with the
+    generator's falling to zero: a run that goes further has the student's average alone, and begins
+    its optimisers and its fake score anew.
     """
     methods: dict[str, tuple[str, Changes]] = {
         "sid_alpha1.2": ("sid_cifar", {"alpha": 1.2, **_norms(*SID_NORMS)}),
@@ -175,7 +176,7 @@ def _students(
 
 
 def _sweeps(output: Path, distance: Changes) -> Iterator[Step]:
-    """Sweeps of alpha and t_max, and of learning rates, on the shipped tiny teacher."""
+    """List sweeps of alpha and t_max, and of learning rates, on the shipped tiny teacher."""
     runs: dict[str, Changes] = {
         f"sweep_alpha{alpha}_tmax{t_max}": {
             "alpha": alpha,
@@ -228,7 +229,7 @@ def _run(
     gpus: int = 1,
     weight: float = 1.0,
 ) -> Step:
-    """A run of a config, to its end."""
+    """Run a config to its end."""
     command = ("-m", "diffjax.main", f"--config=configs/{config}.py", f"--workdir={output / name}")
     return Step(name, (*command, *_flags(changes)), f"{name}/network", after, gpus, weight)
 
@@ -236,7 +237,7 @@ def _run(
 def _evaluation(
     run: Step, name: str, changes: Changes, source: object, after: tuple[str, ...] = ()
 ) -> Step:
-    """A measurement of what a run made."""
+    """Measure what a run made."""
     flags = _flags({**changes, "mesh.data": 1, "evaluate.source": source})
     result = f"{run.name}/evaluation_{Path(str(source)).stem}.json"
     arguments = (*run.arguments, "--mode=evaluate", *flags)
@@ -248,14 +249,14 @@ def _flags(changes: Changes) -> tuple[str, ...]:
 
 
 class Study:
-    """Runs steps as GPUs and forerunners allow, until all have ended or time is up.
+    """Runner of steps as GPUs and forerunners allow, until all have ended or time is up.
 
     Attributes:
       failed: names of the steps that ended without their result.
     """
 
     def __init__(self, todo: list[Step], results: dict[str, Path], gpus: list[str]) -> None:
-        """Starts nothing yet.
+        """Start nothing yet.
 
         Args:
           todo: the steps to run.
@@ -269,7 +270,7 @@ class Study:
         self._running: dict[Step, tuple[subprocess.Popen[bytes], list[str]]] = {}
 
     def run(self, logs: Path, seconds: float = math.inf) -> None:
-        """Starts what can be started, until nothing is left; at the end of time all are stopped.
+        """Start what can be started, until nothing is left; at the end of time stop all.
 
         A stopped run saves and ends by itself, as under any scheduler.
 
@@ -350,14 +351,14 @@ def _two_rates(text: str) -> tuple[float, float]:
 
 
 def chosen(every: list[Step], names: list[str]) -> list[Step]:
-    """The steps of a list: a whole name is that step alone, any other the steps that begin so."""
+    """Choose steps: a whole name is that step alone, any other the steps that begin so."""
     whole = {step.name for step in every}.intersection(names)
     beginnings = tuple(name for name in names if name not in whole)
     return [step for step in every if step.name in whole or step.name.startswith(beginnings)]
 
 
 def main() -> None:
-    """Runs what isn't done."""
+    """Run what isn't done."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

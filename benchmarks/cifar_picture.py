@@ -10,14 +10,14 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
 
 from benchmarks import cifar_report, measuring
 from diffjax.distributed import sharding
 from diffjax.evaluation import sampling
 from diffjax.files import images
-from diffjax.runs import building
+from diffjax.runs import building, subjects
+from diffjax.runs.experiment import Experiment
 
 STUDENTS = ("sid_alpha1.2", "diff_instruct")
 ROWS = 6
@@ -25,7 +25,7 @@ _LINE = 2  # pixels between the images of a run's grid
 
 
 def last_grid(folder: Path, columns: int, rows: int, size: int) -> tuple[float, np.ndarray]:
-    """The images of a run's last grid, and the thousands of images that the run had seen.
+    """Read the images of a run's last grid, and how many thousand images it had seen.
 
     Args:
       folder: of the run.
@@ -50,24 +50,24 @@ def last_grid(folder: Path, columns: int, rows: int, size: int) -> tuple[float, 
 
 
 def student_panel(output: Path, name: str, columns: int, size: int) -> tuple[str, np.ndarray]:
-    """Caption and images of a student, of the run that went furthest with it."""
+    """Take caption and images of a student from the run that went furthest with it."""
     folder, done = cifar_report.runs_with(output, name)[-1]
     kimg, tiles = last_grid(folder, columns, ROWS, size)
     title = cifar_report.STUDENTS[name]
     return f"{title}, one evaluation,\nafter {(done + kimg) * 1000:,.0f} images", tiles
 
 
-def teacher_panel(config: ConfigDict, count: int) -> tuple[str, np.ndarray]:
-    """Caption and images of the config's teacher, [count, H, W, 3] uint8."""
-    exp, mesh = building.build(config), sharding.make_mesh(data=1)
-    [(caption, sampler, params)] = exp.comparisons(
-        exp.load_frozen(), seed=config.grid.seed, mesh=mesh
+def teacher_panel(exp: Experiment, output: Path, count: int, seed: int) -> tuple[str, np.ndarray]:
+    """Make caption and images of a run's teacher, [count, H, W, 3] uint8."""
+    mesh = sharding.make_mesh(data=1)
+    teacher = subjects.find("teacher", output, exp, seed, mesh)
+    return teacher.title, sampling.first_images(
+        teacher.sampler, teacher.params, count, label_dim=exp.denoiser.label_dim, mesh=mesh
     )
-    return caption, sampling.first_images(sampler, params, count, label_dim=0, mesh=mesh)
 
 
 def main() -> None:
-    """Writes the picture."""
+    """Write the picture."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -76,11 +76,13 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, required=True, help="a PNG to write")
     arguments = parser.parse_args()
     config = measuring.load_config("configs/sid_cifar.py")
-    columns, size = config.grid.columns, config.image_shape[0]
-    config.teacher = str(arguments.teacher or arguments.output / "teacher_small" / "network")
+    output, columns, seed = arguments.output, config.grid.columns, config.grid.seed
+    config.teacher = str(arguments.teacher or output / "teacher_small" / "network")
     try:
-        students = [student_panel(arguments.output, name, columns, size) for name in STUDENTS]
-        panels = [teacher_panel(config, ROWS * columns), *students]
+        exp = building.build(config)
+        size = exp.denoiser.image_shape[0]
+        students = [student_panel(output, name, columns, size) for name in STUDENTS]
+        panels = [teacher_panel(exp, output, ROWS * columns, seed), *students]
     except FileNotFoundError as error:
         parser.error(str(error))
     images.save_png(arguments.picture, images.labelled_panels(panels, columns=columns))

@@ -1,4 +1,4 @@
-"""What the study of CIFAR-10 found: tables, fits, and the plot of README.
+"""Findings of the study of CIFAR-10: tables, fits, and the plot of README.
 
     python -m benchmarks.cifar_report --output=runs/cifar --plot=docs/cifar_curves.png
 
@@ -40,7 +40,7 @@ _SHOWN_BEYOND = 4
 
 
 class Fit(NamedTuple):
-    """log(distance) = intercept + slope · log(images).
+    """Line log(distance) = intercept + slope · log(images).
 
     Attributes:
       slope: the power of images.
@@ -53,14 +53,14 @@ class Fit(NamedTuple):
     r2: float
 
     def images_at(self, distance: float) -> float:
-        """Images at which the line reaches a distance; infinite if it never falls to it."""
+        """Find the images at which the line falls to a distance; infinite if it never does."""
         if self.slope >= 0:
             return math.inf
         return math.exp((math.log(distance) - self.intercept) / self.slope)
 
 
 def curve_of(folder: Path) -> Curve:
-    """The measurements of a run, in order; none if it hasn't begun."""
+    """Read the measurements of a run, in order; none if it hasn't begun."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
@@ -74,7 +74,7 @@ def curve_of(folder: Path) -> Curve:
 
 
 def runs_with(output: Path, name: str) -> list[tuple[Path, float]]:
-    """Folders of a student's runs so far, each with the thousands of images that came before it."""
+    """List folders of a student's runs so far, and how many thousand images came before each."""
     runs = [(output / name, 0.0)]
     for stage in LATER:
         folder, done = runs[-1]
@@ -86,7 +86,7 @@ def runs_with(output: Path, name: str) -> list[tuple[Path, float]]:
 
 
 def later_curves(output: Path, name: str) -> dict[str, Curve]:
-    """Title of a run that goes further with a student -> its measurements, images counted on."""
+    """Read title -> measurements of runs that go further with a student, images counted on."""
     later = runs_with(output, name)[1:]
     return {
         title: [(done + kimg, distance) for kimg, distance in curve_of(folder)]
@@ -95,7 +95,7 @@ def later_curves(output: Path, name: str) -> dict[str, Curve]:
 
 
 def fitted(curve: Curve, skip_kimg: float = 0.0) -> Curve:
-    """The points that a line is put through: those after `skip_kimg`, up to a breakdown."""
+    """Choose the points that a line is put through: those after `skip_kimg`, up to a breakdown."""
     points: Curve = []
     for kimg, distance in curve:
         if points and distance > BREAKDOWN * min(value for _, value in points):
@@ -106,7 +106,7 @@ def fitted(curve: Curve, skip_kimg: float = 0.0) -> Curve:
 
 
 def fit(curve: Curve, skip_kimg: float = 0.0) -> Fit | None:
-    """The line through a curve's `fitted` points; None of fewer than three."""
+    """Fit a line to a curve's `fitted` points; None of fewer than three."""
     points = np.array(fitted(curve, skip_kimg))
     if len(points) < 3:
         return None
@@ -117,12 +117,12 @@ def fit(curve: Curve, skip_kimg: float = 0.0) -> Fit | None:
 
 
 def first_below(curve: Curve, distance: float) -> float | None:
-    """Thousands of images at the first measurement that is no greater than a distance."""
+    """Find the thousands of images at the first measurement no greater than a distance."""
     return next((kimg for kimg, value in curve if value <= distance), None)
 
 
 def evaluation(folder: Path, source: str) -> dict[str, float]:
-    """The numbers of `evaluation_<source>.json`; none if it isn't there."""
+    """Read the numbers of `evaluation_<source>.json`; none if it isn't there."""
     path = folder / f"evaluation_{source}.json"
     if not path.exists():
         return {}
@@ -131,7 +131,7 @@ def evaluation(folder: Path, source: str) -> dict[str, float]:
 
 
 def timing_of(folder: Path, name: str) -> float:
-    """The median of a number that a run wrote to `timing.jsonl`."""
+    """Take the median of a number that a run wrote to `timing.jsonl`."""
     path = folder / "timing.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     values = [row[name] for row in map(json.loads, lines) if name in row]
@@ -139,7 +139,7 @@ def timing_of(folder: Path, name: str) -> float:
 
 
 def times(folder: Path) -> tuple[float, float, float, float]:
-    """What a run took: seconds of its first call, of later updates, of measuring, and its images.
+    """Add up a run's seconds of its first call, of later updates and of measuring, and its images.
 
     The first call traces, compiles and makes the first updates. What comes before it isn't
     counted, nor the grids and checkpoints between calls.
@@ -157,7 +157,7 @@ def times(folder: Path) -> tuple[float, float, float, float]:
 
 
 def times_table(output: Path) -> list[str]:
-    """A row for each run of the study, in Markdown."""
+    """Write a row for each run of the study, in Markdown."""
     head = "| run | images | first call, s | later updates, s | measuring, s | peak memory, GiB |"
     rows = [head, "|-|-|-|-|-|-|"]
     for path in sorted(output.glob("*/timing.jsonl")):
@@ -172,7 +172,7 @@ def times_table(output: Path) -> list[str]:
 
 
 def report(output: Path, skip_kimg: float) -> str:
-    """The tables, in Markdown."""
+    """Write the tables, in Markdown."""
     text = []
     teacher = evaluation(output / "teacher_small", "student")
     target = next((v for k, v in teacher.items() if k.startswith("fd_")), None)
@@ -235,7 +235,7 @@ def report(output: Path, skip_kimg: float) -> str:
 
 
 def plot(output: Path, skip_kimg: float) -> "Figure":
-    """Distance by images, both logarithmic, and the fits, dotted on their way to the teacher's."""
+    """Plot distance by images, both logarithmic, and fits, dotted on the way to the teacher's."""
     from matplotlib import ticker
     from matplotlib.figure import Figure
 
@@ -294,7 +294,7 @@ def _kimg(folder: Path) -> float:
 
 
 def main() -> None:
-    """Prints the tables; draws the plot on request."""
+    """Print the tables; draw the plot on request."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""The digits table of README: precision, recall and Fréchet distance in pixel space.
+"""Digits table of README: precision, recall and Fréchet distance in pixel space.
 
     python -m diffjax.main --config=configs/sid_digits.py
     python -m diffjax.main --config=configs/di_digits.py
@@ -9,45 +9,44 @@ rows give the scale: a Gaussian fitted to the scans, and one half of the scans a
 """
 
 import argparse
-import runpy
 from pathlib import Path
 
 import numpy as np
 
 from diffjax.data import digits
 from diffjax.distributed import sharding
-from diffjax.evaluation import evaluator, features, sampling
+from diffjax.evaluation import evaluator, features
 from diffjax.files import images
-from diffjax.runs import building, modes
+from diffjax.runs import building, config_file, subjects
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def sampled_rows(runs: dict[str, Path], seed: int) -> list[tuple[str, int, dict[str, float]]]:
-    """The teacher's and the students' rows: (name, network evaluations, metrics)."""
+    """Measure teacher and students: a row (name, network evaluations, metrics) each."""
     rows = []
     mesh = sharding.make_mesh()
     for name, workdir in runs.items():
-        config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+        config = config_file.load(str(CONFIGS / f"{name}.py"))
         exp = building.build(config)
         config.evaluate.seed = seed
         measure = building.make_evaluator(config, exp, mesh)
         if not rows:
-            heun = sampling.heun(exp.denoiser, settings=exp.heun, seed=seed, mesh=mesh)
-            values = measure(heun, exp.load_frozen(), label_dim=exp.denoiser.label_dim)
-            rows.append(("teacher", exp.heun.evaluations, values))
-        state, meta = modes.restore(workdir, exp, mesh)
+            teacher = subjects.find("teacher", workdir, exp, seed, mesh)
+            values = measure(teacher.sampler, teacher.params, label_dim=exp.denoiser.label_dim)
+            rows.append(("teacher", teacher.evaluations, values))
+        state, meta = subjects.restore(workdir, exp, mesh)
         values = measure(
             exp.sampler(seed=seed, mesh=mesh),
-            exp.ema_params(state),
+            exp.averaged(state),
             label_dim=exp.denoiser.label_dim,
         )
-        rows.append((f"{config.method}, {meta['kimg']:.0f} kimg", 1, values))
+        rows.append((f"{config.method}, {meta['kimg']:.0f} kimg", exp.evaluations, values))
     return rows
 
 
 def scale_rows(seed: int) -> list[tuple[str, int, dict[str, float]]]:
-    """The rows that give the scale."""
+    """Measure the rows that give the scale."""
     real = features.pixels(images.to_uint8(digits.load()[0]))
     rng = np.random.default_rng(seed)
     gaussian = rng.multivariate_normal(real.mean(axis=0), np.cov(real.T), len(real))
@@ -63,7 +62,7 @@ def scale_rows(seed: int) -> list[tuple[str, int, dict[str, float]]]:
 
 
 def main() -> None:
-    """Prints the table in Markdown."""
+    """Print the table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sid", default="runs/sid_digits", help="workdir of sid_digits")
     parser.add_argument("--diff_instruct", default="runs/di_digits", help="workdir of di_digits")

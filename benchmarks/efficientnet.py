@@ -18,7 +18,7 @@ _BATCH = 1000
 
 
 def efficientnet_lite0(images: np.ndarray) -> np.ndarray:
-    """The 1,280 features before the classifier, averaged over the image.
+    """Compute the 1,280 features before the classifier, averaged over the image.
 
     On a GPU convolutions are float16, which changes a feature by a thousandth of its size or less.
 

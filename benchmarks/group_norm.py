@@ -24,7 +24,7 @@ GROUPS, EPS = 32, 1e-5
 
 
 def definition(x: Array, scale: Array, bias: Array) -> Array:
-    """Group norm and SiLU as one would write them down."""
+    """Apply group norm and SiLU as one would write them down."""
     grouped = x.astype(jnp.float32).reshape(x.shape[0], -1, GROUPS, x.shape[-1] // GROUPS)
     centred = grouped - grouped.mean((1, 3), keepdims=True)
     normalised = centred * jax.lax.rsqrt(jnp.square(centred).mean((1, 3), keepdims=True) + EPS)
@@ -33,7 +33,7 @@ def definition(x: Array, scale: Array, bias: Array) -> Array:
 
 
 def with_gradient(function: Callable[..., Array]) -> Callable[..., Any]:
-    """The function and its gradients by a cotangent, its last argument, compiled."""
+    """Compile a function and its gradients by a cotangent, the last argument."""
 
     def both(x: Array, scale: Array, bias: Array, d_out: Array) -> Any:
         out, vjp = jax.vjp(function, x, scale, bias)
@@ -43,7 +43,7 @@ def with_gradient(function: Callable[..., Array]) -> Callable[..., Any]:
 
 
 def seconds(function: Callable[..., Any], *arguments: Array, repeats: int = 50) -> float:
-    """Of a call, the mean over many that are queued behind each other."""
+    """Time a call, as the mean over many that are queued behind each other."""
     jax.block_until_ready(function(*arguments))
     start = time.perf_counter()
     result = None
@@ -54,13 +54,13 @@ def seconds(function: Callable[..., Any], *arguments: Array, repeats: int = 50) 
 
 
 def show(name: str, elapsed: float, least_bytes: int) -> None:
-    """One line."""
+    """Print one line."""
     rate = least_bytes / elapsed / 1e9
     print(f"{name:36s} {elapsed * 1e3:8.3f} ms {rate:8.0f} GB/s of the least", flush=True)
 
 
 def compare(shape: tuple[int, int, int], rate: float) -> None:
-    """Times all of it and prints a line each."""
+    """Time all of it and print a line each."""
     keys = jax.random.split(jax.random.key(0), 4)
     x = (2 * jax.random.normal(keys[0], shape) + 1).astype(jnp.bfloat16)
     d_out = jax.random.normal(keys[1], shape).astype(jnp.bfloat16)
@@ -81,7 +81,7 @@ def compare(shape: tuple[int, int, int], rate: float) -> None:
 
 
 def main() -> None:
-    """Prints one line a method."""
+    """Print one line a method."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--pixels", type=int, default=1024)

@@ -1,4 +1,4 @@
-"""Images to reference statistics: how long it takes, and how far halves of a set are apart.
+"""Seconds from images to reference statistics, and the distance between halves of a data set.
 
     python benchmarks/image_statistics.py --data=cifar10-32x32.zip --features_weights=random
     python benchmarks/image_statistics.py --data=cifar10-32x32.zip --features=pixels --halves
@@ -19,7 +19,7 @@ import numpy as np
 
 from diffjax import data, metrics
 from diffjax.data import DataSource
-from diffjax.distributed import sharding
+from diffjax.distributed import runtime, sharding
 from diffjax.evaluation import evaluator, features, image_statistics
 
 
@@ -47,7 +47,7 @@ def statistics(source: DataSource, extract: features.Features, batch_size: int) 
 
 
 def time_statistics(source: DataSource, extract: features.Features, batch_size: int) -> None:
-    """Prints seconds, images a second and peak memory."""
+    """Print seconds, images a second and peak memory."""
     start = time.monotonic()
     data.verify(source)
     verified = time.monotonic()
@@ -64,15 +64,15 @@ def time_statistics(source: DataSource, extract: features.Features, batch_size: 
     print(f"statistics: {seconds:.1f} s, {moments.count / seconds:.0f} images/s")
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak memory of the process: {resident:.2f} GiB")
-    memory = jax.local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in memory:
-        print(f"peak memory of a device: {memory['peak_bytes_in_use'] / 2**30:.2f} GiB")
+    peak = runtime.peak_memory_gib()
+    if peak is not None:
+        print(f"peak memory of a device: {peak:.2f} GiB")
 
 
 def compare_halves(
     source: DataSource, extract: features.Features, batch_size: int, seed: int
 ) -> None:
-    """Prints the Fréchet distance between two random halves, N in its name."""
+    """Print the Fréchet distance between two random halves, N in its name."""
     order = np.random.default_rng(seed).permutation(len(source))
     half = len(source) // 2
     first, second = (
@@ -87,7 +87,7 @@ def compare_halves(
 
 
 def main() -> None:
-    """Does what the flags say."""
+    """Do what the flags say."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

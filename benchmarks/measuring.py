@@ -1,4 +1,4 @@
-"""What the benchmarks of speed share: their arguments, weights, the device's peak, the report."""
+"""Parts that benchmarks of speed share: arguments, weights, the device's peak, the report."""
 
 import argparse
 import ast
@@ -6,7 +6,6 @@ import dataclasses
 import gzip
 import json
 import math
-import runpy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,16 +19,17 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from benchmarks import synthetic
+from diffjax import methods
 from diffjax.distributed import runtime, sharding
 from diffjax.interfaces import Params
 from diffjax.models.denoiser import NetworkDenoiser
-from diffjax.runs import building, checks
+from diffjax.runs import building, checks, config_file
 from diffjax.runs.experiment import Experiment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that name what is measured."""
-    parser.add_argument("--config", required=True, help="a config of any task")
+    """Add the arguments that name what is measured."""
+    parser.add_argument("--config", required=True, help="a config of any method")
     parser.add_argument("--dtype", help="instead of the config's")
     parser.add_argument("--batch_size", type=int, help="instead of the config's")
     parser.add_argument(
@@ -44,15 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(path: str) -> ConfigDict:
-    """The config of a file; ends the program in one line if there is none."""
-    if not Path(path).is_file():
-        raise SystemExit(f"error: --config={path}: there is no such file")
-    config: ConfigDict = runpy.run_path(path)["get_config"]()
-    return config
+    """Read the config of a file; end the program in one line if there is none."""
+    try:
+        return checks.upgraded(config_file.load(path))
+    except (config_file.ConfigFileError, ValueError) as error:
+        raise SystemExit(f"error: --config={path}: {error}") from None
 
 
 def config_of(arguments: argparse.Namespace) -> ConfigDict:
-    """The config that the arguments name, changed as they say; ends in one line if that's wrong."""
+    """Read the config that the arguments name and change it; end in one line if that's wrong."""
     config = load_config(arguments.config)
     for name in ("dtype", "batch_size"):
         if getattr(arguments, name):
@@ -74,16 +74,37 @@ def config_of(arguments: argparse.Namespace) -> ConfigDict:
     return config
 
 
+def set_rounds(config: ConfigDict, rounds: int | None) -> int:
+    """Set the rounds of gradient accumulation; end in one line where updates have none.
+
+    Args:
+      config: of any method.
+      rounds: instead of the config's; None keeps those.
+
+    Returns:
+      What holds then.
+    """
+    if "accumulation" in config:
+        config.accumulation = rounds or config.accumulation
+    elif rounds:
+        raise SystemExit("error: --accumulation: the update of a teacher has no rounds")
+    return int(config.get("accumulation", 1))
+
+
 def build(config: ConfigDict, rounds: int = 1) -> tuple[Experiment, Mesh]:
-    """What a config describes, and the devices; ends in one line if that can't be had.
+    """Build an experiment and the devices' mesh; end in one line if that can't be had.
 
     Real images are random ones, so that no data set is needed.
+
+    Args:
+      config: of any method.
+      rounds: of gradient accumulation, which the batch must divide into too.
     """
     try:
         mesh = sharding.make_mesh(**config.mesh)
         sharding.check_batch(config.batch_size, rounds, mesh)
         source = None
-        if config.task == "pretrain":
+        if "data" in methods.get(config.method).reads:
             source = synthetic.images_like(config.dataset, conditional=config.conditional)
         return building.build(config, source=source), mesh
     except (OSError, ValueError) as error:
@@ -91,7 +112,7 @@ def build(config: ConfigDict, rounds: int = 1) -> tuple[Experiment, Mesh]:
 
 
 def random_params(denoiser: NetworkDenoiser, mesh: Mesh) -> Params:
-    """Weights of about the usual size, placed as a run's; drawn by NumPy, compiling nothing."""
+    """Draw weights of about the usual size by NumPy, compiling nothing, placed as a run's."""
     rng = np.random.default_rng(0)
 
     def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -103,7 +124,7 @@ def random_params(denoiser: NetworkDenoiser, mesh: Mesh) -> Params:
 
 
 def describe(arguments: argparse.Namespace, config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
-    """What is measured, and where."""
+    """Describe what is measured, and where."""
     return {
         "config": Path(arguments.config).stem,
         **dict(each.split("=", 1) for each in arguments.set),
@@ -114,25 +135,25 @@ def describe(arguments: argparse.Namespace, config: ConfigDict, mesh: Mesh) -> d
     }
 
 
-def speed(images: int, seconds: float, flops: float, peak: float) -> dict[str, float]:
-    """What follows from seconds for so many images.
+def speed(images: int, seconds: float, flops: float | None, peak: float) -> dict[str, float | None]:
+    """Work out rates from seconds for so many images.
 
     Args:
       images: in that time.
       seconds: of it.
-      flops: model FLOPs an image.
+      flops: model FLOPs an image; None if unknown.
       peak: FLOP/s of the devices together.
     """
-    rate = flops * images / seconds
+    rate = None if flops is None else flops * images / seconds
     return {
         "images_per_second": images / seconds,
-        "model_tflops_per_second": rate / 1e12,
-        "share_of_peak": rate / peak,
+        "model_tflops_per_second": None if rate is None else rate / 1e12,
+        "share_of_peak": None if rate is None else rate / peak,
     }
 
 
 def of_devices(peak: float) -> dict[str, float | None]:
-    """Their peak in FLOP/s, and the most memory of the first one, None where nobody counts it."""
+    """Report their peak in FLOP/s, and the most memory of the first, None where nobody counts."""
     return {
         "matrix_peak_tflops_per_second": peak / 1e12,
         "peak_memory_gib": runtime.peak_memory_gib(),
@@ -140,7 +161,7 @@ def of_devices(peak: float) -> dict[str, float | None]:
 
 
 def write_profile(folder: Path, call: Callable[[], Any], compiled: Any = None) -> None:
-    """Writes a trace of a call, and XLA's text if the call is one compiled program."""
+    """Write a trace of a call, and XLA's text if the call is one compiled program."""
     with jax.profiler.trace(str(folder)):
         jax.block_until_ready(call())
     if compiled is not None:
@@ -149,18 +170,23 @@ def write_profile(folder: Path, call: Callable[[], Any], compiled: Any = None) -
 
 
 def report(result: dict[str, Any], json_file: str | None) -> None:
-    """Prints a table, and adds a line of JSON to a file if one is named."""
+    """Print a table, and add a line of JSON to a file if one is named."""
     for name, value in result.items():
         shown = f"{value:.4g}" if isinstance(value, float) else value
         shown = "unknown" if value is None else shown
         print(f"{name:32s} {shown}", flush=True)
+    add_line(result, json_file)
+
+
+def add_line(result: dict[str, Any], json_file: str | None) -> None:
+    """Add a line of JSON to a file if one is named."""
     if json_file:
         with Path(json_file).open("a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
 
 
 def matrix_peak(dtype: Any, size: int = 8192) -> float:
-    """FLOP/s of a large matrix product on random data, the best of five."""
+    """Measure FLOP/s of a large matrix product on random data, the best of five."""
     if jax.default_backend() == "cpu":
         size = 1024
     a, b = (jax.random.normal(jax.random.key(i), (size, size), dtype) for i in (0, 1))
@@ -177,7 +203,7 @@ def matrix_peak(dtype: Any, size: int = 8192) -> float:
 
 
 def forward_flops(denoiser: NetworkDenoiser) -> float:
-    """FLOPs of the convolutions and matrix products of one forward pass on one image.
+    """Count FLOPs of convolutions and matrix products of one forward pass on one image.
 
     Attention's are among them, whichever implementation the denoiser has.
     """

@@ -1,4 +1,4 @@
-"""How far diffjax is from the published PyTorch code: the parity table of README.
+"""Distance of diffjax from the published PyTorch code: the parity table of README.
 
     python -m benchmarks.parity
 
@@ -12,29 +12,27 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from tests.networks.test_against_pytorch import FULL, SMALL
 from tests.support import golden_cases
 
 
 def output(case: golden_cases.Case, model, params, x):
-    """The denoiser at a recorded input."""
-    optional = {
-        name: case[key]
-        for name, key in (("labels", "class_labels"), ("augment_labels", "augment_labels"))
-        if key in case
-    }
-    return model(params, x, case["sigma"], **optional)
+    """Ask the denoiser at a recorded noise level."""
+    optional = {"labels": case.labels, "augment_labels": case.augment_labels}
+    given = {name: value for name, value in optional.items() if value is not None}
+    return model(params, x, case["sigma"], **given)
 
 
 def rows() -> Iterator[tuple[str, str, float, str]]:
-    """Case, parameters, output's difference, gradients' largest difference."""
-    for name in [*SMALL, *FULL]:
+    """Give case, parameters, output's difference, gradients' largest difference."""
+    networks = golden_cases.cases("network", precond=golden_cases.PRECONDS)
+    names = sorted(param.values[0] for param in networks)
+    for name in sorted(names, key=lambda name: golden_cases.is_large(golden_cases.known()[name])):
         case = golden_cases.Case(name)
         model = case.denoiser()
-        params = golden_cases.weights(model)
+        params = golden_cases.weights(model, case.prefix)
         size = sum(leaf.size for leaf in jax.tree.leaves(params["params"]))
         apply = functools.partial(output, case, model)
-        error = golden_cases.relative_l2(jax.jit(apply)(params, case["x"]), case["D"])
+        error = golden_cases.relative_l2(jax.jit(apply)(params, case["x"]), case.expected("D"))
         gradient_error = "-"
         if "probe" in case:
 
@@ -43,8 +41,8 @@ def rows() -> Iterator[tuple[str, str, float, str]]:
 
             grad_params, grad_x = jax.jit(jax.grad(probe, argnums=(0, 1)))(params, case["x"])
             by_name = golden_cases.by_torch_name(grad_params)
-            errors = [golden_cases.relative_l2(grad_x, case["grad_x"])] + [
-                golden_cases.relative_l2(by_name[parameter], case.raw(f"grad_p{i}"))
+            errors = [golden_cases.relative_l2(grad_x, case.expected("grad_x"))] + [
+                golden_cases.relative_l2(by_name[parameter], case.exact(f"grad_p{i}"))
                 for i, parameter in enumerate(case.meta["grad_param_names"])
             ]
             gradient_error = f"{max(errors):.1e}"
@@ -52,7 +50,7 @@ def rows() -> Iterator[tuple[str, str, float, str]]:
 
 
 def main() -> None:
-    """Prints the table in Markdown."""
+    """Print the table in Markdown."""
     print("| network | parameters | output | gradients |")
     print("|-|-|-|-|")
     for name, size, error, gradient_error in rows():

@@ -1,4 +1,4 @@
-"""How far bfloat16 strays from float32: the curves of two runs from the same draws.
+"""Distance of bfloat16 from float32: the curves of two runs from the same draws.
 
     python -m benchmarks.precision --config=configs/sid_digits.py --output=runs/precision
 
@@ -21,25 +21,25 @@ DTYPES = ("float32", "bfloat16")
 
 
 def curves(workdir: Path) -> dict[str, np.ndarray]:
-    """Name of a metric -> its value at each update."""
+    """Read name of a metric -> its value at each update."""
     rows = [row for row in read_scalars(workdir / "metrics.jsonl") if "skipped" in row]
     names = [name for name in rows[0] if name not in ("step", "kimg", "skipped")]
     return {name: np.array([row[name] for row in rows], np.float64) for name in names}
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Means over `window` updates, one for each place where it fits."""
+    """Take means over `window` updates, one for each place where it fits."""
     return np.convolve(values, np.full(window, 1 / window), mode="valid")
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray, window: int) -> np.ndarray:
-    """|mean(ours) − mean(theirs)| / mean |theirs|, in each window."""
+    """Compute |mean(ours) − mean(theirs)| / mean |theirs| in each window."""
     gap = np.abs(smooth(ours, window) - smooth(theirs, window))
     return np.asarray(gap / smooth(np.abs(theirs), window))
 
 
 def run(arguments: argparse.Namespace, dtype: str) -> Path:
-    """The work directory of a run in a dtype, made if it isn't there."""
+    """Run in a dtype, unless that is done, and name the work directory."""
     workdir = Path(arguments.output) / dtype
     config = measuring.load_config(arguments.config)
     batch_size = arguments.batch_size or config.batch_size
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace, dtype: str) -> Path:
 
 
 def main() -> None:
-    """Prints a table in Markdown; draws the curves on request."""
+    """Print a table in Markdown; draw the curves on request."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def plot(full: dict[str, np.ndarray], half: dict[str, np.ndarray], path: Path) -> None:
-    """Each metric's two curves on one axis."""
+    """Draw each metric's two curves on one axis."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, len(full), figsize=(4 * len(full), 3), layout="constrained")

@@ -1,4 +1,4 @@
-"""Where the time of a profiled call goes, by kind of kernel.
+"""Time of a profiled call, by kind of kernel.
 
     python -m benchmarks.profile trace
 
@@ -27,7 +27,7 @@ KINDS = {
 
 
 def kernel_seconds(folder: Path) -> Counter[str]:
-    """Name of a kernel -> seconds on the first GPU, of the newest trace in a folder.
+    """Read name of a kernel -> seconds on the first GPU, of the newest trace in a folder.
 
     Raises:
       FileNotFoundError: if there is no trace.
@@ -57,7 +57,7 @@ def kernel_seconds(folder: Path) -> Counter[str]:
 
 
 def kind_of(kernel: str) -> str:
-    """The kind of a kernel, or its own name without numbers."""
+    """Tell the kind of a kernel, or its own name without numbers."""
     for kind, pattern in KINDS.items():
         if re.search(pattern, kernel, re.IGNORECASE):
             return kind
@@ -65,7 +65,7 @@ def kind_of(kernel: str) -> str:
 
 
 def by_kind(seconds: Counter[str]) -> Counter[str]:
-    """The same, by kind."""
+    """Add up seconds of kernels by kind."""
     total: Counter[str] = Counter()
     for kernel, value in seconds.items():
         total[kind_of(kernel)] += value
@@ -73,7 +73,7 @@ def by_kind(seconds: Counter[str]) -> Counter[str]:
 
 
 def main() -> None:
-    """Prints a table in Markdown."""
+    """Print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--updates", type=int, default=4, help="updates in the profiled call")

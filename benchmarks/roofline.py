@@ -1,4 +1,4 @@
-"""A profiled update against the roofline, by kind of kernel: bytes, FLOPs and time.
+"""Comparison of a profiled update with the roofline, by kind of kernel: bytes, FLOPs and time.
 
     python -m benchmarks.roofline trace
 
@@ -20,14 +20,14 @@ COLUMNS = "ms|GB|GFLOP|GB/s|TFLOP/s|least ms|least of its time"
 
 
 def least_seconds(kernel: work.Kernel, bandwidth: float, peak: float) -> float:
-    """Of one run, at bytes/s and FLOP/s."""
+    """Bound the seconds of one run, at bytes/s and FLOP/s."""
     return max(kernel.bytes / bandwidth, kernel.flops / peak)
 
 
 def table(
     seconds: Counter[str], kernels: list[work.Kernel], bandwidth: float, peak: float, updates: int
 ) -> list[str]:
-    """Lines of Markdown, a row for each kind, the longest first, and one for all; an update's."""
+    """Write an update's table in Markdown: a row for each kind, the longest first, and for all."""
     counted: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for kernel in kernels:
         each = kernel.bytes, kernel.flops, least_seconds(kernel, bandwidth, peak)
@@ -54,7 +54,7 @@ def _cells(seconds: float, moved: float, flops: float, least: float) -> list[str
 
 
 def main() -> None:
-    """Prints a table in Markdown."""
+    """Print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--updates", type=int, default=4, help="updates in the profiled call")

@@ -1,4 +1,4 @@
-"""How fast images are made: by a student in one step, and by its teacher with Heun's method.
+"""Speed of sampling: by a student in one step, and by its teacher with Heun's method.
 
     python -m benchmarks.sample --config=configs/sid_cifar.py --dtype=bfloat16 --batch_size=512
 
@@ -19,15 +19,15 @@ import jax.numpy as jnp
 from benchmarks import measuring
 from diffjax.evaluation import sampling
 from diffjax.interfaces import Array, Params
-from diffjax.runs import building, experiment
+from diffjax.runs import building
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Compiles the samplers and times them."""
+    """Compile the samplers and time them."""
     config = measuring.config_of(arguments)
     exp, mesh = measuring.build(config)
     samplers: dict[str, tuple[sampling.SampleBatch, int]] = {}  # with evaluations an image
-    if isinstance(exp, experiment.DistillExperiment):
+    if exp.is_one_step:
         samplers["one_step"] = exp.sampler(seed=0, mesh=mesh), exp.evaluations
     if arguments.heun:
         heun = sampling.heun(exp.denoiser, settings=exp.heun, seed=0, mesh=mesh)
@@ -64,7 +64,7 @@ def _batch(sampler: sampling.SampleBatch, params: Params, classes: Array, number
 
 
 def _time(batch: Callable[[int], Array], repeats: int) -> tuple[float, float]:
-    """Seconds of the first call, and of a later one."""
+    """Time the first call, and a later one."""
     start = time.perf_counter()
     jax.block_until_ready(batch(0))
     first = time.perf_counter() - start
@@ -74,12 +74,12 @@ def _time(batch: Callable[[int], Array], repeats: int) -> tuple[float, float]:
 
 
 def _program(sampler: Any, *arguments: Any) -> Any:
-    """The compiled program of a sampler, or None of one that calls several."""
+    """Compile the program of a sampler; None of one that calls several."""
     return sampler.lower(*arguments).compile() if hasattr(sampler, "lower") else None
 
 
 def main() -> None:
-    """Prints a table, and JSON on request."""
+    """Print a table, and JSON on request."""
     parser = argparse.ArgumentParser(description=__doc__)
     measuring.add_arguments(parser)
     parser.add_argument("--repeats", type=int, default=10, help="timed batches")

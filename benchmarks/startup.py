@@ -17,11 +17,12 @@ from pathlib import Path
 import jax
 
 from benchmarks import measuring
+from diffjax import methods
 from diffjax.distributed import sharding
 from diffjax.models import network_folder
-from diffjax.runs import building, experiment
+from diffjax.runs import building
 
-# What a line says when a part of the way is over.
+# Words of a line that says that a part of the way is over.
 MARKS = {
     "importing, reading the teacher, placing the state": "parameters a network",
     "the first grid": "compiling",
@@ -29,7 +30,7 @@ MARKS = {
 
 
 def first_update_seconds(command: list[str], metrics: Path) -> dict[str, float]:
-    """Runs a command until it ends; seconds of each part up to the first line of metrics."""
+    """Run a command to its end; time each part of it up to the first line of metrics."""
     start = last = time.monotonic()
     parts: dict[str, float] = {}
     marks = dict(MARKS)
@@ -57,15 +58,16 @@ def first_update_seconds(command: list[str], metrics: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Prints a table in Markdown."""
+    """Print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True, help="a distillation config")
     parser.add_argument("flags", nargs="*", help="after --, such as --config.dtype=bfloat16")
     arguments = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")  # of this process, which leaves the device to theirs
     config = measuring.load_config(arguments.config)
+    if "teacher" not in methods.get(config.method).reads:
+        raise SystemExit(f"error: --config={arguments.config}: a distillation is needed")
     exp = building.build(config)
-    assert isinstance(exp, experiment.DistillExperiment)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         params = measuring.random_params(exp.denoiser, sharding.make_mesh(data=1))

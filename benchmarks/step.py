@@ -1,4 +1,4 @@
-"""How fast an update is: images/s, model FLOP/s against the device's own peak, memory, compiling.
+"""Speed of an update: images/s, model FLOP/s against the device's own peak, memory, compiling.
 
     python -m benchmarks.step --config=configs/sid_cifar.py --dtype=bfloat16 --batch_size=256
 
@@ -10,76 +10,93 @@ teacher.
 """
 
 import argparse
-import functools
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from benchmarks import measuring
 from diffjax.distributed import sharding
-from diffjax.pretrain import state as pretrain_state
+from diffjax.methods import Turn
 from diffjax.runs import building
-from diffjax.runs.experiment import DistillExperiment, Experiment
+from diffjax.runs.experiment import Experiment
 from diffjax.training import compilation
+from diffjax.training.separate_programs import SeparatePrograms
+from diffjax.training.state import TrainState
 
-# Of a teacher's update.
-PRETRAINING = 3
-# Of the generator's update; the fake score's takes one of the generator and three of its own.
-FORWARDS = {"sid": 7, "diff_instruct": 5}
+# Forward passes an image of each learner's turn, a backward pass by parameters counted as two and
+# one by the input as one. The fake score's are one of the generator and three of its own.
+PASSES = {
+    "denoising": {"denoiser": 3},
+    "sid": {"fake_score": 4, "generator": 7},
+    "diff_instruct": {"fake_score": 4, "generator": 5},
+}
 
 
-def forwards(config: ConfigDict) -> float:
-    """Forward passes an image that an update of the config needs, backward ones counted as two."""
-    if config.task == "pretrain":
-        return PRETRAINING
-    of_fake_score = 4 * config.fake_score.updates - int(config.share_samples)
-    return FORWARDS[config.method] + of_fake_score / config.fake_score.every
+def forwards(method: str, turns: Iterable[Turn]) -> float | None:
+    """Count forward passes an image that an update needs, backward ones as above.
+
+    Args:
+      method: name of the method.
+      turns: of the update.
+
+    Returns:
+      None for a method whose passes aren't listed.
+    """
+    if method not in PASSES:
+        return None
+    # Samples that are borrowed cost no pass.
+    return sum(
+        (PASSES[method][turn.learner] * turn.times - bool(turn.borrows)) / turn.every
+        for turn in turns
+    )
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Compiles the update and times it."""
+    """Compile the update and time it."""
     config = measuring.config_of(arguments)
-    if config.task == "distill":
-        config.accumulation = arguments.accumulation or config.accumulation
-    elif arguments.accumulation:
-        raise SystemExit("error: --accumulation: the update of a teacher has no rounds")
+    accumulation = measuring.set_rounds(config, arguments.accumulation)
     config.rematerialize = arguments.rematerialize
     config.updates_per_call = arguments.updates_per_call
-    accumulation = config.get("accumulation", 1)
     exp, mesh = measuring.build(config, accumulation)
     key, count = jax.random.key(1), config.updates_per_call
-    state, frozen = _start(exp, mesh)
+    state, inputs = _start(exp, mesh)
 
     start = time.perf_counter()
     apart = building.compiles_apart(config, exp)
-    lowered = compilation.updates(exp, mesh, count, apart=apart).lower(state, frozen, key, count)
+    updates: Any
+    if apart:
+        updates = SeparatePrograms(exp.update, exp.abstract_state(), mesh)
+    else:
+        updates = compilation.compile_updates(exp.update, exp.abstract_state(), mesh, count)
+    lowered = updates.lower(state, inputs, key, count)
     traced = time.perf_counter() - start
     compiled = lowered.compile()
     compile_seconds = time.perf_counter() - start
 
-    state, totals = compiled(state, frozen, key, count)
-    jax.block_until_ready(totals)
+    state, sums = compiled(state, inputs, key, count)
+    jax.block_until_ready(sums)
     seconds = []
     for _ in range(arguments.repeats):
         start = time.perf_counter()
-        state, totals = compiled(state, frozen, key, count)
-        jax.block_until_ready(totals)
+        state, sums = compiled(state, inputs, key, count)
+        jax.block_until_ready(sums)
         seconds.append((time.perf_counter() - start) / count)
     if arguments.profile:
         measuring.write_profile(
             Path(arguments.profile),
-            lambda: compiled(state, frozen, key, count)[1],
+            lambda: compiled(state, inputs, key, count)[1],
             None if apart else compiled,
         )
 
     update = float(np.median(seconds))
     peak = measuring.matrix_peak(building.DTYPES[config.dtype]) * mesh.size
-    flops = measuring.forward_flops(exp.denoiser) * forwards(config)
+    passes = forwards(config.method, exp.update.turns)
+    flops = passes and passes * measuring.forward_flops(exp.denoiser)
     return measuring.describe(arguments, config, mesh) | {
         "accumulation": accumulation,
         "rematerialize": config.rematerialize,
@@ -90,25 +107,24 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         **measuring.of_devices(peak),
         "trace_seconds": traced,
         "compile_seconds": compile_seconds,
-        "skipped": int(totals.skipped),
+        "skipped": int(sums.skipped),
     }
 
 
-def _start(exp: Experiment, mesh: Mesh) -> tuple[Any, Any]:
-    """The state on random weights, and what updates read and never change, placed as a run's."""
+def _start(exp: Experiment, mesh: Mesh) -> tuple[TrainState, dict[str, Any]]:
+    """Make a state on random weights, and what updates read and never change, placed as a run's."""
     params = measuring.random_params(exp.denoiser, mesh)
+    initial = {learner.name: params for learner in exp.method.learners}
     shardings = sharding.state(exp.abstract_state(), mesh)
-    if isinstance(exp, DistillExperiment):
-        state = jax.jit(exp.init_state, out_shardings=shardings)(params)
-        return state, exp.narrowed(params)
-    create = functools.partial(pretrain_state.create, optimizer=exp.setup.optimizer)
-    images = exp.load_frozen()
-    images = sharding.put(images, sharding.state(images, mesh))
-    return jax.jit(create, out_shardings=shardings)(params), images
+    state = jax.jit(exp.init_state, out_shardings=shardings)({}, initial)
+    inputs = {
+        name: params if name == "teacher" else each.load() for name, each in exp.inputs.items()
+    }
+    return state, exp.narrowed(sharding.put(inputs, sharding.state(inputs, mesh)))
 
 
 def main() -> None:
-    """Prints a table, and JSON on request."""
+    """Print a table, and JSON on request."""
     parser = argparse.ArgumentParser(description=__doc__)
     measuring.add_arguments(parser)
     parser.add_argument("--accumulation", type=int, help="instead of the config's")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from diffjax.data.source import ArraySource
+from diffjax.training.dataset import open_square
 
 # Batches are drawn from them with replacement; their number costs no time.
 COUNT = 4096
@@ -14,7 +15,7 @@ CLASSES = 10
 
 
 def images_like(dataset: str, *, conditional: bool) -> ArraySource:
-    """Random images of a data set's size, few enough to lie on the devices.
+    """Draw random images of a data set's size, few enough to lie on the devices.
 
     Args:
       dataset: as `config.dataset`. A file that isn't there needs a name such as EDM gives its zips,
@@ -26,7 +27,7 @@ def images_like(dataset: str, *, conditional: bool) -> ArraySource:
       ValueError: naming what doesn't fit.
     """
     try:
-        found = dataset.open_square(dataset, conditional=conditional)
+        found = open_square(dataset, conditional=conditional, prefix="config.")
         shape, classes = found.image_shape, found.num_classes
     except FileNotFoundError as error:
         size = re.search(r"-(\d+)x\1(?!\d)", Path(dataset).name)

@@ -1,4 +1,4 @@
-"""What a compiled program's kernels must at least move and multiply, read from XLA's text of it.
+"""Least bytes and FLOPs of a compiled program's kernels, read from XLA's text of it.
 
 Bytes are those of every kernel's operands and results, each array once, as if nothing stayed in a
 cache from one kernel to the next. Of an operand that is only sliced, the slices count; of a result
@@ -83,7 +83,7 @@ _Body = dict[str, _Instruction]
 
 
 def kernels(text: str, updates: int) -> list[Kernel]:
-    """The kernels of an optimised HLO module for GPUs.
+    """List the kernels of an optimised HLO module for GPUs.
 
     A loop whose length isn't known is taken for the loop of updates, unless it's within such a
     one: there it counts once. Every branch of a conditional counts.
@@ -137,7 +137,7 @@ def _kernel(each: _Instruction, scope: _Body, program: dict[str, _Body], times: 
 
 
 def _kernel_name(each: _Instruction, body: _Body) -> str:
-    """A name like the kernel's own, as far as its kind goes."""
+    """Make a name like the kernel's own, as far as its kind goes."""
     if target := _TARGET.search(each.line):
         for pattern, name in LIBRARIES.items():
             if re.match(pattern, target[1]):
@@ -157,7 +157,7 @@ def _kernel_name(each: _Instruction, body: _Body) -> str:
 
 
 def _direction(convolution: _Instruction) -> str:
-    """Of a convolution that no library's name tells: by its mark, or as JAX writes gradients."""
+    """Tell a convolution that no library names: by its mark, or as JAX writes gradients."""
     if marked := re.search(r"\b(fprop|dgrad|wgrad)\b", convolution.line, re.IGNORECASE):
         return marked[1].lower()
     if "rhs_reversal=" in convolution.line:
@@ -166,7 +166,7 @@ def _direction(convolution: _Instruction) -> str:
 
 
 def _source(name: str, scope: _Body) -> str:
-    """The array that a name stands for."""
+    """Find the array that a name stands for."""
     while name in scope and scope[name].opcode == "bitcast":
         name = scope[name].operands[0]
     return name
@@ -193,7 +193,7 @@ def _read(each: _Instruction, scope: _Body, body: _Body) -> int:
 
 
 def _touched(name: str, whole: int, body: _Body) -> int:
-    """How many bytes of a fusion's parameter it reads."""
+    """Count the bytes of a fusion's parameter that it reads."""
     total = 0
     for user in body.values():
         if name not in user.operands:
@@ -239,7 +239,7 @@ def _flops(each: _Instruction, scope: _Body, program: dict[str, _Body]) -> float
 
 
 def _dims(shape: str) -> list[int]:
-    """Of the first array of a shape."""
+    """Read the sizes of the first array of a shape."""
     found = _DIMS.search(shape)
     return [int(size) for size in found[1].split(",") if size] if found else []
 
@@ -255,7 +255,7 @@ def _product_flops(each: _Instruction, scope: _Body) -> float:
 
 
 def _convolution_flops(each: _Instruction, scope: _Body) -> float:
-    """2 x outputs x numbers of the filter that an output needs, whichever of them is sought."""
+    """Count 2 x outputs x numbers of the filter an output needs, whichever of them is sought."""
     arrays = [_dims(scope[name].shape) for name in each.operands[:2] if name in scope]
     labels = _LABELS.search(each.line)
     if len(arrays) < 2 or labels is None:

@@ -180,6 +180,22 @@ def abstract_arguments(exp: Experiment, mesh: Mesh) -> tuple[Any, ...]:
     )
 
 
+def memory_of(compiled: Any) -> Memory:
+    """Memory of a compiled program, as its compiler counts it."""
+    sizes = compiled.memory_analysis()
+    arguments, outputs = sizes.argument_size_in_bytes, sizes.output_size_in_bytes
+    aliased, temporaries = sizes.alias_size_in_bytes, sizes.temp_size_in_bytes
+    code = sizes.generated_code_size_in_bytes
+    return Memory(
+        arguments=arguments,
+        outputs=outputs,
+        aliased=aliased,
+        temporaries=temporaries,
+        code=code,
+        total=arguments + outputs - aliased + temporaries + code,
+    )
+
+
 def summary(report: Report) -> str:
     """Text of a report, of several lines."""
     gib = f"{report.hbm / 2**30:.4g} GiB a device"
@@ -289,20 +305,9 @@ def _compile(name: str, config: ConfigDict, verbose: bool) -> tuple[Cost | None,
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return None, str(error).strip().splitlines()[0]
-    sizes, counts = compiled.memory_analysis(), compiled.cost_analysis()
-    arguments, outputs = sizes.argument_size_in_bytes, sizes.output_size_in_bytes
-    aliased, temporaries = sizes.alias_size_in_bytes, sizes.temp_size_in_bytes
-    code = sizes.generated_code_size_in_bytes
-    memory = Memory(
-        arguments=arguments,
-        outputs=outputs,
-        aliased=aliased,
-        temporaries=temporaries,
-        code=code,
-        total=arguments + outputs - aliased + temporaries + code,
-    )
+    counts = compiled.cost_analysis()
     cost = Cost(
-        memory=memory,
+        memory=memory_of(compiled),
         flops=counts["flops"],
         bytes_accessed=counts["bytes accessed"],
         optimal_seconds=counts.get("optimal_seconds"),

@@ -1,7 +1,7 @@
 import pytest
 
 from diffjax.convert import catalogue, edm
-from tests.support import edm_cases
+from tests.support import golden_cases
 
 
 def test_every_released_network_is_listed():
@@ -25,7 +25,7 @@ def test_every_released_network_is_listed():
     ],
 )
 def test_the_arguments_give_the_published_shapes(name, case):
-    expected = {n: tuple(shape) for n, shape in edm_cases.shapes()[case]["shapes"].items()}
+    expected = golden_cases.state_dicts(golden_cases.OWN)[case]
     assert edm.state_dict_shapes(catalogue.lookup(name).init_kwargs) == expected
 
 

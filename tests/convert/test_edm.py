@@ -39,50 +39,50 @@ def refuse(path, message):
 # Files that EDM's code wrote.
 
 
-@pytest.mark.parametrize("name", edm_cases.GENUINE)
+@pytest.mark.parametrize("name", golden_cases.cases("edm_pickle", precond=golden_cases.PRECONDS))
 def test_genuine_pickles(name, write):
-    case = edm_cases.genuine()
-    init_kwargs, state_dict = edm.read_pickle(write(edm_cases.genuine_pickle(name)))
-    assert init_kwargs == {"class_name": "EDMPrecond", **case.meta["config"]["kwargs"]}
-    assert list(state_dict) == list(case.meta["shapes"])
+    case = golden_cases.Case(name)
+    expected = edm_cases.shapes(case)
+    path = write(edm_cases.genuine_pickle(case))
+    init_kwargs, state_dict = edm.read_pickle(path)
+    assert init_kwargs == case.init_kwargs
+    assert state_dict.keys() == expected.keys()
+    for kind in ("params", "buffers", "state_dict"):  # each in the file's order
+        names = [name for name, _ in case.meta.get(kind, ())]
+        assert [name for name in state_dict if name in names] == names
     for array_name, array in state_dict.items():
-        expected = edm_cases.genuine_array(array_name, case.meta["shapes"][array_name])
         assert array.dtype == np.float32
-        np.testing.assert_array_equal(array, expected)
+        written = edm_cases.array(case, array_name, expected[array_name])
+        np.testing.assert_array_equal(array, written)
         array += 1  # the caller's own, writable
 
-    init_kwargs, state_dict = edm.read_pickle(write(edm_cases.genuine_pickle(name)))
+    init_kwargs, state_dict = edm.read_pickle(path)
     denoiser, params = edm.to_denoiser(init_kwargs, state_dict)
-    output = denoiser(params, case["x"], case["sigma"])
-    assert golden_cases.relative_l2(output, case["D"]) < 1e-5
+    output = denoiser(params, case["x"], case["sigma"], labels=case.labels)
+    assert golden_cases.relative_l2(output, case.expected("D")) < case.output_bound
     back = edm.to_state_dict(init_kwargs, params)
     assert back.keys() == state_dict.keys()
     assert all(np.array_equal(back[n], state_dict[n]) for n in back)
 
 
-@pytest.mark.parametrize("case", edm_cases.shapes())
-def test_names_and_shapes_are_pytorchs(case):
-    expected = {name: tuple(shape) for name, shape in edm_cases.shapes()[case]["shapes"].items()}
-    assert edm.state_dict_shapes(edm_cases.init_kwargs(case)) == expected
+@pytest.mark.parametrize(("name", "shapes"), golden_cases.state_dict_params())
+def test_names_and_shapes_are_pytorchs(name, shapes):
+    assert edm.state_dict_shapes(golden_cases.Case(name).init_kwargs) == shapes
 
 
-SMALL = [case for case in edm_cases.shapes() if case.startswith("net_")]
-
-
-@pytest.mark.parametrize("case", SMALL)
-def test_a_converted_network_gives_the_published_codes_output(case, write):
-    golden = golden_cases.Case(case)
-    kwargs = edm_cases.init_kwargs(case)
-    state_dict = {}
-    for name, shape in edm_cases.shapes()[case]["shapes"].items():
-        if name.endswith("resample_filter"):
-            taps = np.array(kwargs.get("resample_filter", [1, 1]))
-            state_dict[name] = (np.outer(taps, taps) / taps.sum() ** 2).reshape(shape)
-        elif name == "u":
-            state_dict[name] = golden.denoiser().preconditioning.buffers()["u"]
-        else:
-            state_dict[name] = golden_cases.rule(name, tuple(shape))
-    state_dict = {name: np.asarray(array, np.float32) for name, array in state_dict.items()}
+@pytest.mark.parametrize(
+    "name",
+    golden_cases.cases(
+        "network",
+        precond=golden_cases.PRECONDS,
+        where=lambda case: not golden_cases.is_large(case.meta),
+    ),
+)
+def test_a_converted_network_gives_the_published_codes_output(name, write):
+    golden = golden_cases.Case(name)
+    kwargs = golden.init_kwargs
+    shapes = golden_cases.state_dicts().get(name) or edm.state_dict_shapes(kwargs)
+    state_dict = {n: edm_cases.array(golden, n, shape) for n, shape in shapes.items()}
     read_kwargs, read_arrays = edm.read_pickle(write(fabricate.edm_pickle(kwargs, state_dict)))
     assert read_kwargs == kwargs
     denoiser, params = edm.to_denoiser(read_kwargs, read_arrays)
@@ -90,14 +90,14 @@ def test_a_converted_network_gives_the_published_codes_output(case, write):
         params,
         golden["x"],
         golden["sigma"],
-        labels=golden.arrays.get("class_labels"),
-        augment_labels=golden.arrays.get("augment_labels"),
+        labels=golden.labels,
+        augment_labels=golden.augment_labels,
     )
-    assert golden_cases.relative_l2(output, golden["D"]) < 3e-5
+    assert golden_cases.relative_l2(output, golden.expected("D")) < 3e-5
     back = edm.to_state_dict(kwargs, params)
     assert back.keys() == state_dict.keys()
-    for name, array in back.items():
-        np.testing.assert_allclose(array, state_dict[name], rtol=1e-7)
+    for array_name, array in back.items():
+        np.testing.assert_allclose(array, state_dict[array_name], rtol=1e-7)
 
 
 # Variants of the format.
@@ -380,7 +380,9 @@ def test_every_truncation_is_refused(write):
         refuse(write(data[:length]), ".")
 
 
-SEED_PICKLES = st.sampled_from(sorted(edm_cases.GENUINE)).map(edm_cases.genuine_pickle)
+SEED_PICKLES = st.sampled_from(edm_cases.GENUINE).map(
+    lambda name: edm_cases.genuine_pickle(edm_cases.own(name))
+)
 
 
 @st.composite

@@ -1,5 +1,4 @@
-import json
-import pathlib
+import functools
 import zlib
 
 import jax
@@ -8,26 +7,30 @@ import pytest
 
 from diffjax.convert import inception
 from tests.files import test_torch_state_dict
+from tests.support import golden_cases
 from tests.support.golden_cases import relative_l2
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+
+@functools.cache
+def weights(name, folder):
+    """Weights by a rule, for the names and shapes of torch-fidelity's network in a case."""
+    case = golden_cases.Case(name, folder)
+    return {n: weight(case.prefix + n, shape) for n, shape in case.meta["names"].items()}
+
+
+@functools.cache
+def network(name, folder):
+    return inception.to_features(weights(name, folder))
 
 
 @pytest.fixture(scope="module")
-def golden():
-    """Images, and what torch-fidelity's network makes of them with the weights of `state_dict`."""
-    with np.load(GOLDEN / "inception.npz") as arrays:
-        return dict(arrays)
+def state_dict():
+    return weights("inception", golden_cases.OWN)
 
 
 @pytest.fixture(scope="module")
-def state_dict(golden):
-    return {name: weight(name, shape) for name, shape in json.loads(str(golden["shapes"])).items()}
-
-
-@pytest.fixture(scope="module")
-def features(state_dict):
-    return inception.to_features(state_dict)
+def features():
+    return network("inception", golden_cases.OWN)
 
 
 def weight(name, shape):
@@ -43,13 +46,19 @@ def weight(name, shape):
     return offset + np.float32(0.1) * v
 
 
-@pytest.mark.parametrize("size", [32, 64])
-def test_matches_torch_fidelity(features, golden, size):
-    result, logits = features(golden[f"images{size}"])
-    assert relative_l2(result, golden[f"features{size}"]) < 1e-5
-    assert relative_l2(logits, golden[f"logits{size}"]) < 1e-5
+def images(case):
+    return [name.removesuffix("_images") for name in case.names if name.endswith("_images")]
+
+
+@pytest.mark.parametrize(("name", "which"), golden_cases.cases("inception", each=images))
+def test_matches_torch_fidelity(name, which):
+    case = golden_cases.Case(name)
+    features = network(name, case.folder)
+    result, logits = features(np.moveaxis(case.raw(f"{which}_images"), 1, 3))
+    assert relative_l2(result, case.exact(f"{which}_2048")) < 1e-5
+    assert relative_l2(logits, case.exact(f"{which}_logits")) < 1e-5
     unbiased = logits - features.logit_bias
-    assert relative_l2(unbiased, golden[f"logits_unbiased{size}"]) < 1e-5
+    assert relative_l2(unbiased, case.exact(f"{which}_logits_unbiased")) < 1e-5
     assert result.dtype == logits.dtype == np.float32
 
 
@@ -62,7 +71,7 @@ def test_reads_files_of_torch(state_dict, features, tmp_path):
 
 
 def test_refuses_files_of_another_network():
-    path = GOLDEN / "state_dict_zip.pth"
+    path = golden_cases.OWN / "state_dict_zip.pth"
     with pytest.raises(ValueError, match=r"state_dict_zip\.pth: .*fc\.bias is missing") as error:
         inception.load(str(path))
     assert "conv.weight is not expected" in str(error.value)

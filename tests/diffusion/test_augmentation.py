@@ -1,13 +1,11 @@
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diffjax.diffusion import augmentation
+from tests.support import golden_cases
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "augment_edm_p012.npz"
 apply = jax.jit(augmentation.apply)
 
 
@@ -22,34 +20,56 @@ def random_images(*shape: int) -> jax.Array:
     return jax.random.uniform(jax.random.key(1), shape, minval=-1, maxval=1)
 
 
-def golden_draws(golden: dict[str, np.ndarray], p: float) -> augmentation.Draws:
-    """The published code's random numbers, each value switched by the uniform number after it."""
-
-    def gated(values: str, gate: str, probability: float) -> np.ndarray:
-        values, gate = golden[values].squeeze(), golden[gate].squeeze()
-        return np.where(gate < probability, values, 0).astype(np.float32)
-
-    for name in ("draw06_rand", "draw09_rand"):
-        golden[name] = (golden[name] * 2 - 1) * np.float32(np.pi)
-    return augmentation.Draws(
-        xflip=gated("draw00_randint", "draw01_rand", 1e8 * p),
-        yflip=gated("draw02_randint", "draw03_rand", p),
-        scale=gated("draw04_randn", "draw05_rand", p),
-        rotation=gated("draw06_rand", "draw07_rand", p),
-        aniso=gated("draw08_randn", "draw10_rand", p),
-        aniso_rotation=gated("draw09_rand", "draw11_rand", 0.5),
-        translation=gated("draw12_randn", "draw13_rand", p).T,
-    )
+OPERATIONS = ("xflip", "yflip", "scale", "rotate_frac", "aniso", "translate_frac")
 
 
-def test_matches_the_published_code():
-    with np.load(GOLDEN) as arrays:
-        golden = dict(arrays)
-    draws = golden_draws(golden, p=0.12)
-    images = golden["images"].transpose(0, 2, 3, 1)
-    result, labels = apply(images, draws)
-    np.testing.assert_allclose(labels, golden["labels_f64"], atol=1e-6)
-    np.testing.assert_allclose(result, golden["out_f64"].transpose(0, 2, 3, 1), atol=5e-5)
+def golden_draws(case: golden_cases.Case) -> tuple[augmentation.Draws, list[int]]:
+    """The published code's random numbers, and which of the nine labels it gives with them.
+
+    Each value is switched by a uniform number after it. What is off takes no numbers.
+    """
+    settings = {"p": 1, **case.meta["kwargs"]}
+    others = {key for key, value in settings.items() if value} - {"p", *OPERATIONS}
+    if others:
+        pytest.skip(f"{case.name}: no test of augmentation with {', '.join(sorted(others))} yet")
+    arrays = iter([case.raw(name).squeeze() for name in sorted(case.names) if name[:4] == "draw"])
+    drawn, columns = no_draws(len(case.raw("images"))), []
+
+    def gated(values: np.ndarray, name: str) -> np.ndarray:
+        is_on = next(arrays) < settings[name] * settings["p"]
+        return np.where(is_on, values, 0).astype(np.float32)
+
+    def angle(values: np.ndarray) -> np.ndarray:
+        return (values * 2 - 1) * np.float32(np.pi)
+
+    for column, name in enumerate(("xflip", "yflip", "scale")):
+        if settings.get(name):
+            drawn = drawn.replace(**{name: gated(next(arrays), name)})
+            columns.append(column)
+    if settings.get("rotate_frac"):
+        drawn = drawn.replace(rotation=gated(angle(next(arrays)), "rotate_frac"))
+        columns += [3, 4]
+    if settings.get("aniso"):
+        aniso, rotation = next(arrays), angle(next(arrays))
+        aniso = gated(aniso, "aniso")
+        rotation = np.where(next(arrays) < 0.5, rotation, 0).astype(np.float32)
+        drawn = drawn.replace(aniso=aniso, aniso_rotation=rotation)
+        columns += [5, 6]
+    if settings.get("translate_frac"):
+        drawn = drawn.replace(translation=gated(next(arrays), "translate_frac").T)
+        columns += [7, 8]
+    assert not list(arrays)
+    return drawn, columns
+
+
+@pytest.mark.parametrize("name", golden_cases.cases("augment"))
+def test_matches_the_published_code(name):
+    case = golden_cases.Case(name)
+    draws, columns = golden_draws(case)
+    result, labels = apply(np.moveaxis(case.raw("images"), 1, 3), draws)
+    np.testing.assert_allclose(labels[:, columns], case.exact("labels"), atol=1e-6)
+    np.testing.assert_array_equal(np.delete(labels, columns, axis=1), 0)
+    np.testing.assert_allclose(result, np.moveaxis(case.exact("out"), 1, 3), atol=5e-5)
     assert result.dtype == labels.dtype == jnp.float32
 
 

@@ -86,11 +86,21 @@ def test_edm_weight():
     np.testing.assert_allclose(noise.edm_weight(jnp.float32(1.0), sigma_data=2.0), 1.25)
 
 
-def test_heun_sigmas_against_published_sampler():
-    case = golden_cases.Case("sampler_tables")
-    sigmas = noise.heun_sigmas(18)
+@pytest.mark.parametrize(
+    ("name", "run"), golden_cases.cases("sampler_tables", each=lambda case: case.meta["runs"])
+)
+def test_heun_sigmas_against_published_sampler(name, run):
+    case = golden_cases.Case(name)
+    said = case.meta["runs"][run]
+    grid = said["kwargs"].get("discretization", "edm")
+    if grid != "edm":
+        pytest.skip(f"{name}, {run}: no test of the grid {grid} yet")
+    ends = {key: said[key] for key in ("sigma_min", "sigma_max") if key in said}
+    if "rho" in said["kwargs"]:
+        ends["rho"] = said["kwargs"]["rho"]
+    sigmas = noise.heun_sigmas(said["kwargs"]["num_steps"], **ends)
     assert sigmas.dtype == np.float64
-    np.testing.assert_allclose(sigmas[:-1], case.raw("edm18_sigma_steps"), rtol=1e-10)
+    np.testing.assert_allclose(sigmas[:-1], case.raw(f"{run}_sigma_steps"), rtol=1e-10)
     assert sigmas[-1] == 0
 
 

@@ -19,20 +19,23 @@ PEER_SECONDS = 10.0
 NOTICED_WITHIN = 4 * PEER_SECONDS  # on a busy machine; JAX by itself takes 100 s
 
 CONFIG = """
-from tests.test_processes import config
+from tests.distributed.test_processes import config
 def get_config():
     return config({teacher!r}, {updates}, distributed=True)
 """
 # A run to its end, and what its user does with it, one after the other in the same processes.
 EVERYTHING = """
 import sys
-from diffjax import modes, stats, train
-from tests.test_processes import UPDATES, config
+from diffjax import stats
+from diffjax.runs.evaluate import evaluate
+from diffjax.runs.sample import sample
+from diffjax.runs.train import train
+from tests.distributed.test_processes import UPDATES, config
 teacher, workdir, output = sys.argv[1:]
 settings = config(teacher, UPDATES, distributed=True)
-train.train(settings, workdir)
-modes.sample(settings, workdir)
-modes.evaluate(settings, workdir)
+train(settings, workdir)
+sample(settings, workdir)
+evaluate(settings, workdir)
 arguments = ["--data=digits", "--features=pixels", "--distributed"]
 assert stats.main([*arguments, "--output=" + output]) == 0
 """
@@ -192,16 +195,18 @@ def test_an_error_while_updates_are_compiled(teacher, tmp_path):
     run = Run(tmp_path, teacher)
     code = f"""
 import os, sys, time
-from diffjax import compilation, experiment, main
+from diffjax import main
+from diffjax.runs import experiment
+from diffjax.training import compilation
 class Endless:
     def lower(self, *arguments):
         time.sleep({2 * processes.PATIENCE})
-def load_frozen(self):
+def load_inputs(self):
     if os.environ["JAX_PROCESS_ID"] == "0":
         raise OSError("unreadable")
     time.sleep({2 * processes.PATIENCE})
-compilation.updates = lambda *arguments, **options: Endless()
-experiment.DistillExperiment.load_frozen = load_frozen
+compilation.compile_updates = lambda *arguments: Endless()
+experiment.Experiment.load_inputs = load_inputs
 main.cli()
 """
     flags = [f"--config={run.config}", f"--workdir={run.workdir}"]

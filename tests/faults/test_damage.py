@@ -10,7 +10,7 @@ import pytest
 
 from diffjax.distributed import sharding
 from diffjax.files import digests
-from diffjax.runs import building, modes
+from diffjax.runs import building, subjects
 from diffjax.training import checkpointing
 from tests.support import fault_config
 from tests.support.running import assert_same_runs, run_here
@@ -104,7 +104,7 @@ def test_a_run_goes_on_from_the_checkpoint_before(tmp_path, undisturbed, capsys)
 
     settings = fault_config.get_config("teacher")
     exp, mesh = building.build(settings), sharding.make_mesh(data=1)
-    restored, _ = modes.restore(tmp_path, exp, mesh)  # as sampling does, which changes nothing
+    restored, _ = subjects.restore(tmp_path, exp, mesh)  # as sampling does, which changes nothing
     assert int(restored.step) == before
     assert f"{newest} is damaged" in capsys.readouterr().out
     assert (tmp_path / "checkpoints" / str(newest)).is_dir()

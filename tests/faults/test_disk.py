@@ -102,7 +102,8 @@ def test_closing_tells_of_a_save_that_failed(tmp_path, monkeypatch):
 SAVE_LARGE = """
 import resource, sys
 import jax.numpy as jnp
-from diffjax import checkpointing
+from diffjax.files import orbax_support
+from diffjax.training import checkpointing
 small, large = {"w": jnp.arange(64.0)}, {"w": jnp.arange(1e6).at[::2].mul(1.37)}
 with checkpointing.Checkpointer(sys.argv[1]) as checkpointer:
     checkpointer.save_and_wait(1, small, {})
@@ -141,11 +142,11 @@ def test_a_file_that_cannot_grow_is_named(tmp_path):
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from diffjax import files\n"
+        "from diffjax.files import writing\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
         "file = Path(sys.argv[1]).open('ab', buffering=0)\n"
-        "files.append(file, b'12345678')\n"
-        "files.append(file, b'12345678')\n"
+        "writing.append(file, b'12345678')\n"
+        "writing.append(file, b'12345678')\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", code, str(path)],
@@ -162,7 +163,7 @@ def test_tensorboard_files_on_a_disk_without_space_end_in_an_error_and_not_in_a_
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from diffjax import tensorboard\n"
+        "from diffjax.runs import tensorboard\n"
         "writer = tensorboard.EventWriter(Path(sys.argv[1]), purge_step=0)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))\n"
         "for step in range(100):\n"
@@ -189,7 +190,7 @@ def test_a_disk_that_fills_ends_the_run_and_the_newest_checkpoint_is_whole(
 ):
     with small_disk(tmp_path / "disk", megabytes) as disk:
         workdir = disk / "run"
-        process = Process(workdir, "teacher", "--fault_config.keep_checkpoints=8")
+        process = Process(workdir, "teacher", "--config.keep_checkpoints=8")
         assert process.end() == 1
         error = process.lines[-1]
         assert error.startswith("error: the checkpoint of update")

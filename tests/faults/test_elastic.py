@@ -10,7 +10,9 @@ import pytest
 
 from diffjax.distributed import sharding
 from diffjax.models import network_folder
-from diffjax.runs import building, modes, saved_config
+from diffjax.runs import building, saved_config, subjects
+from diffjax.runs.evaluate import evaluate
+from diffjax.runs.sample import sample
 from diffjax.runs.train import train
 from diffjax.training import checkpointing
 from tests.runs.test_train import assert_trees_equal, lines, state_of
@@ -49,7 +51,7 @@ def test_the_same_arrays_on_any_mesh(tmp_path, saved_on, kind):
     with checkpointing.Checkpointer(tmp_path / "checkpoints") as checkpointer:
         checkpointer.save(7, state, {"kimg": 0.112})
     for opened_on in MESHES.keys() - {saved_on}:
-        restored, meta = modes.restore(tmp_path, build(kind), mesh_of(opened_on))
+        restored, meta = subjects.restore(tmp_path, build(kind), mesh_of(opened_on))
         assert meta == {"kimg": 0.112}
         assert_trees_equal(restored, state)
         wanted = sharding.state(state, mesh_of(opened_on))
@@ -68,11 +70,11 @@ def test_a_run_of_one_device_is_trained_sampled_measured_and_exported_on_eight(
     settings.mesh.data, settings.mesh.fsdp = MESHES[opened_on]
     assert_trees_equal(state_of(tmp_path, settings), before)
 
-    modes.evaluate(settings, str(tmp_path))
+    evaluate(settings, str(tmp_path))
     measured = json.loads((tmp_path / "evaluation_student.json").read_text())["fd_pixels_24"]
     assert measured == pytest.approx(lines(tmp_path)[-1]["fd_pixels_24"], rel=1e-3)
     settings.sample.count, settings.sample.format = 16, "npz"
-    modes.sample(settings, str(tmp_path))
+    sample(settings, str(tmp_path))
     there = np.load(tmp_path / "samples" / "student_seed0_16.npz")["images"]
     assert there.shape == (16, 8, 8, 1)
 
@@ -83,4 +85,4 @@ def test_a_run_of_one_device_is_trained_sampled_measured_and_exported_on_eight(
     denoiser = building.build(settings).denoiser
     exported = network_folder.load_params(tmp_path / "network", denoiser.abstract_params())
     settings.mesh.data, settings.mesh.fsdp = 1, 1
-    assert_trees_equal(exported, state_of(tmp_path, settings).denoiser_ema)
+    assert_trees_equal(exported, state_of(tmp_path, settings).averages["denoiser"])

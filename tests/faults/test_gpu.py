@@ -22,12 +22,12 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("nvidia-smi") is None, reason="there is no NVIDIA GPU here"),
 ]
 
-HALF = f"--fault_config.duration_kimg={fault_config.UPDATES // 2 * BATCH / 1000}"
+HALF = f"--config.duration_kimg={fault_config.UPDATES // 2 * BATCH / 1000}"
 RESTORE = """
 import sys
 import jax, numpy as np
-from tests.faults import config
-from tests.test_train import state_of
+from tests.runs.test_train import state_of
+from tests.support import fault_config
 state = state_of(sys.argv[1], fault_config.get_config(sys.argv[2]))
 leaves = jax.tree.leaves(state)
 assert {d.platform for leaf in leaves for d in leaf.devices()} == {"gpu"}
@@ -55,16 +55,14 @@ def run(workdir, kind, *flags):
 def test_a_stopped_and_killed_run_equals_the_undisturbed_one(tmp_path, use, kind):
     use("cuda")
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    run(undisturbed, kind, "--fault_config.deterministic")
+    run(undisturbed, kind, "--config.deterministic")
     for number, updates in ((signal.SIGTERM, 3), (signal.SIGKILL, 4)):
-        process = Process(
-            disturbed, kind, "--fault_config.deterministic", "--fault_config.duration_kimg=100"
-        )
+        process = Process(disturbed, kind, "--config.deterministic", "--config.duration_kimg=100")
         process.wait_for_updates(updates)
         process.signal(number)
         assert process.end() == (0 if number == signal.SIGTERM else -signal.SIGKILL)
     assert not (disturbed / "network").exists()
-    run(disturbed, kind, "--fault_config.deterministic")
+    run(disturbed, kind, "--config.deterministic")
     assert_same_runs(disturbed, undisturbed, kind)
 
 

@@ -15,7 +15,7 @@ from tests.support.running import Process, assert_same_runs, names, run_here
 
 KILLS, KILLS_IN_ALL = 2, 20
 STOPS, STOPS_IN_ALL = 2, 10
-LONGER = "--fault_config.duration_kimg=100"  # never at its end when it is disturbed
+LONGER = "--config.duration_kimg=100"  # never at its end when it is disturbed
 
 
 def moments(seed, some, in_all):
@@ -68,12 +68,13 @@ def test_sigterm(tmp_path, undisturbed, updates, seconds, kind):
 # A compiler that takes longer than the test would wait for it.
 ENDLESS = f"""
 import signal, sys, time
-from diffjax import compilation, main
+from diffjax import main
+from diffjax.training import compilation
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in background
 class Endless:
     def lower(self, *arguments):
         time.sleep({2 * PATIENCE})
-compilation.updates = lambda *arguments, **options: Endless()
+compilation.compile_updates = lambda *arguments: Endless()
 sys.argv[0] = "main"
 main.cli()
 """
@@ -97,10 +98,10 @@ def test_while_the_update_is_compiled(tmp_path, undisturbed, number, code, line)
 
 
 UNREADABLE = """
-from diffjax import datasets
+from diffjax.training import dataset
 def load(source):
     raise OSError("the digits can't be read")
-datasets.load = load
+dataset.load = load
 """
 
 

@@ -1,5 +1,4 @@
 import io
-import pathlib
 import struct
 import zipfile
 
@@ -7,11 +6,11 @@ import numpy as np
 import pytest
 
 from diffjax.files import torch_state_dict, torch_storage
-from tests.support import fabricate
+from tests.support import fabricate, golden_cases
 from tests.support.fabricate import Call, Global, PersistentId
 
-# Written by torch.save, both ways, with the same arrays as float32 in state_dict.npz.
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+# Written by torch.save, both ways.
+OWN = golden_cases.OWN
 FILES = ["state_dict_zip.pth", "state_dict_legacy.pth"]
 
 
@@ -43,28 +42,23 @@ def write(folder, data):
     return path
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_reads_what_torch_writes(file):
-    result = torch_state_dict.read(GOLDEN / file)
-    with np.load(GOLDEN / "state_dict.npz") as expected:
-        assert list(result) == expected.files
-        for name, array in result.items():
-            np.testing.assert_array_equal(array.astype(np.float32), expected[name])
-    dtypes = {
-        name: result[name].dtype.name for name in ("conv.weight", "half", "bfloat16", "flags")
-    }
-    assert dtypes == {
-        "conv.weight": "float32",
-        "half": "float16",
-        "bfloat16": "bfloat16",
-        "flags": "bool",
-    }
-    assert result["bn.num_batches_tracked"].dtype == np.int64
+@pytest.mark.parametrize(
+    ("name", "file"),
+    golden_cases.cases("torch_state_dict", each=lambda case: case.meta["files"]),
+)
+def test_reads_what_torch_writes(name, file):
+    case = golden_cases.Case(name)
+    result = torch_state_dict.read(case.folder / file)
+    assert list(result) == case.names
+    for array_name, array in result.items():
+        np.testing.assert_array_equal(array.astype(np.float32), case.raw(array_name))
+    expected = case.meta["dtypes"]
+    assert {array: result[array].dtype.name for array in expected} == expected
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_every_truncation_is_refused(file, tmp_path):
-    data = (GOLDEN / file).read_bytes()
+    data = (OWN / file).read_bytes()
     for length in [*range(0, len(data), 97), len(data) - 1]:
         path = write(tmp_path, data[:length])
         with pytest.raises(ValueError, match=r"weights\.pth: "):
@@ -73,7 +67,7 @@ def test_every_truncation_is_refused(file, tmp_path):
 
 @pytest.mark.parametrize("file", FILES)
 def test_damage_raises_nothing_but_value_errors(file, tmp_path):
-    data = (GOLDEN / file).read_bytes()
+    data = (OWN / file).read_bytes()
     rng = np.random.default_rng(0)
     refusals = []
     for place in rng.integers(len(data), size=150):
@@ -136,7 +130,7 @@ def test_refuses_an_archive_without_a_pickle(tmp_path):
 
 
 def test_legacy_storage_of_another_size(tmp_path):
-    data = (GOLDEN / "state_dict_legacy.pth").read_bytes()
+    data = (OWN / "state_dict_legacy.pth").read_bytes()
     # The first storage's count, eight bytes, follows the pickled list of storages.
     stream = io.BytesIO(data)
     keys_end = data.rindex(b"e.") + 2

@@ -4,11 +4,14 @@ import pytest
 from diffjax.metrics import precision_recall
 
 
-def test_matches_torch_fidelity(golden):
-    precision, recall = golden["precision_recall"]
-    a, b = golden["a"], golden["b"]
-    assert precision_recall(real=b, generated=a) == pytest.approx((precision, recall), abs=1e-7)
-    assert precision_recall(real=a, generated=b) == pytest.approx((recall, precision), abs=1e-7)
+def test_matches_torch_fidelity(features, results):
+    a, b = features
+    for key, real, generated in (
+        ("prc_a_generated_b_real", b, a),
+        ("prc_b_generated_a_real", a, b),
+    ):
+        expected = results[key]["precision"], results[key]["recall"]
+        assert precision_recall(real, generated) == pytest.approx(expected, abs=1e-7)
 
 
 def test_by_hand():

@@ -9,28 +9,25 @@ import pytest
 
 from tests.support import compiling, golden_cases
 
-SMALL = [
-    "net_edm_ddpmpp_uncond_aug9",
-    "net_edm_ddpmpp_cond10",
-    "net_edm_ncsnpp_uncond",
-    "net_edm_adm_cond10",
-    "net_vp_ddpmpp_uncond",
-    "net_ve_ncsnpp_uncond",
-    "net_iddpm_adm_cond10",
-]
-FULL = [
-    "full_cifar10_uncond_ddpmpp",
-    "full_cifar10_cond_ddpmpp",
-    "full_ffhq_afhq64_ddpmpp",
-    "full_imagenet64_cond_adm",
-]
+networks = functools.partial(golden_cases.cases, "network", precond=golden_cases.PRECONDS)
+
+
+def never(meta):
+    """Tests that don't run the network aren't slow."""
+    return False
 
 
 @functools.cache
-def case_and_weights(name):
+def kept(name):
     case = golden_cases.Case(name)
     model = case.denoiser()
-    return case, model, golden_cases.weights(model)
+    return case, model, golden_cases.weights(model, case.prefix)
+
+
+def case_and_weights(name):
+    """A case, its network and weights; large ones aren't kept."""
+    is_large = golden_cases.is_large(golden_cases.known()[name])
+    return (kept.__wrapped__ if is_large else kept)(name)
 
 
 def denoise(case, model, params, x, *, labels=True, augment=True):
@@ -38,16 +35,12 @@ def denoise(case, model, params, x, *, labels=True, augment=True):
         params,
         x,
         case["sigma"],
-        labels=case["class_labels"] if labels and "class_labels" in case else None,
-        augment_labels=case["augment_labels"] if augment and "augment_labels" in case else None,
+        labels=case.labels if labels else None,
+        augment_labels=case.augment_labels if augment else None,
     )
 
 
-def tolerance(name):
-    return 1e-5 if name.split("_")[1] == "edm" or name.startswith("full") else 3e-5
-
-
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", networks())
 def test_output(name):
     case, model, params = case_and_weights(name)
     apply = jax.jit(
@@ -56,16 +49,16 @@ def test_output(name):
         compiler_options=compiling.AS_USERS,
     )
     x = case["x"]
-    assert golden_cases.relative_l2(apply(params, x), case["D"]) <= tolerance(name)
+    assert golden_cases.relative_l2(apply(params, x), case.expected("D")) <= case.output_bound
     if "D_noaug" in case:
         out = apply(params, x, augment=False)
-        assert golden_cases.relative_l2(out, case["D_noaug"]) <= tolerance(name)
+        assert golden_cases.relative_l2(out, case.expected("D_noaug")) <= case.output_bound
     if "D_nolabel" in case:
         out = apply(params, x, labels=False)
-        assert golden_cases.relative_l2(out, case["D_nolabel"]) <= tolerance(name)
+        assert golden_cases.relative_l2(out, case.expected("D_nolabel")) <= case.output_bound
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", networks(where=lambda case: "probe" in case))
 def test_gradients(name):
     case, model, params = case_and_weights(name)
 
@@ -75,48 +68,55 @@ def test_gradients(name):
     grad_params, grad_x = jax.jit(jax.grad(probe, argnums=(0, 1)))(params, case["x"])
     # EDM's preconditioning with a positional embedding rounds least; Fourier embeddings have
     # large phases, and the other preconditionings scale the output by σ.
-    exact = "edm" in name and "ncsnpp" not in name
+    exact = case.precond == "EDMPrecond" and case.kwargs.get("embedding_type") != "fourier"
     bound = 3e-5 if exact else 3e-4
-    assert golden_cases.relative_l2(grad_x, case["grad_x"]) <= bound
+    assert golden_cases.relative_l2(grad_x, case.expected("grad_x")) <= bound
     by_name = golden_cases.by_torch_name(grad_params)
     assert case.meta["grad_param_names"]
     for i, torch_name in enumerate(case.meta["grad_param_names"]):
-        error = golden_cases.relative_l2(by_name[torch_name], case.raw(f"grad_p{i}"))
+        error = golden_cases.relative_l2(by_name[torch_name], case.exact(f"grad_p{i}"))
         assert error <= bound, torch_name
     for path, leaf in jax.tree_util.tree_leaves_with_path(grad_params["buffers"]):
         assert not np.any(leaf), f"the buffer {path} has a gradient"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FULL)
-def test_full_size_output(name):
-    case, model, params = case_and_weights(name)
-    out = jax.jit(functools.partial(denoise, case, model))(params, case["x"])
-    assert golden_cases.relative_l2(out, case["D"]) <= tolerance(name)
-    case_and_weights.cache_clear()
-
-
-def test_iddpm_levels():
-    case, model, _ = case_and_weights("net_iddpm_adm_cond10")
-    u = model.preconditioning.buffers()["u"]
+@pytest.mark.parametrize(
+    "name", networks(where=lambda case: "iddpm_u" in case, precond="iDDPMPrecond", slow=never)
+)
+def test_iddpm_levels(name):
+    case = golden_cases.Case(name)
+    preconditioning = case.denoiser().preconditioning
+    u = preconditioning.buffers()["u"]
     # The last bit of a float32 sine, which libraries round differently, grows under cancellation.
     np.testing.assert_allclose(u, case["iddpm_u"], rtol=3e-5)
-    noise_labels = model.preconditioning(case["sigma"], {"u": u}).c_noise
-    np.testing.assert_array_equal(999 - noise_labels, case["iddpm_index"])
+    noise_labels = preconditioning(case["sigma"], {"u": u}).c_noise
+    steps = len(u) - 1
+    np.testing.assert_array_equal(steps - 1 - noise_labels, case["iddpm_index"])
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", networks(where=lambda case: "sigma_min" in case.meta, slow=never))
 def test_range_of_sigma(name):
-    case, model, _ = case_and_weights(name)
-    np.testing.assert_allclose(model.sigma_min, case.meta["sigma_min"], rtol=2e-5)
+    case = golden_cases.Case(name)
+    model = case.denoiser()
+    np.testing.assert_allclose(model.sigma_min, float(case.meta["sigma_min"]), rtol=2e-5)
     np.testing.assert_allclose(model.sigma_max, float(case.meta["sigma_max"]), rtol=2e-5)
 
 
-def test_bfloat16_stays_close_and_returns_float32():
-    case = golden_cases.Case("net_edm_ddpmpp_cond10")
-    model = golden_cases.denoiser.from_edm_kwargs(case.init_kwargs, dtype=jnp.bfloat16)
-    params = golden_cases.weights(model)
+# One is enough.
+@pytest.mark.parametrize(
+    "name",
+    networks(
+        precond="EDMPrecond",
+        model_type="SongUNet",
+        embedding_type="positional",
+        where=lambda case: case.labels is not None and not golden_cases.is_large(case.meta),
+    )[:1],
+)
+def test_bfloat16_stays_close_and_returns_float32(name):
+    case = golden_cases.Case(name)
+    model = case.denoiser(dtype=jnp.bfloat16)
+    params = golden_cases.weights(model, case.prefix)
     out = jax.jit(functools.partial(denoise, case, model))(params, case["x"])
     assert out.dtype == jnp.float32
-    error = golden_cases.relative_l2(out, case["D"])
+    error = golden_cases.relative_l2(out, case.expected("D"))
     assert 1e-5 < error < 3e-2

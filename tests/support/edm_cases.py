@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import json
 import lzma
 import pickletools
 
@@ -11,13 +10,8 @@ import numpy as np
 from diffjax.convert import edm
 from tests.support import golden_cases
 
-# SHA-256 of the genuine files; the repository keeps them with the weights taken out.
-GENUINE = {
-    "edm_pickle_uncond": "4963deb29df1295841206a7eca75df0c4bcd55fadafc4e0c973ac0be08240238",
-    "edm_pickle_uncond_ordereddict": (
-        "746d2a7b1b2a2c02c82dcd072e3638d6f88cd37fce349f6d710dfffca32436a7"
-    ),
-}
+# Pickles that EDM's code wrote: this repository's own, for tests that need a genuine file.
+GENUINE = ("edm_pickle_uncond", "edm_pickle_uncond_ordereddict")
 KWARGS = {
     "class_name": "EDMPrecond",
     "img_resolution": 4,
@@ -32,43 +26,45 @@ KWARGS = {
 }
 
 
-def genuine():
-    """The case of the genuine pickles: x, sigma and D, and names and shapes in the files' order."""
-    return golden_cases.Case("edm_pickle_uncond")
+def own(name):
+    """A case of this repository, whatever folder the tests read."""
+    return golden_cases.Case(name, golden_cases.OWN)
 
 
-def genuine_array(name, shape):
-    """The array of the genuine pickles that PyTorch calls `name`."""
+def shapes(case):
+    """Names and shapes of a genuine pickle's arrays."""
+    return {name: tuple(shape) for name, shape in case.meta["params"] + case.meta["buffers"]}
+
+
+def array(case, name, shape):
+    """The array of a case's network that PyTorch calls `name`."""
     if name.endswith("resample_filter"):
-        return np.full(shape, 0.25, np.float32)
-    return golden_cases.rule("pkl." + name, tuple(shape))
+        taps = np.asarray(case.kwargs.get("resample_filter", [1, 1]), np.float64)
+        return (np.outer(taps, taps) / taps.sum() ** 2).reshape(shape).astype(np.float32)
+    if name == "u":
+        return np.asarray(case.denoiser().preconditioning.buffers()["u"])
+    return golden_cases.rule(case.prefix + name, tuple(shape))
 
 
-def genuine_pickle(name):
-    """A pickle that EDM's code wrote, put together again and checked to be that to the byte."""
-    data = bytearray(lzma.decompress((golden_cases.GOLDEN / f"{name}.pkl.xz").read_bytes()))
+def genuine_pickle(case):
+    """A pickle that EDM's code wrote.
+
+    This repository keeps its files with the weights taken out: they are put together again and
+    checked to be what they were, to the byte.
+    """
+    path = case.folder / case.meta["file"]
+    if path.exists():
+        return path.read_bytes()
+    data = bytearray(lzma.decompress(path.with_name(f"{path.name}.xz").read_bytes()))
     strings = [
         (at, arg) for op, arg, at in pickletools.genops(bytes(data)) if op.name == "BINBYTES"
     ]
-    shapes = genuine().meta["shapes"]
-    for (at, string), (array_name, shape) in zip(strings, shapes.items(), strict=True):
-        raw = genuine_array(array_name, shape).tobytes()
+    for (at, string), (name, shape) in zip(strings, case.meta["state_dict"], strict=True):
+        raw = array(case, name, shape).tobytes()
         end = at + 5 + len(string)
         data[end - len(raw) : end] = raw
-    assert hashlib.sha256(data).hexdigest() == GENUINE[name]
+    assert hashlib.sha256(data).hexdigest() == case.meta["sha256"]
     return bytes(data)
-
-
-@functools.cache
-def shapes():
-    """{case: {"config", "shapes"}} of PyTorch's state dicts, as EDM's code gives them."""
-    path = golden_cases.GOLDEN / "state_dict_shapes.json.xz"
-    return json.loads(lzma.decompress(path.read_bytes()))
-
-
-def init_kwargs(case):
-    config = shapes()[case]["config"]
-    return {"class_name": config["precond"], **config["kwargs"]}
 
 
 @functools.cache

@@ -1,48 +1,212 @@
-"""Numbers made by running the published PyTorch code, and the rule that makes their weights.
+"""Numbers recorded by running published PyTorch code, and the rule that makes their weights.
 
-A case is `golden/NAME.npz`: float64 references (stored as float32 where large) and `meta`, a JSON
-text with the network's constructor arguments. Images there are NCHW. Weights follow a rule from
-their PyTorch names, so none are stored.
+The folder is $DIFFJAX_GOLDEN, or tests/golden where that is not set. A case is NAME.json, which
+says what was run (`kind`, `config` and more), and NAME.npz: images are NCHW, and `X_f64` is X as a
+64-bit run of the same code gave it. Tests find cases by what the .json says, never by the file's
+name, and so take any folder of this format, cases that are no kind of theirs being skipped:
+
+    DIFFJAX_GOLDEN=FOLDER python -m pytest -m golden
+
+A .json without `kind` lists names and shapes of other cases' state dicts. Weights follow a rule
+from their PyTorch names, so hardly any are stored.
 """
 
+import functools
 import json
+import os
 import pathlib
 import zlib
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from diffjax.diffusion import preconditioning
 from diffjax.models import denoiser
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+# What the repository holds, and what the tests read.
+OWN = pathlib.Path(__file__).parents[1] / "golden"
+GOLDEN = pathlib.Path(os.environ.get("DIFFJAX_GOLDEN") or OWN)
+
+# `config.precond` of the networks that `Case.denoiser` builds.
+PRECONDS = tuple(preconditioning.BY_EDM_NAME)
+LARGE = 10_000_000  # parameters
+
+# Cases that a test has asked for; `tests/test_golden_coverage.py` names the others.
+asked_for: set[str] = set()
+
+
+@functools.cache
+def _read(folder: pathlib.Path) -> tuple[dict[str, dict], list[Any]]:
+    """Contents of the folder's .json files: cases by name, and lists of names."""
+    if not folder.is_dir():
+        raise NotADirectoryError(f"DIFFJAX_GOLDEN={folder} is no folder.")
+    files = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    cases = {name: meta for name, meta in files.items() if "kind" in meta}
+    return cases, [meta for name, meta in files.items() if name not in cases]
+
+
+def known() -> dict[str, dict]:
+    """The .json of each case in the folder, by name."""
+    return _read(GOLDEN)[0]
+
+
+@functools.cache
+def state_dicts(folder: pathlib.Path = GOLDEN) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Names and shapes of the state dicts of cases, as the folder's lists give them."""
+    found = {}
+    for names in _read(folder)[1]:
+        for case, like in names.get("same_as", {}).items():
+            shapes = dict(names["state_dict"][like])
+            found[case] = {name: tuple(shape) for name, shape in shapes.items()}
+    return found
 
 
 class Case:
-    def __init__(self, name):
-        self.arrays = dict(np.load(GOLDEN / f"{name}.npz"))
-        self.meta = json.loads(str(self.arrays.pop("meta")))
+    """One case: `meta`, its .json, and its arrays."""
 
-    def __contains__(self, key):
-        return key in self.arrays
+    def __init__(self, name: str, folder: pathlib.Path = GOLDEN) -> None:
+        self.name, self.folder = name, folder
+        self.meta = _read(folder)[0][name]
 
-    def __getitem__(self, key):
-        """The array, images as NHWC."""
-        array = self.arrays[key]
-        if array.ndim >= 4 and array.shape[-3] in (1, 3, 6):
-            array = np.moveaxis(array, -3, -1)
-        return jnp.asarray(array) if array.dtype != np.float64 else array
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """Names of the arrays, in the file's order."""
+        path = self.folder / f"{self.name}.npz"
+        if not path.exists():
+            return []
+        with np.load(path) as arrays:
+            return arrays.files
 
-    def raw(self, key):
+    @functools.cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        with np.load(self.folder / f"{self.name}.npz") as arrays:
+            return dict(arrays)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.names or f"{key}_f64" in self.names
+
+    def __getitem__(self, key: str) -> jax.Array:
+        """What a test passes on: the array as JAX takes it, images as NHWC."""
+        return jnp.asarray(self._nhwc(self.arrays[key]))
+
+    def raw(self, key: str) -> np.ndarray:
         return self.arrays[key]
 
-    @property
-    def init_kwargs(self):
-        config = self.meta["config"]
-        return {"class_name": config["precond"], **config["kwargs"]}
+    def exact(self, key: str) -> np.ndarray:
+        """What a test compares with: the 64-bit run's array where there is one."""
+        return self.arrays.get(f"{key}_f64", self.arrays.get(key))
 
-    def denoiser(self):
-        return denoiser.from_edm_kwargs(self.init_kwargs)
+    def expected(self, key: str) -> np.ndarray:
+        """The same, images as NHWC."""
+        return self._nhwc(self.exact(key))
+
+    @property
+    def labels(self) -> jax.Array | None:
+        """One-hot classes; None for an unconditional case."""
+        for key in ("class_labels", "labels"):
+            if key in self.names and self.arrays[key].shape[-1]:
+                return jnp.asarray(self.arrays[key])
+        return None
+
+    @property
+    def augment_labels(self) -> jax.Array | None:
+        key = "augment_labels"
+        return self[key] if key in self.names else None
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Arguments of the network's constructor."""
+        return self.meta["config"]["kwargs"]
+
+    @property
+    def precond(self) -> str:
+        return self.meta["config"]["precond"]
+
+    @property
+    def prefix(self) -> str:
+        """What the rule puts before the names of the network's weights."""
+        return self.meta.get("prefix", "")
+
+    @property
+    def init_kwargs(self) -> dict[str, Any]:
+        return {"class_name": self.precond, **self.kwargs}
+
+    def denoiser(self, **settings: Any) -> denoiser.NetworkDenoiser:
+        return denoiser.from_edm_kwargs(self.init_kwargs, **settings)
+
+    @property
+    def output_bound(self) -> float:
+        """Relative L2 error to allow for D: EDM's alone isn't scaled by σ."""
+        return 1e-5 if self.precond == "EDMPrecond" else 3e-5
+
+    def _nhwc(self, array: np.ndarray) -> np.ndarray:
+        size = self.kwargs["img_resolution"]
+        if array.shape[-3:] == (self.kwargs["img_channels"], size, size) and array.ndim >= 4:
+            return np.moveaxis(array, -3, -1)
+        return array
+
+
+def is_large(meta: dict) -> bool:
+    """Whether a case's network takes long, so that its tests are marked `slow`."""
+    return meta.get("num_params", 0) > LARGE
+
+
+def cases(
+    kind: str,
+    *,
+    where: Callable[[Case], bool] = lambda case: True,
+    each: Callable[[Case], Iterable[Any]] | None = None,
+    slow: Callable[[dict], bool] = is_large,
+    **wanted: Any,
+) -> list:
+    """Parameters for `pytest.mark.parametrize`: names of cases, marked `golden`.
+
+    Args:
+      kind: of the cases.
+      where: which of them to take.
+      each: parts of a case, such as the runs of a sampler: the parameters are then
+        (name, part), and the part is in the test's name too.
+      slow: which cases, by their .json, are marked `slow` besides.
+      **wanted: what the .json, its `config` or the network's arguments there must say: a value, or
+        several to choose from.
+    """
+    params = []
+    for name, meta in known().items():
+        if meta["kind"] != kind or not all(_says(meta, *item) for item in wanted.items()):
+            continue
+        case = Case(name)
+        if not where(case):
+            continue
+        marks = [pytest.mark.golden, *([pytest.mark.slow] if slow(meta) else [])]
+        found = [(name,)] if each is None else [(name, part) for part in each(case)]
+        params += [
+            pytest.param(*values, id="-".join(map(str, values)), marks=marks) for values in found
+        ]
+        if found:
+            asked_for.add(name)
+    return params
+
+
+def state_dict_params() -> list:
+    """Parameters (name, names and shapes) for each case whose state dict is listed."""
+    return [
+        pytest.param(name, shapes, id=name, marks=pytest.mark.golden)
+        for name, shapes in state_dicts().items()
+        if _says(known().get(name, {}), "precond", PRECONDS)
+    ]
+
+
+def _says(meta: dict, key: str, wanted: Any) -> bool:
+    config = meta.get("config") or {}
+    for place in (meta, config, config.get("kwargs", {})):
+        if key in place:
+            several = isinstance(wanted, Collection) and not isinstance(wanted, str)
+            return place[key] in wanted if several else place[key] == wanted
+    return False
 
 
 def torch_name(path):

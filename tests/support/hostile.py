@@ -26,9 +26,8 @@ from diffjax.data import files, load_all
 from diffjax.evaluation import image_statistics
 from diffjax.files import torch_state_dict
 from tests.files import test_torch_state_dict
-from tests.support import edm_cases, fabricate, image_files
+from tests.support import edm_cases, fabricate, golden_cases, image_files
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 SECONDS = 5  # of CPU, after which SIGPROF ends this process
 BYTES = 1 << 30
 # What a reader of files has no business with, as `sys.addaudithook` calls it.
@@ -87,13 +86,14 @@ def mutate_inside(data: bytes, rng: np.random.Generator) -> bytes:
 def _pickles() -> list[bytes]:
     return [
         fabricate.edm_pickle(*edm_cases.small_network()),
-        *(edm_cases.genuine_pickle(name) for name in edm_cases.GENUINE),
+        *(edm_cases.genuine_pickle(edm_cases.own(name)) for name in edm_cases.GENUINE),
     ]
 
 
 def _pth() -> list[bytes]:
     arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(3, np.float16)}
-    written = [(GOLDEN / f"state_dict_{form}.pth").read_bytes() for form in ("zip", "legacy")]
+    files = edm_cases.own("state_dict").meta["files"]
+    written = [(golden_cases.OWN / file).read_bytes() for file in files]
     return [*written, test_torch_state_dict.archive(arrays)]
 
 

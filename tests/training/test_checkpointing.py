@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from diffjax.training import checkpointing
+from tests.support import processes
 
 
 def model_sized_params() -> dict[str, Any]:
@@ -357,6 +358,48 @@ def test_restores_on_another_number_of_devices(tmp_path: Path) -> None:
         )
         assert result.returncode == 0, result.stderr
         assert result.stdout.strip() == str(devices)
+
+
+ONE_FAILS = f"""
+import json, sys, time
+import jax
+import numpy as np
+from diffjax.distributed import runtime, sharding
+from diffjax.files import digests
+from diffjax.training import checkpointing
+folder, said = sys.argv[1:]
+runtime.prepare(deterministic=False, distributed=True)
+write = digests.write
+def fail(*_):
+    raise OSError("over quota")
+if jax.process_index() == 0:
+    digests.write = fail
+state = sharding.put({{"w": np.arange(8.0)}}, sharding.batch(sharding.make_mesh()))
+with (
+    open(f"{{said}}/{{jax.process_index()}}.jsonl", "w", buffering=1) as file,
+    checkpointing.Checkpointer(folder) as checkpointer,
+):
+    checkpointer.save(1, state, {{}})
+    while not checkpointer.must_save_again():
+        time.sleep(0.05)
+    print(json.dumps(checkpointer.steps()), file=file)
+    digests.write = write
+    checkpointer.save_and_wait(2, state, {{}})
+    print(json.dumps(checkpointer.steps()), file=file)
+    time.sleep({processes.PATIENCE})  # until the test ends both
+"""
+
+
+def test_what_one_process_cannot_write_is_noticed_by_both(tmp_path: Path) -> None:
+    command = ["-c", ONE_FAILS, str(tmp_path / "checkpoints"), str(tmp_path)]
+    with processes.Processes(command, logs=tmp_path / "logs") as started:
+        for index in range(2):
+            steps = tmp_path / f"{index}.jsonl"
+            started.wait_for_lines(steps, 2)
+            assert steps.read_text() == "[]\n[2]\n"
+        warning = "WARNING: the checkpoint of update 1 couldn't be written (over quota); trying"
+        assert warning in started.said(0)
+        assert "written" not in started.said(1)  # the main process speaks for both
 
 
 @pytest.fixture

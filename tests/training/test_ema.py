@@ -1,17 +1,27 @@
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffjax.training import ema
 from tests.support import golden_cases
 
 
-def test_decay_against_published_loop():
-    case = golden_cases.Case("ema_beta")
-    images = case.raw("nimg_b256")
-    ramped = [ema.decay(n, 256, halflife=500_000) for n in images]
-    np.testing.assert_allclose(ramped, case.raw("ema_beta_b256"), rtol=2e-6, atol=1e-12)
-    constant = [ema.decay(n, 256, halflife=500_000, rampup=None) for n in images]
-    np.testing.assert_allclose(constant, case.raw("ema_beta_norampup_b256"), rtol=2e-6)
+def batch_sizes(case):
+    return [name.removeprefix("nimg_b") for name in case.names if name.startswith("nimg_b")]
+
+
+@pytest.mark.parametrize(("name", "batch_size"), golden_cases.cases("ema_table", each=batch_sizes))
+def test_decay_against_published_loop(name, batch_size):
+    case = golden_cases.Case(name)
+    images, halflife = case.raw(f"nimg_b{batch_size}"), 1000 * case.meta["ema_halflife_kimg"]
+    rampup = case.meta["ema_rampup_ratio"]
+    ramped = [ema.decay(n, int(batch_size), halflife=halflife, rampup=rampup) for n in images]
+    expected = case.exact(f"ema_beta_b{batch_size}")
+    np.testing.assert_allclose(ramped, expected, rtol=2e-6, atol=1e-12)
+    if f"ema_beta_norampup_b{batch_size}" in case:
+        constant = [ema.decay(n, int(batch_size), halflife=halflife, rampup=None) for n in images]
+        expected = case.exact(f"ema_beta_norampup_b{batch_size}")
+        np.testing.assert_allclose(constant, expected, rtol=2e-6)
 
 
 def test_first_update_takes_the_parameters_as_they_are():

@@ -241,7 +241,7 @@ def test_a_teachers_training_stops_and_is_replayed(tmp_path, monkeypatch, capsys
     config.network.update(NETWORK)
     message, _ = run_to_its_stop(config, tmp_path)
     assert "since these were not finite: grad_norm, loss." in message
-    assert "one of optimizer.learning_rate=0.001." in message
+    assert "one of optimizer.learning_rate=0.001, optimizer.max_grad_norm=0.0." in message
     assert int(state_of(tmp_path, config).step) == STOPS_AT
     code, output, _ = replayed(capsys, f"--workdir={tmp_path}")
     assert code == 0

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import measuring, sample, step, synthetic, work
+from benchmarks import cost, measuring, sample, step, synthetic, work
 from diffjax.models import network_folder
 from diffjax.models.denoiser import from_edm_kwargs
-from tests.runs.test_train import ROOT
+from diffjax.runs import building
+from tests.runs.test_train import ROOT, load_config
 from tests.support import golden_cases, image_files
 
 NETWORK = {
@@ -95,6 +96,74 @@ def test_a_teachers_update_is_measured_without_its_data_set(tmp_path, monkeypatc
     assert "peak_memory_gib                  unknown" in table
 
 
+@pytest.mark.parametrize(
+    ("config", "changes", "passes"),
+    [
+        ("sid_digits", {}, 11),
+        ("di_digits", {}, 9),
+        ("sid_digits", {"fake_score.updates": 2}, 15),
+        ("sid_digits", {"fake_score.every": 2}, 9),
+        ("di_digits", {"share_samples": True}, 8),
+        ("teacher_digits", {}, 3),
+    ],
+)
+def test_passes_of_an_update(config, changes, passes):
+    config = load_config(config)
+    config.update_from_flattened_dict(changes)
+    exp = building.build(config)
+    assert step.forwards(config.method, exp.update.turns) == passes
+    assert step.forwards("another", exp.update.turns) is None
+
+
+@pytest.fixture
+def small_teacher(tmp_path):
+    """A folder with a network of CIFAR-10's shape."""
+    kwargs = {**NETWORK, **SMALL_NETWORK}
+    weights = golden_cases.weights(from_edm_kwargs(kwargs))
+    network_folder.save_denoiser(tmp_path / "teacher", kwargs, weights)
+    return tmp_path / "teacher"
+
+
+def test_a_students_update_is_measured(small_teacher, tmp_path, monkeypatch, capsys):
+    flags = ["--batch_size=4", "--accumulation=2", "--updates_per_call=1", "--repeats=1"]
+    flags.append(f"--set=teacher={small_teacher}")
+    result, _ = measured(step, tmp_path, monkeypatch, capsys, *flags, config="di_cifar")
+    assert (result["accumulation"], result["skipped"]) == (2, 0)
+    assert not result["compiled_apart"]
+    done = result["model_tflops_per_second"] * 1e12 * result["seconds_per_update"]
+    assert done == pytest.approx(9 * 4 * forward_flops())
+
+
+def counted(tmp_path, monkeypatch, capsys, *flags, config):
+    """What `cost` counts; it is in the file and on the terminal."""
+    result, printed = measured(cost, tmp_path, monkeypatch, capsys, *flags, config=config)
+    assert json.loads(printed) == result
+    (tmp_path / "result.jsonl").unlink()
+    return result
+
+
+@pytest.mark.parametrize(("config", "passes"), [("sid_cifar", 11), ("di_cifar", 9)])
+def test_an_update_costs_its_passes(config, passes, small_teacher, tmp_path, monkeypatch, capsys):
+    flags = ["--batch_size=8", f"--set=teacher={small_teacher}"]
+    whole = counted(tmp_path, monkeypatch, capsys, *flags, config=config)
+    assert whole["device"] == "1 x cpu"
+    assert 0.9 < whole["flops"] / (passes * 8 * forward_flops()) < 1.5
+    in_rounds = counted(tmp_path, monkeypatch, capsys, *flags, "--accumulation=2", config=config)
+    assert in_rounds["accumulation"] == 2
+    assert in_rounds["flops"] == pytest.approx(whole["flops"], rel=0.01)
+    assert in_rounds["bytes_accessed"] > whole["bytes_accessed"]
+
+
+def test_a_compiled_update_costs_a_device_its_part(tmp_path, monkeypatch, capsys):
+    flags = ["--batch_size=8", "--compiled"]
+    result = counted(tmp_path, monkeypatch, capsys, *flags, config="teacher_cifar_small")
+    assert result["device"] == "2 x cpu"
+    compiled = result["compiled"]
+    assert compiled["flops"] == pytest.approx(result["flops"] / 2, rel=0.3)
+    assert compiled["memory"]["temporaries"] > 0
+    assert compiled["compile_seconds"] > 0
+
+
 def check_sampler(name, evaluations, result):
     of_one = {
         key.removeprefix(f"{name}_"): value
@@ -122,13 +191,10 @@ def test_a_teachers_sampling_is_measured_without_its_data_set(tmp_path, monkeypa
     assert not (trace / "heun/module.txt.gz").exists()  # it is several programs
 
 
-def test_a_student_is_sampled_in_one_step_and_by_heun(tmp_path, monkeypatch, capsys):
-    kwargs = {**NETWORK, **SMALL_NETWORK}
-    teacher = tmp_path / "teacher"
-    denoiser = from_edm_kwargs(kwargs)
-    network_folder.save_denoiser(teacher, kwargs, golden_cases.weights(denoiser))
+def test_a_student_is_sampled_in_one_step_and_by_heun(small_teacher, tmp_path, monkeypatch, capsys):
     trace = tmp_path / "trace"
-    flags = ["--batch_size=4", "--repeats=2", f"--profile={trace}", f"--set=teacher={teacher}"]
+    flags = ["--batch_size=4", "--repeats=2", f"--profile={trace}"]
+    flags.append(f"--set=teacher={small_teacher}")
     result, _ = measured(sample, tmp_path, monkeypatch, capsys, *flags, config="sid_cifar")
     check_sampler("one_step", 1, result)
     check_sampler("heun", 3, result)
