@@ -24,7 +24,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 def sampled_rows(runs: dict[str, Path], seed: int) -> list[tuple[str, int, dict[str, float]]]:
     """Measure teacher and students: a row (name, network evaluations, metrics) each."""
-    rows = []
+    rows: list[tuple[str, int, dict[str, float]]] = []
     mesh = sharding.make_mesh()
     for name, workdir in runs.items():
         config = config_file.load(str(CONFIGS / f"{name}.py"))

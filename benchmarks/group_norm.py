@@ -72,7 +72,7 @@ def compare(shape: tuple[int, int, int], rate: float) -> None:
         dropout_rate=rate,
         dropout_seed=dropout.seeds(jax.random.key(1), 1)[0],
     )
-    methods = {"own gradient": ours}
+    methods: dict[str, Callable[..., Array]] = {"own gradient": ours}
     if not rate:
         methods["automatic differentiation"] = definition
     for name, function in methods.items():

@@ -8,14 +8,17 @@ code, at the same weights and inputs; diffjax runs in float32.
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from diffjax.interfaces import Array, Params
+from diffjax.models.denoiser import NetworkDenoiser
 from tests.support import golden_cases
 
 
-def output(case: golden_cases.Case, model, params, x):
+def output(case: golden_cases.Case, model: NetworkDenoiser, params: Params, x: Array) -> Array:
     """Ask the denoiser at a recorded noise level."""
     optional = {"labels": case.labels, "augment_labels": case.augment_labels}
     given = {name: value for name, value in optional.items() if value is not None}
@@ -36,7 +39,7 @@ def rows() -> Iterator[tuple[str, str, float, str]]:
         gradient_error = "-"
         if "probe" in case:
 
-            def probe(params, x, apply=apply, case=case):
+            def probe(params: Params, x: Array, apply: Any = apply, case: Any = case) -> Array:
                 return jnp.sum(apply(params, x) * case["probe"])
 
             grad_params, grad_x = jax.jit(jax.grad(probe, argnums=(0, 1)))(params, case["x"])

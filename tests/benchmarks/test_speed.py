@@ -125,10 +125,10 @@ def small_teacher(tmp_path):
 
 
 def test_a_students_update_is_measured(small_teacher, tmp_path, monkeypatch, capsys):
-    flags = ["--batch_size=4", "--accumulation=2", "--updates_per_call=1", "--repeats=1"]
+    flags = ["--batch_size=4", "--updates_per_call=1", "--repeats=1"]
     flags.append(f"--set=teacher={small_teacher}")
     result, _ = measured(step, tmp_path, monkeypatch, capsys, *flags, config="di_cifar")
-    assert (result["accumulation"], result["skipped"]) == (2, 0)
+    assert (result["accumulation"], result["skipped"]) == (1, 0)
     assert not result["compiled_apart"]
     done = result["model_tflops_per_second"] * 1e12 * result["seconds_per_update"]
     assert done == pytest.approx(9 * 4 * forward_flops())
@@ -155,7 +155,7 @@ def test_an_update_costs_its_passes(config, passes, small_teacher, tmp_path, mon
 
 
 def test_a_compiled_update_costs_a_device_its_part(tmp_path, monkeypatch, capsys):
-    flags = ["--batch_size=8", "--compiled"]
+    flags = ["--batch_size=4", "--compiled"]
     result = counted(tmp_path, monkeypatch, capsys, *flags, config="teacher_cifar_small")
     assert result["device"] == "2 x cpu"
     compiled = result["compiled"]
