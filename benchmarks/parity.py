@@ -20,9 +20,7 @@ from tests.support import golden_cases
 
 def output(case: golden_cases.Case, model: NetworkDenoiser, params: Params, x: Array) -> Array:
     """Ask the denoiser at a recorded noise level."""
-    optional = {"labels": case.labels, "augment_labels": case.augment_labels}
-    given = {name: value for name, value in optional.items() if value is not None}
-    return model(params, x, case["sigma"], **given)
+    return model(params, x, case["sigma"], labels=case.labels, augment_labels=case.augment_labels)
 
 
 def rows() -> Iterator[tuple[str, str, float, str]]:

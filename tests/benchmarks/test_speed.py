@@ -124,14 +124,14 @@ def small_teacher(tmp_path):
     return tmp_path / "teacher"
 
 
-def test_a_students_update_is_measured(small_teacher, tmp_path, monkeypatch, capsys):
-    flags = ["--batch_size=4", "--updates_per_call=1", "--repeats=1"]
-    flags.append(f"--set=teacher={small_teacher}")
-    result, _ = measured(step, tmp_path, monkeypatch, capsys, *flags, config="di_cifar")
+def test_a_students_update_is_measured(teacher, tmp_path, monkeypatch, capsys):
+    flags = ["--batch_size=4", "--updates_per_call=1", "--repeats=1", f"--set=teacher={teacher}"]
+    result, _ = measured(step, tmp_path, monkeypatch, capsys, *flags, config="di_digits")
     assert (result["accumulation"], result["skipped"]) == (1, 0)
     assert not result["compiled_apart"]
     done = result["model_tflops_per_second"] * 1e12 * result["seconds_per_update"]
-    assert done == pytest.approx(9 * 4 * forward_flops())
+    network = from_edm_kwargs(network_folder.load_denoiser_kwargs(teacher))
+    assert done == pytest.approx(9 * 4 * measuring.forward_flops(network))
 
 
 def counted(tmp_path, monkeypatch, capsys, *flags, config):
