@@ -18,6 +18,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
+from diffjax.files import paths
 from diffjax.runs import config_file
 from diffjax.training import background_compilation
 
@@ -163,6 +164,13 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         _refuse(str(error))
     if len(rest) > 1:
         _refuse(f"{rest[1]!r} isn't a flag: flags start with --")
+    if _WORKDIR.value is not None:
+        if not _WORKDIR.value:
+            _refuse("--workdir is empty: name a folder, or leave it out for the default")
+        try:
+            FLAGS["workdir"].value = paths.expanded(_WORKDIR.value)
+        except ValueError as error:
+            _refuse(f"--workdir={error}")
     if FLAGS["format"].present and _MODE.value != "show":
         _refuse("--format is for --mode=show alone")
     return rest

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffjax.convert import catalogue, edm
-from diffjax.files import download
+from diffjax.files import download, paths
 from diffjax.models import network_folder
 
 
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", required=True, help="the folder to make")
     arguments = parser.parse_args(argv)
     try:
-        convert(arguments.source, arguments.output)
+        convert(paths.expanded(arguments.source), paths.expanded(arguments.output))
     except (OSError, ValueError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

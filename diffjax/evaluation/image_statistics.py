@@ -27,7 +27,7 @@ from diffjax.data import zip_entries
 from diffjax.distributed import peers, sharding
 from diffjax.evaluation import features
 from diffjax.evaluation.features import INCEPTION, Features
-from diffjax.files import download
+from diffjax.files import download, paths
 from diffjax.files.progress import ProgressLine
 from diffjax.metrics import Moments
 
@@ -197,6 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(source_name: str, output: str, name: str, weights: str, batch_size: int) -> None:
     """Check all that can be wrong, then compute and save."""
+    source_name, output, weights = map(paths.expanded, (source_name, output, weights))
     if not output.endswith(".npz"):
         raise ValueError(f"--output={output}: its name must end in .npz.")
     if Path(output).exists():

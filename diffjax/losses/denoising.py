@@ -18,8 +18,8 @@ def denoising(x: Array, d_fake: Array, *, weight: Array | float) -> Array:
       weight: λ(σ), [B] or a number; `noise.edm_weight` is EDM's.
 
     Returns:
-      [B], summed over all axes but the first.
+      [B] float32 or wider, summed over all axes but the first.
     """
-    _per_example.check(x, d_fake, weight=weight)
+    x, d_fake = _per_example.widened(x, d_fake, weight=weight)
     x = jax.lax.stop_gradient(x)
     return weight * _per_example.total(jnp.square(d_fake - x))

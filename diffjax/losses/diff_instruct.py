@@ -24,8 +24,8 @@ def diff_instruct(
       weight: w(σ), [B] or a number.
 
     Returns:
-      [B], summed over all axes but the first.
+      [B] float32 or wider, summed over all axes but the first.
     """
-    _per_example.check(x, d_teacher, d_fake, weight=weight)
+    x, d_teacher, d_fake = _per_example.widened(x, d_teacher, d_fake, weight=weight)
     direction = jax.lax.stop_gradient(d_fake - d_teacher)
     return jax.lax.stop_gradient(weight) * _per_example.total(direction * x)

@@ -35,9 +35,9 @@ def sid(
         all axes but the first.
 
     Returns:
-      [B], summed over all axes but the first.
+      [B] float32 or wider, summed over all axes but the first.
     """
-    _per_example.check(x, d_teacher, d_fake, weight=weight)
+    x, d_teacher, d_fake = _per_example.widened(x, d_teacher, d_fake, weight=weight)
     if weight is None:
         weight = 1 / jnp.maximum(_per_example.mean(jnp.abs(x - d_teacher)), 1e-5)
     delta = d_teacher - d_fake

@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffjax import methods
+from diffjax.files import paths
 from diffjax.methods.settings import (
     COUNT,
     FLAG,
@@ -223,6 +224,11 @@ def _check_frequency(config: ConfigDict, group: str) -> None:
 
 def _check_decay(config: ConfigDict, group: str) -> None:
     frozen, decay = config[group].frozen_kimg, config[group].decay_kimg
+    if frozen >= config.duration_kimg:
+        raise ValueError(
+            f"config.{group}.frozen_kimg={frozen} leaves the {group} no time to learn in "
+            f"duration_kimg={config.duration_kimg}; make it less."
+        )
     if decay and frozen + decay > config.duration_kimg:
         raise ValueError(
             f"config.{group}.decay_kimg={decay} must fit into duration_kimg="
@@ -234,12 +240,14 @@ def upgraded(config: ConfigDict) -> ConfigDict:
     """Copy a config into the fields of today.
 
     Earlier ones named a task: "distill", besides the method, or "pretrain", instead of one. Their
-    `image_shape` and `label_dim` stay and are compared with the teacher's.
+    `image_shape` and `label_dim` stay and are compared with the teacher's. Texts that start with
+    `~` are paths, and get the home directory that it stands for.
 
     Raises:
-      ValueError: if the task is unknown.
+      ValueError: if the task is unknown, or there is no such home directory.
     """
     config = config.copy_and_resolve_references()
+    _expand_paths(config, "config")
     if "task" not in config:
         return config
     one_of(config, "task", ("distill", "pretrain"))
@@ -248,6 +256,17 @@ def upgraded(config: ConfigDict) -> ConfigDict:
             config.method = "denoising"
         del config["task"]
     return config
+
+
+def _expand_paths(config: ConfigDict, name: str) -> None:
+    for field, value in config.items():
+        if isinstance(value, ConfigDict):
+            _expand_paths(value, f"{name}.{field}")
+        elif isinstance(value, str) and value.startswith("~"):
+            try:
+                config[field] = paths.expanded(value)
+            except ValueError as error:
+                raise ValueError(f"{name}.{field}={error}") from None
 
 
 def get(config: ConfigDict, field: str) -> Any:

@@ -232,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--step", type=int, help="one of the record's; the first by default")
     arguments = parser.parse_args(argv)
     try:
-        stages, failed = replay(arguments.workdir, arguments.step)
+        stages, failed = replay(arguments.workdir.expanduser(), arguments.step)
     except (FloatingPointError, OSError, ValueError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
