@@ -1,4 +1,4 @@
-"""README's picture of the study of CIFAR-10: the teacher and its students, from the same latents.
+"""Picture of the study of CIFAR-10: the teacher and its students, from the same latents.
 
     python -m benchmarks.cifar_picture --output=runs/cifar --picture=docs/cifar_small.png
 

@@ -1,4 +1,4 @@
-"""Findings of the study of CIFAR-10: tables, fits, and the plot of README.
+"""Findings of the study of CIFAR-10: tables, fits, and the plot of docs/results.
 
     python -m benchmarks.cifar_report --output=runs/cifar --plot=docs/cifar_curves.png
 

@@ -1,4 +1,4 @@
-"""Digits table of README: precision, recall and Fréchet distance in pixel space.
+"""Digits table of docs/results: precision, recall and Fréchet distance in pixel space.
 
     python -m diffjax.main --config=configs/sid_digits.py
     python -m diffjax.main --config=configs/di_digits.py

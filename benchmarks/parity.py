@@ -1,4 +1,4 @@
-"""Distance of diffjax from the published PyTorch code: the parity table of README.
+"""Distance of diffjax from the published PyTorch code: the table of docs/results.
 
     python -m benchmarks.parity
 

@@ -2,7 +2,7 @@
 
     python -m diffjax.main --config=configs/di_digits.py
 
-Hardware: a CPU, for minutes. README has what was measured.
+Hardware: a CPU, for minutes. docs/results has what was measured.
 """
 
 from ml_collections import ConfigDict

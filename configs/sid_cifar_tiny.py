@@ -5,7 +5,7 @@
 The teacher is diffjax/assets/cifar_tiny, which configs/teacher_cifar_tiny.py trained. The rates are
 for a few hundred updates; the published 1e-5 are for hundreds of thousands.
 Hardware: two CPU cores, or a GPU (there with --config.batch_size=256 --config.dtype=bfloat16
---config.updates_per_call=50, and lower rates). README has what was measured.
+--config.updates_per_call=50, and lower rates). docs/results has what was measured.
 """
 
 from ml_collections import ConfigDict

@@ -8,7 +8,7 @@ epsilon for half precision, 1e-6.
 
 Hardware: 8 GPUs of 80 GB, 16 images each in a round of accumulation; on 64 devices
 `--config.accumulation=8` does the same. `--config.attention=cudnn` leaves memory for larger rounds.
-Time: see README for rates.
+Time: docs/performance has rates.
 Result: FID 1.524 in one evaluation (the teacher: 1.36 in 511), the paper's figure, not measured
 here.
 """

@@ -6,7 +6,7 @@ Its data set, cifar10-32x32.zip, is what EDM's dataset_tool.py makes; --config.d
 does as well.
 The rates are for a run of minutes: a shorter ramp-up and a faster average.
 Hardware: one GPU, or several.
-README has what was measured, after 6.66 million images (--config.duration_kimg=6656). The 20
+docs/results has what was measured, after 6.66 million images (--config.duration_kimg=6656). The 20
 million below were not run.
 """
 
