@@ -10,6 +10,7 @@ from pathlib import Path
 
 from diffjax.convert import catalogue, edm
 from diffjax.files import download, paths
+from diffjax.files.progress import say
 from diffjax.models import network_folder
 
 
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    print(f"Wrote {arguments.output}")
+    say(f"Wrote {arguments.output}")
     return 0
 
 

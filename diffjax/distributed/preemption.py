@@ -1,4 +1,4 @@
-"""Preemption by SIGTERM, as TPU maintenance, SLURM and Kubernetes announce it."""
+"""Preemption by SIGTERM, as TPU maintenance, SLURM and Kubernetes announce it, and by SIGHUP."""
 
 import os
 import signal
@@ -17,6 +17,8 @@ ECHO_SECONDS = 2.0
 class Preemption:
     """Listener to SIGTERM, so that a run can save and end in good order.
 
+    SIGHUP, of a terminal that closes, counts as one, unless it is ignored as `nohup` has it.
+
     A process by itself catches the signal here; a second one ends it at once, unless it comes so
     soon that it must be an echo of the first. Several processes leave it to JAX's coordination
     service, by which all of them learn of it and stop at the same call. Outside the main thread,
@@ -28,12 +30,15 @@ class Preemption:
         self._requested = False
         self._questions = 0
         self._previous: object = None
+        self._previous_hangup: object = None
         self._previous_wakeup = -1
         self._catches = False
 
     def __enter__(self) -> "Preemption":
         in_main_thread = threading.current_thread() is threading.main_thread()
         self._catches = in_main_thread and jax.process_count() == 1
+        if in_main_thread and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            self._previous_hangup = signal.signal(signal.SIGHUP, _terminate)
         if self._catches:
             # Python runs handlers between its own instructions, which a compilation holds up for
             # minutes, so that a thread listens for the second signal.
@@ -54,6 +59,8 @@ class Preemption:
             signal.signal(signal.SIGTERM, self._previous)  # type: ignore[arg-type]
             signal.set_wakeup_fd(self._previous_wakeup)
             os.close(self._wakeup)  # which ends the thread
+        if self._previous_hangup is not None:
+            signal.signal(signal.SIGHUP, self._previous_hangup)  # type: ignore[arg-type]
 
     def requested(self) -> bool:
         """Whether to save and end now.
@@ -76,6 +83,11 @@ class Preemption:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del number, frame
         self._requested = True
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    os.kill(os.getpid(), signal.SIGTERM)  # of which JAX's service takes notice too
 
 
 def _end_at_second(listen: int) -> None:

@@ -28,7 +28,7 @@ from diffjax.distributed import peers, sharding
 from diffjax.evaluation import features
 from diffjax.evaluation.features import INCEPTION, Features
 from diffjax.files import download, paths
-from diffjax.files.progress import ProgressLine
+from diffjax.files.progress import ProgressLine, say, write
 from diffjax.metrics import Moments
 
 _RELEASED_AT = "https://nvlabs-fi-cdn.nvidia.com/edm/fid-refs/"
@@ -212,7 +212,7 @@ def _run(source_name: str, output: str, name: str, weights: str, batch_size: int
     is_main = jax.process_index() == 0
     # The other processes read and compute the same, and neither tell nor write anything.
     stream = sys.stderr if is_main else io.StringIO()
-    print(f"looking through {len(source)} images ...", file=stream)
+    write(f"looking through {len(source)} images ...\n", stream)
     data.verify(source)
     mesh = sharding.make_mesh()
     line = ProgressLine(len(source) / 1000, stream=stream, interval=_PROGRESS_SECONDS)
@@ -229,7 +229,7 @@ def _run(source_name: str, output: str, name: str, weights: str, batch_size: int
     if not is_main:
         return
     save(output, moments, features_name=extract.name)
-    print(f"{moments.count} images, {moments.mean.size} features {extract.name}: {output}")
+    say(f"{moments.count} images, {moments.mean.size} features {extract.name}: {output}")
 
 
 def _features(name: str, weights: str) -> Features:

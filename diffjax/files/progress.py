@@ -1,13 +1,46 @@
 """Progress of long work, as a line on a terminal or in a file."""
 
+import contextlib
 import math
+import os
 import shutil
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
 _WINDOW = 20  # progress reports that the rate is averaged over
+
+
+def write(text: str, stream: TextIO) -> None:
+    """Write to a terminal, pipe or file, whose state never decides what becomes of a run.
+
+    Characters that it can't show, such as those of "|Δ|" in ASCII, are replaced. Where nobody
+    reads any more, as after `| head`, this text and what follows goes nowhere.
+
+    Args:
+      text: with its line's end, if it has one.
+      stream: such as `sys.stdout`.
+    """
+    encoding = stream.encoding or "utf-8"
+    try:
+        stream.write(text.encode(encoding, "replace").decode(encoding))
+        stream.flush()
+    except (OSError, ValueError):  # ValueError of a closed one
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
+def say(text: str) -> None:
+    """Print a line as `write` does.
+
+    Args:
+      text: without its line's end.
+    """
+    write(text + "\n", sys.stdout)
 
 
 class ProgressLine:
@@ -117,10 +150,7 @@ class ProgressLine:
         self._line_is_open = True
 
     def _write(self, text: str) -> None:
-        encoding = self._stream.encoding or "utf-8"
-        # "|Δ|" must not end a run whose terminal knows ASCII only.
-        self._stream.write(text.encode(encoding, "replace").decode(encoding))
-        self._stream.flush()
+        write(text, self._stream)
 
 
 def format_seconds(seconds: float) -> str:

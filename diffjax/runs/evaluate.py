@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from diffjax.distributed import sharding
 from diffjax.files import writing
+from diffjax.files.progress import say
 from diffjax.runs import building, checks, joining, subjects
 
 
@@ -64,7 +65,7 @@ def _evaluate(config: ConfigDict, workdir: str) -> None:
         f"{name} {value:.5g}" + (f" ± {deviation[name]:.2g}" if deviation else "")
         for name, value in mean.items()
     )
-    print(f"{subject.title}: {shown}")
     path = Path(workdir) / f"evaluation_{subject.name}.json"
     writing.write_text(path, json.dumps(report, indent=2) + "\n")
-    print(f"written to {path}")
+    say(f"{subject.title}: {shown}")
+    say(f"written to {path}")

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from diffjax.distributed import sharding
 from diffjax.evaluation import sampling
 from diffjax.files import images, writing
+from diffjax.files.progress import say
 from diffjax.interfaces import Array
 from diffjax.runs import building, checks, joining, subjects
 
@@ -73,7 +74,7 @@ def _sample(config: ConfigDict, workdir: str) -> None:
         scale = images.visible_scale(shown.shape[1])
         grid_path = folder / f"{subject.name}_seed{settings.seed}.png"
         images.save_png(grid_path, images.grid(shown, columns=config.grid.columns, scale=scale))
-        print(f"{subject.title}: grid in {grid_path}")
+        say(f"{subject.title}: grid in {grid_path}")
     if settings.count:
         name = f"{subject.name}_seed{settings.seed}_{settings.count}"
         produced = sampling.batches(
@@ -88,4 +89,4 @@ def _sample(config: ConfigDict, workdir: str) -> None:
         else:
             name += ".npz"
             sampling.write_npz(folder / name, produced, settings.count)
-        print(f"{settings.count} images in {folder / name}")
+        say(f"{settings.count} images in {folder / name}")

@@ -71,3 +71,26 @@ def test_an_error_inside_puts_the_handler_back_too():
     with pytest.raises(RuntimeError, match="inside"), preemption.Preemption():
         raise RuntimeError("inside")
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_terminal_that_closes_is_a_sigterm():
+    before = signal.getsignal(signal.SIGHUP)
+    with preemption.Preemption() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        deadline = time.monotonic() + 10
+        while not stop.requested() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert stop.requested()
+    assert signal.getsignal(signal.SIGHUP) == before
+
+
+def test_nohup_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with preemption.Preemption() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.05)
+            assert not stop.requested()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
