@@ -29,6 +29,10 @@ class Teacher:
     params: Params
 
 
+# The pickle that `describe` read last, until `load` asks for one.
+_described: dict[tuple[str, int, int], Teacher] = {}
+
+
 def describe(source: str, *, field: str = "teacher") -> dict[str, Any]:
     """Constructor arguments of a teacher, without a download where the name is a released one.
 
@@ -49,7 +53,9 @@ def describe(source: str, *, field: str = "teacher") -> dict[str, Any]:
     directory = _directory(source)
     if directory is not None:
         return network_folder.load_denoiser_kwargs(directory)
-    return load(source, field=field).init_kwargs
+    teacher = load(source, field=field)
+    _described[_version(source)] = teacher  # so that a large pickle isn't parsed again at once
+    return teacher.init_kwargs
 
 
 def load(source: str, *, field: str = "teacher") -> Teacher:
@@ -66,6 +72,10 @@ def load(source: str, *, field: str = "teacher") -> Teacher:
       ConnectionError: if it can't be downloaded.
       ValueError: if the name is unknown or the file or folder holds no denoiser.
     """
+    described = _described.pop(_version(source), None)
+    _described.clear()
+    if described is not None:
+        return described
     directory = _directory(source)
     if directory is not None:
         init_kwargs = network_folder.load_denoiser_kwargs(directory)
@@ -78,6 +88,15 @@ def load(source: str, *, field: str = "teacher") -> Teacher:
     init_kwargs, state_dict = edm.read_pickle(download.fetch(source))
     _, params = edm.to_denoiser(init_kwargs, state_dict)
     return Teacher(init_kwargs, params)
+
+
+def _version(source: str) -> tuple[str, int, int]:
+    """Tell a file from one that took its place: its name, time and size, 0 where it is none."""
+    path = Path(source)
+    if not path.is_file():
+        return source, 0, 0
+    status = path.stat()
+    return source, status.st_mtime_ns, status.st_size
 
 
 def _directory(source: str) -> Path | None:

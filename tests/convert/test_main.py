@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffjax.convert import __main__ as command
-from diffjax.convert import catalogue, edm
+from diffjax.convert import catalogue, edm, teacher
 from diffjax.files import download
 from diffjax.models import denoiser, network_folder
 from tests.support import edm_cases, fabricate, golden_cases
@@ -130,3 +130,23 @@ def test_a_released_name_is_fetched_from_its_url(source, tmp_path, monkeypatch):
     name = "edm-ffhq-64x64-uncond-vp"
     assert command.main([f"--source={name}", f"--output={tmp_path / 'out'}"]) == 0
     assert fetched == [catalogue.RELEASED[name].url]
+
+
+def test_a_pickle_that_is_described_and_loaded_is_read_once(tmp_path, monkeypatch):
+    path = tmp_path / "network.pkl"
+    kwargs, state_dict = edm_cases.small_network()
+    path.write_bytes(fabricate.edm_pickle(kwargs, state_dict))
+    read, reads = edm.read_pickle, []
+    monkeypatch.setattr(edm, "read_pickle", lambda p: reads.append(p) or read(p))
+    assert teacher.describe(str(path)) == teacher.load(str(path)).init_kwargs
+    assert len(reads) == 1
+    teacher.describe(str(path))
+    changed = {
+        name: array if name.endswith("filter") else 2 * array for name, array in state_dict.items()
+    }
+    path.write_bytes(fabricate.edm_pickle(kwargs, changed))
+    os.utime(path, (0, 0))  # another file has taken its place
+    params = teacher.load(str(path)).params
+    assert len(reads) == 3
+    _, wanted = edm.to_denoiser(kwargs, changed)
+    jax.tree.map(np.testing.assert_array_equal, params, wanted)
