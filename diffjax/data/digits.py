@@ -11,9 +11,8 @@ def load() -> tuple[np.ndarray, np.ndarray]:
     """Load all digits, in the order in which scikit-learn stores them.
 
     Returns:
-      images: [1797, 8, 8, 1] float32 in [-1, 1]; the stored ink counts 0..16 become x / 8 - 1, so
-        that -1 is paper and 1 is full ink.
-      labels: [1797] int32 in 0..9.
+      Images, [1797, 8, 8, 1] float32 in [-1, 1], and labels, [1797] int32 in 0..9. The stored ink
+      counts 0..16 become x / 8 - 1, so that -1 is paper and 1 is full ink.
     """
     from sklearn.datasets import load_digits  # slow to import, and few runs need it
 

@@ -18,7 +18,14 @@ from diffjax.interfaces import Array
 
 
 class Scalings(NamedTuple):
-    """Scalings c_skip, c_out, c_in and c_noise at σ [B], each [B] float32."""
+    """Scalings at σ [B], each [B] float32; D(x; σ) = c_skip x + c_out F(c_in x; c_noise).
+
+    Attributes:
+      c_skip: factor of the noisy input in the output.
+      c_out: factor of the network's output.
+      c_in: factor of the network's input.
+      c_noise: what the network is told of σ.
+    """
 
     c_skip: Array
     c_out: Array

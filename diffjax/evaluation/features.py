@@ -161,7 +161,12 @@ def compute(
 
 
 def compile_apply(features: Features, mesh: Mesh) -> Callable[[Params, Any], tuple[Any, Any]]:
-    """Compile `features.apply` over a mesh, where it can be, for whole batches."""
+    """Compile `features.apply` over a mesh, where it can be, for whole batches.
+
+    Args:
+      features: what to compile; those that JAX can't compile are left as they are.
+      mesh: the devices.
+    """
     if not features.compiled:
         return features.apply
 

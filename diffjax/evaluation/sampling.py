@@ -27,19 +27,36 @@ SampleBatch = Callable[[Params, Array, Array], Array]
 
 
 def keys(seed: int, indices: Array) -> PRNGKey:
-    """Key of each image, [B], from the seed and its index."""
+    """Key of each image, [B], from the seed and its index.
+
+    Args:
+      seed: of all images.
+      indices: [B] numbers of these images.
+    """
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(indices)
 
 
 def latents(seed: int, indices: Array, shape: tuple[int, ...]) -> Array:
-    """Latents [B, *shape] ~ N(0, I), that of image i from its own key."""
+    """Latents [B, *shape] ~ N(0, I), that of image i from its own key.
+
+    Args:
+      seed: of all images.
+      indices: [B] numbers of these images.
+      shape: of one latent.
+    """
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 0), shape))(
         keys(seed, indices)
     )
 
 
 def random_classes(seed: int, indices: Array, label_dim: int) -> Array:
-    """Uniform classes [B], that of image i from its own key; 0 where `label_dim` is 0."""
+    """Uniform classes [B], that of image i from its own key; 0 where `label_dim` is 0.
+
+    Args:
+      seed: of all images.
+      indices: [B] numbers of these images.
+      label_dim: number of classes.
+    """
     return jax.vmap(
         lambda key: jax.random.randint(jax.random.fold_in(key, 1), (), 0, max(label_dim, 1))
     )(keys(seed, indices))

@@ -47,11 +47,18 @@ class StorageType:
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """Flat run of elements inside `data`."""
+    """Flat run of elements inside `data`.
+
+    Attributes:
+      data: the bytes that hold it.
+      start: where it begins, in bytes.
+      count: its length, in elements.
+      dtype: type of an element.
+    """
 
     data: bytes
-    start: int  # in bytes
-    count: int  # in elements
+    start: int
+    count: int
     dtype: np.dtype
 
 

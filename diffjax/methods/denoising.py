@@ -20,7 +20,12 @@ from diffjax.methods.settings import FLAG, SHARE, setting
 
 
 def diffuse(x: Array, draws: Draws) -> Array:
-    """Noisy data y = x + σ n, [B, ...]."""
+    """Noisy data y = x + σ n, [B, ...].
+
+    Args:
+      x: [B, ...] clean data.
+      draws: σ [B] and n [B, ...] of a round.
+    """
     return x + draws.sigma.reshape(-1, *[1] * (x.ndim - 1)) * draws.noise
 
 

@@ -24,6 +24,7 @@ class SiD(ScoreDistillation):
     Attributes:
       alpha: weight of the squared difference of the scores; 1.2 and 1 are published.
       t_max: noise levels are drawn from the part of EDM's grid below t_max / 1000, (0, 1000].
+      generator_loss_scale: factor on the generator's loss; 100 is published.
     """
 
     alpha: float = setting(1.2, FINITE)

@@ -32,7 +32,13 @@ def decay(
 
 
 def update(average: Params, params: Params, beta: Array) -> Params:
-    """β · average + (1 − β) · params, in the form that leaves equal values as they are."""
+    """β · average + (1 − β) · params, in the form that leaves equal values as they are.
+
+    Args:
+      average: before an update.
+      params: after it.
+      beta: β, as `decay` gives it.
+    """
     return jax.tree.map(lambda old, new: new + beta * (old - new), average, params)
 
 

@@ -58,7 +58,14 @@ def step(
     state: optax.OptState,
     params: Any,
 ) -> tuple[Any, optax.OptState]:
-    """Follow a gradient; return parameters and optimiser state after it."""
+    """Follow a gradient; return parameters and optimiser state after it.
+
+    Args:
+      optimizer: such as `adam` makes.
+      gradient: of the parameters.
+      state: of the optimiser, before.
+      params: before.
+    """
     updates, state = optimizer.update(gradient, state, params)
     return optax.apply_updates(params, updates), state
 

@@ -375,7 +375,12 @@ class Inline:
 
 
 def at(tree: Any, index: int) -> Any:
-    """Pick one entry of every leaf's first axis."""
+    """Pick one entry of every leaf's first axis.
+
+    Args:
+      tree: of arrays [N, ...].
+      index: of the entry.
+    """
     return jax.tree.map(lambda x: x[index], tree)
 
 
