@@ -12,6 +12,7 @@ import pytest
 from diffjax import methods
 from diffjax.methods import base
 from diffjax.runs import bases
+from tests.support import edm_cases, fabricate
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -193,7 +194,10 @@ def examples() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("name", "code"), examples(), ids=[name for name, _ in examples()])
-def test_examples_run(name, code, monkeypatch):
+def test_examples_run(name, code, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    if "network.pkl" in code:
+        Path("network.pkl").write_bytes(fabricate.edm_pickle(*edm_cases.small_network()))
     methods.names()  # all registered, before the registry is copied
     monkeypatch.setattr(base, "_registry", dict(base._registry))
     exec(compile(code, name, "exec"), {"__name__": "example"})
