@@ -3,10 +3,9 @@
     python -m diffjax.main --config=configs/di_cifar_cond.py
 
 The settings are those of the authors' released code.
-
 Hardware: 4 GPUs or TPU chips, 32 images each; on one, `--config.accumulation=4`.
 Time: 0.38 TFLOP an image, 7.6e19 in all: 2 days on 4 devices if each sustains 100 TFLOP/s, which is
-an assumption and not a measurement.
+assumed, not measured.
 Result: FID 4.19 in one evaluation (the teacher: 1.79 in 35), the published figure as later papers
 quote it, not measured here.
 """

@@ -5,11 +5,10 @@
 Only the FID is published. Chosen here: batch, learning rates, EMA, dropout, bfloat16 and epsilon as
 in SiD's ImageNet run (configs/sid_imagenet64.py); init_sigma, generator's loss scale and duration
 as in Diff-Instruct's CIFAR-10 code (configs/di_cifar.py). No one has reported a run of these.
-
 Hardware: 8 GPUs of 80 GB, 16 images each in a round of accumulation; on 64 devices
 `--config.accumulation=8` does the same.
 Time: 1.97 TFLOP an image, 3.9e20 in all: 3 days on 8 devices if each sustains 200 TFLOP/s, which is
-an assumption and not a measurement.
+assumed, not measured.
 Result: FID 5.57 in one evaluation (the teacher: 1.36 in 511), the published figure as later papers
 quote it, not measured here and not promised for these settings.
 """

@@ -2,15 +2,12 @@
 
     python -m diffjax.main --config=configs/sid_afhqv2_64.py
 
-The settings are those of the authors' released code. Here alpha is 1.
-Published in float16; here bfloat16 computes and parameters are float32, with the published
-epsilon for half precision, 1e-6.
-
+The settings are those of the authors' released code. Here alpha is 1. Published in float16; here
+bfloat16 computes and parameters are float32, with the published epsilon for half precision, 1e-6.
 Hardware: 8 GPUs of 80 GB or 8 TPU chips, 32 images each in a round of accumulation.
 Time: 0.92 TFLOP an image, 4.6e20 in all: 3 days on 8 devices if each sustains 200 TFLOP/s, which is
-an assumption and not a measurement.
-Result: FID 1.628 in one evaluation (the teacher: 1.96 in 79), the paper's figure, not measured
-here.
+assumed, not measured.
+Result: FID 1.628 in one evaluation (the teacher: 1.96 in 79): the paper's, not measured here.
 """
 
 from ml_collections import ConfigDict

@@ -3,11 +3,9 @@
     python -m diffjax.main --config=configs/sid_cifar_cond.py
 
 The settings are those of the authors' released code.
-
 Hardware: 4 GPUs of 80 GB or 4 TPU chips, 64 images each; on one, `--config.accumulation=4`.
 Time: docs/performance has rates. 100 Mimg already come close to the result.
-Result: FID 1.710 in one evaluation (the teacher: 1.79 in 35), the paper's figure, not measured
-here.
+Result: FID 1.710 in one evaluation (the teacher: 1.79 in 35): the paper's, not measured here.
 """
 
 from ml_collections import ConfigDict

@@ -2,16 +2,13 @@
 
     python -m diffjax.main --config=configs/sid_ffhq64.py
 
-The settings are those of the authors' released code. The generator's Adam has b1 =
-0.9 here, unlike everywhere else.
-Published in float16; here bfloat16 computes and parameters are float32, with the published
-epsilon for half precision, 1e-6.
-
+The settings are those of the authors' released code. The generator's Adam has b1 = 0.9 here, unlike
+everywhere else. Published in float16; here bfloat16 computes and parameters are float32, with the
+published epsilon for half precision, 1e-6.
 Hardware: 8 GPUs of 80 GB or 8 TPU chips, 32 images each in a round of accumulation.
 Time: 0.92 TFLOP an image, 4.6e20 in all: 3 days on 8 devices if each sustains 200 TFLOP/s, which is
-an assumption and not a measurement.
-Result: FID 1.550 in one evaluation (the teacher: 2.39 in 79), the paper's figure, not measured
-here.
+assumed, not measured.
+Result: FID 1.550 in one evaluation (the teacher: 2.39 in 79): the paper's, not measured here.
 """
 
 from ml_collections import ConfigDict

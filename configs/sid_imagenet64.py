@@ -2,15 +2,12 @@
 
     python -m diffjax.main --config=configs/sid_imagenet64.py
 
-The settings are those of the authors' released code.
-Published in float16; here bfloat16 computes and parameters are float32, with the published
-epsilon for half precision, 1e-6.
-
+The settings are those of the authors' released code. Published in float16; here bfloat16 computes
+and parameters are float32, with the published epsilon for half precision, 1e-6.
 Hardware: 8 GPUs of 80 GB, 16 images each in a round of accumulation; on 64 devices
 `--config.accumulation=8` does the same. `--config.attention=cudnn` leaves memory for larger rounds.
 Time: docs/performance has rates.
-Result: FID 1.524 in one evaluation (the teacher: 1.36 in 511), the paper's figure, not measured
-here.
+Result: FID 1.524 in one evaluation (the teacher: 1.36 in 511): the paper's, not measured here.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@ Its data set, cifar10-32x32.zip, is what EDM's dataset_tool.py makes; --config.d
 does as well.
 Hardware: 8 GPUs in EDM's own runs; any number that divides the batch.
 Time: not measured; it was not run here.
-Result: FID 1.97 unconditional in 35 evaluations, the paper's figure, not measured here.
+Result: FID 1.97 unconditional in 35 evaluations: the paper's, not measured here.
 """
 
 from ml_collections import ConfigDict

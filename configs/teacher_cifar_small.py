@@ -3,11 +3,9 @@
     python -m diffjax.main --config=configs/teacher_cifar_small.py
 
 Its data set, cifar10-32x32.zip, is what EDM's dataset_tool.py makes; --config.dataset=tfds:cifar10
-does as well.
-The rates are for a run of minutes: a shorter ramp-up and a faster average.
-Hardware: one GPU, or several.
-docs/results has what was measured, after 6.66 million images (--config.duration_kimg=6656). The 20
-million below were not run.
+does as well. The rates are for a run of minutes: a shorter ramp-up and a faster average.
+Hardware: one GPU, or several. docs/results has what was measured, after 6.66 million images
+(--config.duration_kimg=6656). The 20 million below were not run.
 """
 
 from ml_collections import ConfigDict

@@ -3,9 +3,8 @@
     python -m diffjax.main --config=configs/teacher_cifar_tiny.py
 
 Its data set, cifar10-32x32.zip, is what EDM's dataset_tool.py makes; --config.dataset=tfds:cifar10
-does as well.
-Most of its parameters are at 8x8 and 4x4, where they cost a CPU little. It is too small to overfit,
-so there is no dropout and no augmentation but mirroring.
+does as well. Most of its parameters are at 8x8 and 4x4, where they cost a CPU little. It is too
+small to overfit, so there is no dropout and no augmentation but mirroring.
 Hardware: one GPU, for minutes. The network that is shipped as cifar_tiny was trained so; its model
 card has what was measured.
 """

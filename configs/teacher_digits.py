@@ -3,8 +3,8 @@
     python -m diffjax.main --config=configs/teacher_digits.py
 
 The network is written to `runs/teacher_digits/network`, whose path a config can name as teacher.
-Hardware: a CPU, or any accelerator (there with --config.updates_per_call=100), for
-minutes. docs/results has what was measured.
+Hardware: a CPU, or any accelerator (there with --config.updates_per_call=100), for minutes.
+docs/results has what was measured.
 """
 
 from ml_collections import ConfigDict

@@ -81,9 +81,9 @@ class NetworkDenoiser:
         params: Params,
         x: Array,
         sigma: Array,
-        *,
         labels: Array | None = None,
         augment_labels: Array | None = None,
+        *,
         train: bool = False,
         rng: PRNGKey | None = None,
     ) -> Array:
