@@ -1,5 +1,6 @@
 """The train mode: build, compile, then loop."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from diffjax.distributed import peers, preemption, sharding, watchdog
 from diffjax.evaluation import evaluator
 from diffjax.files import writing
 from diffjax.interfaces import Params, PRNGKey
-from diffjax.runs import building, checks, joining, reporting, saved_config
+from diffjax.runs import building, checks, joining, ownership, reporting, saved_config
 from diffjax.runs.experiment import Experiment
 from diffjax.runs.logger import RunLogger
 from diffjax.runs.loop import Loop
@@ -35,7 +36,7 @@ def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = Fals
 
     Raises:
       ValueError: a config that can't be run or isn't that of the run in `workdir`, before anything
-        is computed or written.
+        is computed or written; or a run that is under way in `workdir`.
       OSError: a work directory that can't be written to, before anything is computed, or a full
         disk, the newest checkpoint being left whole.
       FloatingPointError: `config.max_skipped_in_a_row` updates in a row that were not finite. What
@@ -57,8 +58,8 @@ def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = Fals
             )
         if not allow_changed_config:
             saved_config.check_unchanged(Path(workdir), config)
-        with preemption.Preemption() as stop:
-            _run(config, workdir, exp, mesh, stop, others)
+        with preemption.Preemption() as stop, contextlib.ExitStack() as stack:
+            _run(config, workdir, exp, mesh, stop, others, stack)
 
 
 def _run(
@@ -68,11 +69,13 @@ def _run(
     mesh: Mesh,
     stop: preemption.Preemption,
     others: peers.Peers,
+    stack: contextlib.ExitStack,
 ) -> None:
-    """Go from the newest checkpoint, or the start, to the end."""
+    """Go from the newest checkpoint, or the start, to the end; `stack` holds the directory."""
     # First, so that one that can't be had, or doesn't fit, is refused before anything is written.
     initial, step = _look_ahead(exp, Path(folder) / _CHECKPOINTS)
     workdir = writing.make_writable(folder)
+    stack.enter_context(ownership.owned(workdir, is_writer=jax.process_index() == 0))
     key = jax.random.key(config.seed)
     schedule = building.schedule(config)
     updates = _compile(config, exp, mesh, key, is_needed=step < schedule.total)

@@ -12,6 +12,13 @@ from diffjax.training import background_compilation
 from tests.support.processes import PATIENCE, ROOT
 
 
+@pytest.fixture(autouse=True)
+def _idle():
+    """Nothing is under way of a run in an earlier test, which ended before its update was there."""
+    for call in list(background_compilation._under_way):
+        assert call.is_compiled(within=PATIENCE)
+
+
 class Function:
     """Something to compile, whose compiler waits for leave and may fail."""
 
