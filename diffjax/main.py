@@ -45,7 +45,7 @@ _MODE = flags.DEFINE_enum(
 )
 _FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "Of what --mode=show prints.")
 _ALLOW_CHANGED_CONFIG = flags.DEFINE_bool(
-    "allow_changed_config", False, "Train on in a work directory of a run with another config."
+    "allow_changed_config", False, "Go on in a work directory of a run with another config."
 )
 _DEBUG = flags.DEFINE_bool("debug", False, "Show where an error comes from.")
 
@@ -98,11 +98,11 @@ def _run(mode: str, config: Any, workdir: str) -> None:
     elif mode == "sample":
         from diffjax.runs.sample import sample
 
-        sample(config, workdir)
+        sample(config, workdir, allow_changed_config=_ALLOW_CHANGED_CONFIG.value)
     elif mode == "evaluate":
         from diffjax.runs.evaluate import evaluate
 
-        evaluate(config, workdir)
+        evaluate(config, workdir, allow_changed_config=_ALLOW_CHANGED_CONFIG.value)
     else:
         from diffjax.runs.show import show
 

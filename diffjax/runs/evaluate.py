@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 from diffjax.distributed import sharding
 from diffjax.files import writing
 from diffjax.files.progress import say
-from diffjax.runs import building, checks, joining, subjects
+from diffjax.runs import building, checks, joining, saved_config, subjects
 
 
-def evaluate(config: ConfigDict, workdir: str) -> None:
+def evaluate(config: ConfigDict, workdir: str, *, allow_changed_config: bool = False) -> None:
     """Measure a student, its teacher or another network as `config.evaluate` says.
 
     `source` says what: see `subjects.find`. `seeds` measurements of `count` images each, no two of
@@ -24,6 +24,7 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
     Args:
       config: of the run.
       workdir: of the run.
+      allow_changed_config: asks a run's network also as another config says.
 
     Raises:
       ValueError: a metric without its reference, or a field that can't be followed.
@@ -31,14 +32,16 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
     """
     config = checks.upgraded(config)
     with joining.joined(config):
-        _evaluate(config, workdir)
+        _evaluate(config, workdir, allow_changed_config)
 
 
-def _evaluate(config: ConfigDict, workdir: str) -> None:
+def _evaluate(config: ConfigDict, workdir: str, allow_changed_config: bool) -> None:
     mesh = sharding.make_mesh(**config.mesh)
     exp = building.build(config)
     settings = config.evaluate
     building.check_evaluation(config)
+    if settings.source in subjects.OF_THE_RUN and not allow_changed_config:
+        saved_config.check_same_network(Path(workdir), config)
     writing.make_writable(workdir)
     subject = subjects.find(settings.source, Path(workdir), exp, settings.seed, mesh)
     evaluator = building.make_evaluator(config, exp, mesh)

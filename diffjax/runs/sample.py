@@ -11,12 +11,12 @@ from diffjax.evaluation import sampling
 from diffjax.files import images, writing
 from diffjax.files.progress import say
 from diffjax.interfaces import Array
-from diffjax.runs import building, checks, joining, subjects
+from diffjax.runs import building, checks, joining, saved_config, subjects
 
 _FORMATS = ("png", "npz")
 
 
-def sample(config: ConfigDict, workdir: str) -> None:
+def sample(config: ConfigDict, workdir: str, *, allow_changed_config: bool = False) -> None:
     """Write a grid of a student, its teacher or another network, and with a count its images.
 
     `config.sample` has: `source`, as `subjects.find` takes it; `count` (0 for the grid alone);
@@ -26,6 +26,7 @@ def sample(config: ConfigDict, workdir: str) -> None:
     Args:
       config: of the run.
       workdir: of the run; images go to `samples/` in it.
+      allow_changed_config: asks a run's network also as another config says.
 
     Raises:
       ValueError: a field that can't be followed.
@@ -33,10 +34,10 @@ def sample(config: ConfigDict, workdir: str) -> None:
     """
     config = checks.upgraded(config)
     with joining.joined(config):
-        _sample(config, workdir)
+        _sample(config, workdir, allow_changed_config)
 
 
-def _sample(config: ConfigDict, workdir: str) -> None:
+def _sample(config: ConfigDict, workdir: str, allow_changed_config: bool) -> None:
     mesh = sharding.make_mesh(**config.mesh)
     settings, exp = config.sample, building.build(config)
     if settings.format not in _FORMATS:
@@ -48,6 +49,8 @@ def _sample(config: ConfigDict, workdir: str) -> None:
         raise ValueError(
             f"config.sample.label={settings.label}: the network has {label_dim} classes; -1 is all."
         )
+    if settings.source in subjects.OF_THE_RUN and not allow_changed_config:
+        saved_config.check_same_network(Path(workdir), config)
     writing.make_writable(workdir)
     subject = subjects.find(settings.source, Path(workdir), exp, settings.seed, mesh)
     sampler, params = subject.sampler, subject.params

@@ -102,6 +102,31 @@ def check_unchanged(workdir: Path, config: ConfigDict) -> None:
         )
 
 
+# Fields, and groups of them, that decide which images a trained network makes.
+OF_THE_NETWORK = ("method", "init_sigma", "dtype", "network", "conditional")
+
+
+def check_same_network(workdir: Path, config: ConfigDict) -> None:
+    """Check that a run's network would be asked as it was trained, if its config was kept.
+
+    Raises:
+      ValueError: naming each field that decides its images and differs.
+    """
+    if not (workdir / FILE).exists():
+        return
+    different = [
+        change
+        for change in changes(load(workdir), config)
+        if change.split(":")[0].split(".")[0] in OF_THE_NETWORK
+    ]
+    if different:
+        raise ValueError(
+            f"{workdir} is of a run with another config ({'; '.join(different)}), whose network "
+            "would make other images: give the run's own values, or --allow_changed_config to have "
+            "it so"
+        )
+
+
 def _has_content(path: Path) -> bool:
     return any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size > 0
 

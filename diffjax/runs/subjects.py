@@ -16,7 +16,8 @@ from diffjax.runs import best_network
 from diffjax.runs.experiment import Experiment
 from diffjax.training import checkpointing
 
-_SOURCES = ("student", "best", "teacher")
+OF_THE_RUN = ("student", "best")
+_SOURCES = (*OF_THE_RUN, "teacher")
 
 
 @dataclasses.dataclass(frozen=True)

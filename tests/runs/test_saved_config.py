@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from diffjax.runs import checks, saved_config
+from diffjax.runs.evaluate import evaluate
+from diffjax.runs.sample import sample
 from diffjax.runs.train import train
 from tests.runs.test_configs import NAMES, RECORDED, as_it_was, changed, fields, load
 from tests.runs.test_train import BATCH, ROOT, lines, miniature
@@ -138,3 +140,30 @@ def test_the_command_line_says_it_in_one_line(tmp_path):
         f"error: {tmp_path} is of a run with another config (alpha: 1.2 -> 1.0): name another "
         "--workdir, or go on there all the same with --allow_changed_config\n"
     )
+
+
+@pytest.mark.parametrize("mode", ["sample", "evaluate"])
+def test_a_network_is_not_asked_as_another_config_has_it(tmp_path, mode):
+    trained = load("sid_digits")
+    trained.init_sigma = 10.0
+    saved_config.save(tmp_path, trained)
+    config = load("sid_digits")
+    run = {"sample": sample, "evaluate": evaluate}[mode]
+    with pytest.raises(
+        ValueError, match=r"init_sigma: 10\.0 -> 2\.5\), whose network would make other"
+    ):
+        run(config, str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    # Told to, it goes on, and finds no checkpoint here.
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        run(config, str(tmp_path), allow_changed_config=True)
+
+
+def test_fields_that_decide_how_a_network_was_trained_do_not_matter_to_its_images(tmp_path):
+    saved_config.save(tmp_path, load("sid_digits"))
+    config = load("sid_digits")
+    config.generator.learning_rate, config.batch_size, config.alpha = 1e-3, 64, 1.0
+    saved_config.check_same_network(tmp_path, config)
+    config.dtype = "bfloat16"
+    with pytest.raises(ValueError, match="dtype"):
+        saved_config.check_same_network(tmp_path, config)
