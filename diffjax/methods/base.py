@@ -13,7 +13,7 @@ from typing import ClassVar, TypeVar
 
 from diffjax.interfaces import Array, Params, PRNGKey
 from diffjax.methods.draws import Batch, Dataset, Draws
-from diffjax.methods.settings import Setting, setting, settings_of
+from diffjax.methods.settings import Setting, settings_of
 
 # Parameters by the name of their network.
 AllParams = Mapping[str, Params]
@@ -174,5 +174,4 @@ __all__ = [
     "get",
     "names",
     "register",
-    "setting",
 ]

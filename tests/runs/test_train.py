@@ -327,6 +327,20 @@ def test_evaluating_the_student_and_a_network_by_its_path(sid_run):
     assert best["fd_pixels_24"] == best_network.find_best(workdir)[1]["value"]
 
 
+def test_results_are_written_before_they_are_told(sid_run, monkeypatch):
+    workdir, config = sid_run
+    path = workdir / "evaluation_student.json"
+    path.unlink(missing_ok=True)
+
+    def nobody_listens(text):
+        raise BrokenPipeError(text)
+
+    monkeypatch.setattr("diffjax.runs.evaluate.say", nobody_listens)
+    with pytest.raises(BrokenPipeError, match="fd_pixels_24"):
+        evaluated(config, workdir, "student", "student")
+    assert "fd_pixels_24" in json.loads(path.read_text())
+
+
 def test_evaluating_the_teacher_twice_gives_mean_and_deviation(sid_run, capsys):
     workdir, config = sid_run
     report = evaluated(config, workdir, "teacher", "teacher", seeds=2)
