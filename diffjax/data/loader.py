@@ -44,7 +44,7 @@ def shuffled(
       process_index: of this process, which gets its share of every batch.
       process_count: number of processes.
       x_flip: whether to mirror half of the images left to right, drawn anew every epoch.
-      start: number of batches to skip, without reading them; batch number `start` comes first.
+      start: number of images to skip, of all processes together, without reading them.
       threads: number of threads that read and decode.
 
     Returns:
@@ -66,7 +66,7 @@ def shuffled(
     images = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     if x_flip:
         images = images.random_map(_maybe_flip)
-    share = images[start * batch_size + process_index :: process_count]
+    share = images[start + process_index :: process_count]
     return iter(_batched(share, batch_size // process_count, threads))
 
 

@@ -1,6 +1,5 @@
 """From a config to what the loop runs. ConfigDict stops here: below it, plain arguments."""
 
-import math
 from typing import Any
 
 import jax
@@ -24,7 +23,7 @@ from diffjax.runs.experiment import Experiment
 from diffjax.runs.inputs import DataInput, Input, TeacherInput
 from diffjax.training import dataset, optimizer
 from diffjax.training.ema import Averages
-from diffjax.training.schedule import Schedule, total_updates
+from diffjax.training.schedule import Schedule, images_of_kimg
 from diffjax.training.update import Update
 
 DTYPES = {name: getattr(jnp, name) for name in checks.DTYPES}
@@ -259,24 +258,16 @@ def _adam(config: ConfigDict, learner: Learner) -> optax.GradientTransformation:
     )
 
 
-def _learning_rate(config: ConfigDict, settings: ConfigDict) -> optax.ScalarOrSchedule:
-    """Make a number where the rate is constant, as published, and else a schedule."""
+def _learning_rate(config: ConfigDict, settings: ConfigDict) -> float | optimizer.Rate:
+    """Make a number where the rate is constant, as published, and else a function of images."""
     rate: float = settings.learning_rate
-    rampup, frozen, decay = (
-        math.ceil(settings.get(name, 0.0) * 1000 / config.batch_size)
-        for name in ("rampup_kimg", "frozen_kimg", "decay_kimg")
-    )
-    if rampup:
-        return optax.linear_schedule(0.0, rate, rampup)
-    if not frozen and not decay:
+    changes = {
+        name: images_of_kimg(settings.get(f"{name}_kimg", 0.0))
+        for name in ("rampup", "frozen", "decay")
+    }
+    if not any(changes.values()):
         return rate
-    schedules = [optax.constant_schedule(0.0), optax.constant_schedule(rate)]
-    boundaries = [frozen]
-    if decay:
-        total = total_updates(config.duration_kimg, config.batch_size)
-        schedules.append(optax.linear_schedule(rate, 0.0, decay))
-        boundaries.append(max(frozen, total - decay))
-    return optax.join_schedules(schedules, boundaries)
+    return optimizer.ramps(rate, **changes, end=images_of_kimg(config.duration_kimg))
 
 
 def _check_teacher(config: ConfigDict, denoiser: NetworkDenoiser) -> None:

@@ -1,6 +1,7 @@
 """Types and ranges of a config's fields, checked before anything is built."""
 
 import functools
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -66,6 +67,9 @@ IMAGE_SHAPE = Rule(
     lambda v: COUNTS.holds(v) and len(v) == 3 and v[0] == v[1],
     "(height, width, channels) of a square image are needed, such as (32, 32, 3)",
 )
+DURATION = Rule(  # images are counted in 32 bits
+    lambda v: is_number(v) and 0 < v < 4e6, "a number over 0, and under 4e6, is needed"
+)
 TEXT = Rule(lambda v: isinstance(v, str), "a string is needed")
 NAME = Rule(lambda v: isinstance(v, str) and bool(v), "a string that isn't empty is needed")
 
@@ -78,7 +82,7 @@ _COMMON = {
     "attention": _named("xla", "cudnn"),
     "rematerialize": FLAG,
     "batch_size": COUNT,
-    "duration_kimg": POSITIVE,
+    "duration_kimg": DURATION,
     "ema_halflife_kimg": POSITIVE,
     "ema_rampup": NOT_NEGATIVE,
     "updates_per_call": COUNT,
@@ -209,8 +213,9 @@ def check(config: ConfigDict) -> None:
         group, _, name = field.rpartition(".")
         if name == "every" and f"{group}.updates" in known:
             _check_frequency(config, group)
-        if name == "decay_kimg":
-            _check_decay(config, group)
+        if name == "learning_rate":
+            _check_learning_time(config, group)
+    _check_average(config)
 
 
 def _check_frequency(config: ConfigDict, group: str) -> None:
@@ -222,17 +227,39 @@ def _check_frequency(config: ConfigDict, group: str) -> None:
         )
 
 
-def _check_decay(config: ConfigDict, group: str) -> None:
-    frozen, decay = config[group].frozen_kimg, config[group].decay_kimg
-    if frozen >= config.duration_kimg:
+def _check_average(config: ConfigDict) -> None:
+    """Check that what an average starts with is forgotten by the end, since it is what is kept."""
+    halflife, rampup = config.ema_halflife_kimg, config.ema_rampup
+    if halflife > config.duration_kimg and not 0 < rampup <= 1:
+        raise ValueError(
+            f"config.ema_halflife_kimg={halflife} with ema_rampup={rampup} keeps more than half of "
+            f"what the network starts with through duration_kimg={config.duration_kimg}; make it "
+            "less, or set ema_rampup to 0.05, as published."
+        )
+
+
+def _check_learning_time(config: ConfigDict, group: str) -> None:
+    """Check that some update has a learning rate above 0."""
+    settings, duration = config[group], config.duration_kimg
+    # Images seen before the last update, of which the first has seen none.
+    last = (math.ceil(round(1000 * duration / config.batch_size, 6)) - 1) * config.batch_size / 1000
+    frozen = settings.get("frozen_kimg", 0.0)
+    if last < frozen or duration <= frozen:
         raise ValueError(
             f"config.{group}.frozen_kimg={frozen} leaves the {group} no time to learn in "
-            f"duration_kimg={config.duration_kimg}; make it less."
+            f"duration_kimg={duration}; make it less."
         )
-    if decay and frozen + decay > config.duration_kimg:
+    rampup = settings.get("rampup_kimg", 0.0)
+    if rampup and not last:
+        raise ValueError(
+            f"config.{group}.rampup_kimg={rampup} starts from a learning rate of 0, and "
+            f"duration_kimg={duration} is one update of batch_size={config.batch_size}; make it 0."
+        )
+    decay = settings.get("decay_kimg", 0.0)
+    if decay and frozen + decay > duration:
         raise ValueError(
             f"config.{group}.decay_kimg={decay} must fit into duration_kimg="
-            f"{config.duration_kimg} after {group}.frozen_kimg={frozen}."
+            f"{duration} after {group}.frozen_kimg={frozen}."
         )
 
 

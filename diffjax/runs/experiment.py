@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from diffjax.convert import teacher as teachers
@@ -17,6 +18,7 @@ from diffjax.methods import Method
 from diffjax.models.denoiser import NetworkDenoiser
 from diffjax.models.generator import DenoiserGenerator
 from diffjax.runs.inputs import Input
+from diffjax.training import checkpointing, layouts
 from diffjax.training import state as train_state
 from diffjax.training.checkpointing import Checkpointer
 from diffjax.training.state import TrainState
@@ -80,7 +82,7 @@ class Experiment:
         return {name: each.narrowed(inputs[name]) for name, each in self.inputs.items()}
 
     def stream(self, start: int, mesh: Mesh) -> Iterator[dict[str, Any]] | None:
-        """Give the streamed inputs of update `start` and of those after it; None without any."""
+        """Give the streamed inputs of updates after `start` images were seen; None without any."""
         streams = {name: each.stream(start, mesh) for name, each in self.inputs.items()}
         streams = {name: stream for name, stream in streams.items() if stream is not None}
         if not streams:
@@ -158,9 +160,21 @@ class Experiment:
         """
         abstract = self.abstract_state()
         abstract = sharding.with_shardings(abstract, sharding.state(abstract, mesh))
-        first = train_state.to_first_layout(abstract)
-        older = [(first, functools.partial(train_state.from_first_layout, like=abstract))]
-        return checkpointer.restore(abstract, step, older=older)
+
+        def adapted(stored: Any) -> list[checkpointing.Layout]:
+            fresh = layouts.fresh_moments(stored, abstract) if jax.process_index() == 0 else ()
+            for learner in sorted(fresh):
+                checkpointer.report(
+                    f"the first moments of {learner}'s optimiser weren't kept; they start at 0"
+                )
+            return layouts.adapted(stored, abstract)
+
+        state, meta = checkpointer.restore(abstract, step, older=adapted)
+        if int(state.step) and not int(state.images):  # which earlier versions didn't count
+            images = np.uint32(layouts.images_of(meta))
+            images = sharding.put(images, sharding.replicated(mesh))
+            state = dataclasses.replace(state, images=images)
+        return state, meta
 
     def averaged(self, state: TrainState) -> Params:
         """Average of the learner that is sampled."""

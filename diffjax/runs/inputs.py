@@ -30,7 +30,7 @@ class Input(Protocol):
         """Convert what `load` read to the type that updates read it in."""
 
     def stream(self, start: int, mesh: Mesh) -> Iterator[Any] | None:
-        """Give the input of update `start` and of those after it, or None where `load` has it."""
+        """Give the inputs of updates after `start` images, or None where `load` has them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ class DataInput:
         return tree
 
     def stream(self, start: int, mesh: Mesh) -> Iterator[Dataset] | None:
-        """Images of update `start` and of those after it, or None where `load` has all."""
+        """Images of updates after `start` of them, or None where `load` has all."""
         if not self.is_streamed:
             return None
         return dataset.stream(

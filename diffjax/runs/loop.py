@@ -31,6 +31,7 @@ class Loop:
       schedule: when what happens.
       state: the training state after `step` updates.
       step: updates done.
+      images: of these updates.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Loop:
         """
         self.schedule = schedule
         self.state: Any = None
-        self.step = 0
+        self.step = self.images = 0
         self._workdir, self._exp, self._mesh = workdir, exp, mesh
         self._suspects, self._origin = suspects, origin
         assert exp.update.max_skipped_in_a_row is not None, "a run that fails for good must stop"
@@ -86,14 +87,14 @@ class Loop:
         """Go on from a state and its checkpoint's `meta`; without that it is a new run."""
         if guard.halted(state, self._limit):
             state = guard.resume(state)
-        self.state, self.step, self._pending = state, int(state.step), self._means(meta)
+        self.state, self._pending = state, self._means(meta)
+        self.step, self.images = int(state.step), int(state.images)
         self._collapse = CollapseWatch(self._suspects, meta)
         if not meta:
             self._announce()
             self._report()
-        elif self.step < self.schedule.total:
-            kimg = self._kimg(self.step)
-            self._logger.note(f"resuming at {kimg:.1f} kimg (update {self.step})")
+        elif not self.schedule.is_over(self.images):
+            self._logger.note(f"resuming at {self._kimg:.1f} kimg (update {self.step})")
         if meta.get("unreported"):
             self._report()
 
@@ -105,14 +106,13 @@ class Loop:
           inputs: what they read and never change; None what is streamed.
           key: of the run.
         """
-        stream = self._exp.stream(self.step, self._mesh)
+        stream = self._exp.stream(self.images, self._mesh)
         self._stopwatch.start(self.step)
-        if self.step < self.schedule.total and not self._is_compiled(updates):
+        if not self.schedule.is_over(self.images) and not self._is_compiled(updates):
             self._logger.note("told to stop before the first update; the same command goes on")
             return False
-        while self.step < self.schedule.total:
-            stop_at = self.schedule.next_stop(self.step)
-            count = min(self._updates_per_call, stop_at - self.step)
+        while not self.schedule.is_over(self.images):
+            count = min(self._updates_per_call, self.schedule.updates_to_stop(self.images))
             read = inputs if stream is None else {**inputs, **next(stream)}
             self.state, totals = updates(self.state, read, key, count)
             self._after_call(totals, count)
@@ -137,6 +137,7 @@ class Loop:
     def _after_call(self, totals: MetricSums, count: int) -> None:
         """Count, show and log, one call behind the device, so that it always has work queued."""
         self.step += count
+        self.images += count * self._exp.batch_size
         self._calls += 1
         self._pending.add(totals)
         if self._calls == 1:  # compiling is no part of the rate
@@ -144,14 +145,14 @@ class Loop:
             self._stopwatch.compiled(self.step)
         self._show()
         self._in_flight = (self.step, totals)
-        if self.schedule.is_stop(self.step):
+        if self.schedule.is_stop(self.images):
             self._show()
-        if self.schedule.due(self.schedule.log, self.step):
+        if self.schedule.due(self.schedule.log, self.images):
             timing = self._stopwatch.lap(self.step, self._exp.batch_size)
             memory = runtime.peak_memory_gib()
             timing |= {} if memory is None else {"peak_memory_gib": memory}
             means = self._pending.take()
-            self._logger.write_scalars(self.step, self._kimg(self.step), means, timing)
+            self._logger.write_scalars(self.step, self._kimg, means, timing)
             if "delta" in means:
                 self._warn(self._collapse.look_at_delta(means["delta"]))
 
@@ -167,17 +168,17 @@ class Loop:
             self._report()
             # While updates are skipped the state stays what it was; saving it again and again
             # would only push out the checkpoints before it.
-            is_due = schedule.due(schedule.checkpoint, step) and not self._is_skipping
-            if step == schedule.total:
+            is_due = schedule.due(schedule.checkpoint, self.images) and not self._is_skipping
+            if schedule.is_over(self.images):
                 saves.save_and_wait(step, self.state, self._meta())
-            elif is_due or (schedule.is_stop(step) and saves.must_save_again()):
+            elif is_due or (schedule.is_stop(self.images) and saves.must_save_again()):
                 saves.save(step, self.state, self._meta())
         return False
 
     def _meta(self) -> dict[str, Any]:
         """Figures that a checkpoint holds besides the state."""
         return {
-            "kimg": self._kimg(self.step),
+            "kimg": self._kimg,
             **self._pending.meta(),
             **self._collapse.meta(),
         }
@@ -185,8 +186,8 @@ class Loop:
     def _report(self) -> None:
         """Draw and measure samples if that is due, unless they hold NaN."""
         schedule, step = self.schedule, self.step
-        draws_grid = step == 0 or schedule.due(schedule.grid, step)
-        measures = step > 0 and schedule.due(schedule.evaluate, step)
+        draws_grid = step == 0 or schedule.due(schedule.grid, self.images)
+        measures = step > 0 and schedule.due(schedule.evaluate, self.images)
         if not draws_grid and not measures:
             return
         pictures = self._reporter.grid_images(self.state)
@@ -195,10 +196,10 @@ class Loop:
             return
         self._warn(self._collapse.look_at_grid(pictures))
         if draws_grid:
-            self._reporter.write_grid(pictures, step)
+            self._reporter.write_grid(pictures, step, self._kimg)
         if measures:
             try:
-                self._reporter.evaluate(self.state, step)
+                self._reporter.evaluate(self.state, step, self._kimg)
             except FloatingPointError as error:  # all processes agree on it
                 self._warn(f"warning: nothing was measured at step {step}: {error}")
 
@@ -210,8 +211,9 @@ class Loop:
         params = self._exp.averaged(self.state)
         count = parameter_overview.count_parameters(params)
         devices = f"{self._mesh.size} x {jax.devices()[0].device_kind}"
+        updates = self.schedule.updates_left(self.images)
         self._logger.note(
-            f"{self.schedule.total} updates of {self._exp.batch_size} images on {devices}, "
+            f"{updates} updates of {self._exp.batch_size} images on {devices}, "
             f"{count / 1e6:.2f}M parameters a network; everything goes to {self._workdir}"
         )
 
@@ -227,7 +229,8 @@ class Loop:
             means = metric_sums.means(totals.sums, int(totals.kept), counted_by)
             names = self._exp.method.shown.items()
             shown = {short: means[name] for name, short in names if name in means}
-            self._logger.progress(step, self._kimg(step), shown, self._reporter.measured)
+            kimg = (self.images - (self.step - step) * self._exp.batch_size) / 1000
+            self._logger.progress(step, kimg, shown, self._reporter.measured)
         self._is_skipping = bool(totals.skipped_in_a_row)
         if totals.skipped:
             self._logger.note(failures.describe(totals, self._limit))
@@ -237,7 +240,8 @@ class Loop:
     def _give_up(self, totals: MetricSums) -> NoReturn:
         """Save the last good state and a record of the updates it met, and say how to go on."""
         # Where the device stopped, whatever was queued after it.
-        self.step = step = int(self.state.step)
+        self.step, self.images = int(self.state.step), int(self.state.images)
+        step = self.step
         self._checkpointer.save_and_wait(step, self.state, self._meta())
         failed = failures.FailedUpdates(
             seed=self._origin.seed,
@@ -255,8 +259,9 @@ class Loop:
     def _means(self, meta: Mapping[str, Any]) -> RunningMeans:
         return RunningMeans(meta, self._exp.update.counted_by)
 
-    def _kimg(self, step: int) -> float:
-        return step * self._exp.batch_size / 1000
+    @property
+    def _kimg(self) -> float:
+        return self.images / 1000
 
 
 class _Stopwatch:

@@ -90,13 +90,13 @@ class Reporter:
         except FloatingPointError:
             return None
 
-    def write_grid(self, pictures: np.ndarray, step: int) -> None:
+    def write_grid(self, pictures: np.ndarray, step: int, kimg: float) -> None:
         """Write samples as a picture."""
         scale = max(1, images.visible_scale(pictures.shape[1]) // 2)
         picture = images.grid(pictures, columns=self._columns, scale=scale, padding=2)
-        self._logger.write_image(step, self._kimg(step), "samples", picture)
+        self._logger.write_image(step, kimg, "samples", picture)
 
-    def evaluate(self, state: Any, step: int) -> None:
+    def evaluate(self, state: Any, step: int, kimg: float) -> None:
         """Measure samples, and keep the network if it is the best one."""
         assert self._evaluator is not None
         if self._evaluation_sampler is None:
@@ -108,22 +108,22 @@ class Reporter:
         )
         seconds = time.monotonic() - start
         timing = {"evaluation_seconds": seconds}
-        self._logger.write_scalars(step, self._kimg(step), self.measured, timing)
+        self._logger.write_scalars(step, kimg, self.measured, timing)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in self.measured.items())
-        self._logger.note(f"{self._kimg(step):.1f} kimg: {shown}  ({seconds:.1f} s)")
+        self._logger.note(f"{kimg:.1f} kimg: {shown}  ({seconds:.1f} s)")
         if self._metric:
-            self._offer_best(step, params)
+            self._offer_best(step, kimg, params)
 
-    def finish(self, state: Any, inputs: Any, step: int) -> None:
+    def finish(self, state: Any, inputs: Any, step: int, kimg: float) -> None:
         """Write the picture that compares, and the network by itself."""
         params = jax.device_put(self._exp.averaged(state), sharding.replicated(self._mesh))
-        self._write_comparison(params, inputs, step)
+        self._write_comparison(params, inputs, step, kimg)
         network = self._workdir / NETWORK
         if jax.process_index() == 0:
             shutil.rmtree(network, ignore_errors=True)  # of a shorter run that went on
             network_folder.save_denoiser(network, self._exp.init_kwargs, params)
             # Written last: without it the end of the run comes again.
-            record = {"step": step, "kimg": self._kimg(step)}
+            record = {"step": step, "kimg": kimg}
             writing.write_text(network / _RECORD, json.dumps(record) + "\n")
         self._logger.note(f"done: pictures in {self._workdir}/samples, the network in {network}")
 
@@ -132,7 +132,7 @@ class Reporter:
         path = self._workdir / NETWORK / _RECORD
         return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["step"] == step
 
-    def _write_comparison(self, params: Params, inputs: Any, step: int) -> None:
+    def _write_comparison(self, params: Params, inputs: Any, step: int, kimg: float) -> None:
         panels = [
             (caption, self._first_images(sampler, sampler_params))
             for caption, sampler, sampler_params in [
@@ -146,15 +146,15 @@ class Reporter:
             )
             panels.insert(0, ("real images", real))
         picture = images.labelled_panels(panels, columns=self._columns, padding=4)
-        self._logger.write_image(step, self._kimg(step), "comparison", picture)
+        self._logger.write_image(step, kimg, "comparison", picture)
 
-    def _offer_best(self, step: int, params: Params) -> None:
+    def _offer_best(self, step: int, kimg: float, params: Params) -> None:
         # All processes bring the parameters together, and one of them decides.
         params = jax.device_put(params, sharding.replicated(self._mesh))
         if self._best is not None:
             assert self._evaluator is not None
             value = self.measured[self._evaluator.names[self._metric]]
-            self._best.offer(step, self._kimg(step), value, self._exp.init_kwargs, params)
+            self._best.offer(step, kimg, value, self._exp.init_kwargs, params)
 
     def _first_images(self, sampler: sampling.SampleBatch, params: Params) -> np.ndarray:
         return sampling.first_images(
@@ -164,6 +164,3 @@ class Reporter:
             label_dim=self._exp.denoiser.label_dim,
             mesh=self._mesh,
         )
-
-    def _kimg(self, step: int) -> float:
-        return step * self._exp.batch_size / 1000

@@ -13,11 +13,11 @@ from diffjax.distributed import peers, preemption, sharding, watchdog
 from diffjax.evaluation import evaluator
 from diffjax.files import writing
 from diffjax.interfaces import Params, PRNGKey
-from diffjax.runs import building, checks, joining, ownership, reporting, saved_config
+from diffjax.runs import building, checks, decays, joining, ownership, reporting, saved_config
 from diffjax.runs.experiment import Experiment
 from diffjax.runs.logger import RunLogger
 from diffjax.runs.loop import Loop
-from diffjax.training import checkpointing, compilation, failures
+from diffjax.training import checkpointing, compilation, failures, layouts
 from diffjax.training.background_compilation import BackgroundCompiled
 from diffjax.training.separate_programs import SeparatePrograms
 
@@ -56,10 +56,10 @@ def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = Fals
                 field="config.evaluate.best",
                 among="evaluate.metrics",
             )
-        if not allow_changed_config:
-            saved_config.check_unchanged(Path(workdir), config)
+        images = _images_seen(Path(workdir) / _CHECKPOINTS)
+        remarks = _check_changes(config, Path(workdir), images, allowed=allow_changed_config)
         with preemption.Preemption() as stop, contextlib.ExitStack() as stack:
-            _run(config, workdir, exp, mesh, stop, others, stack)
+            _run(config, workdir, exp, mesh, stop, others, stack, images, remarks)
 
 
 def _run(
@@ -70,15 +70,18 @@ def _run(
     stop: preemption.Preemption,
     others: peers.Peers,
     stack: contextlib.ExitStack,
+    images: int | None,
+    remarks: list[str],
 ) -> None:
     """Go from the newest checkpoint, or the start, to the end; `stack` holds the directory."""
     # First, so that one that can't be had, or doesn't fit, is refused before anything is written.
-    initial, step = _look_ahead(exp, Path(folder) / _CHECKPOINTS)
+    # A run that goes on doesn't need them, nor look for them.
+    initial = exp.load_initial() if images is None else {}
     workdir = writing.make_writable(folder)
     stack.enter_context(ownership.owned(workdir, is_writer=jax.process_index() == 0))
     key = jax.random.key(config.seed)
     schedule = building.schedule(config)
-    updates = _compile(config, exp, mesh, key, is_needed=step < schedule.total)
+    updates = _compile(config, exp, mesh, key, is_needed=not schedule.is_over(images or 0))
     measure = building.make_evaluator(config, exp, mesh) if config.evaluate.every_kimg else None
     inputs = exp.load_inputs()
     inputs = sharding.put(inputs, sharding.state(inputs, mesh))
@@ -93,11 +96,13 @@ def _run(
         step = int(state.step)
         logger = RunLogger(
             workdir,
-            total_kimg=schedule.total * exp.batch_size / 1000,
+            total_kimg=schedule.total(int(state.images)) / 1000,
             is_main=jax.process_index() == 0,
             resume_step=step if meta else None,
         )
         checkpointer.report = logger.note
+        for remark in remarks:
+            logger.note(remark)
         dog = watchdog.Watchdog(
             slow_factor=config.watchdog.slow_factor,
             slow_seconds=config.watchdog.slow_seconds,
@@ -134,20 +139,37 @@ def _run(
                 dog=dog,
             )
             loop.begin(state, meta)
-            if loop.step == schedule.total and reporter.is_finished(loop.step):
+            if schedule.is_over(loop.images) and reporter.is_finished(loop.step):
                 logger.note(f"{workdir} is complete; a larger duration_kimg would go on.")
             elif loop.run(updates, inputs, key):
-                reporter.finish(loop.state, inputs, loop.step)
+                reporter.finish(loop.state, inputs, loop.step, loop.images / 1000)
 
 
-def _look_ahead(exp: Experiment, checkpoints: Path) -> tuple[dict[str, Params], int]:
-    """Read the networks that a new run starts from, and the newest checkpoint's update.
-
-    A run that goes on doesn't need the first, nor look for it.
-    """
+def _images_seen(checkpoints: Path) -> int | None:
+    """Read how many images the newest checkpoint saw; None where there is none."""
     with checkpointing.Checkpointer(checkpoints, read_only=True) as checkpointer:
-        step = checkpointer.latest_step()
-    return (exp.load_initial(), 0) if step is None else ({}, step)
+        steps = checkpointer.steps()
+        for step in reversed(steps):
+            with contextlib.suppress(OSError, ValueError, KeyError):  # told when it is restored
+                return layouts.images_of(checkpointer.meta(step))
+        return 0 if steps else None
+
+
+def _check_changes(
+    config: ConfigDict, workdir: Path, images: int | None, *, allowed: bool
+) -> list[str]:
+    """Compare a config with that of the run so far, and return what is to be told of it."""
+    if not allowed:
+        saved_config.check_unchanged(workdir, config)
+    if images is None or not (workdir / saved_config.FILE).exists():
+        return []
+    remarks = decays.moved(saved_config.load(workdir), config, images)
+    if remarks and not allowed:
+        raise ValueError(
+            f"{'; '.join(remarks)}: start a longer run in another --workdir, or let it be so with "
+            "--allow_changed_config"
+        )
+    return remarks
 
 
 def _compile(

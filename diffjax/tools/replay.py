@@ -104,10 +104,10 @@ def replay(workdir: Path, step: int | None = None) -> tuple[list[Stage], failure
     exp = building.build(config)
     inputs = exp.load_inputs()
     inputs = exp.narrowed(jax.device_put(inputs, sharding.state(inputs, mesh)))
-    state = dataclasses.replace(
-        _restore(workdir, exp, mesh, failed.checkpoint), step=jnp.int32(step)
-    )
-    stream = exp.stream(step, mesh)
+    state = _restore(workdir, exp, mesh, failed.checkpoint)
+    images = int(state.images) - (int(state.step) - step) * exp.batch_size
+    state = dataclasses.replace(state, step=jnp.int32(step), images=jnp.uint32(images))
+    stream = exp.stream(images, mesh)
     if stream is not None:
         inputs |= next(stream)
     key = jax.random.fold_in(jax.random.key(failed.seed), step)
@@ -165,8 +165,8 @@ class _Recorder(Inline):
         self._record(f"{turn.prefix}loss by example", examples)
         return super().gradient(turn, params, draws, time, lent)
 
-    def step(self, turn: Turn, before: Outcome, sums: Sums) -> Outcome:
-        after = super().step(turn, before, sums)
+    def step(self, turn: Turn, images: Array, before: Outcome, sums: Sums) -> Outcome:
+        after = super().step(turn, images, before, sums)
         gradient, _ = sums
         for name in (f"{turn.prefix}loss", *turn.reports):
             self._record(name, after.metrics[name])
@@ -187,7 +187,8 @@ class _Recorder(Inline):
     ) -> tuple[TrainState, Metrics]:
         if sums is not None:
             turn = self._update.turns[-1]
-            outcome = self.step(turn, self._update.own(turn, state, outcome), sums)
+            own = self._update.own(turn, state, outcome)
+            outcome = self.step(turn, state.images, own, sums)
         return state, outcome.metrics
 
     def _losses(self, turn: Turn, params: AllParams, draws: Draws) -> Array:

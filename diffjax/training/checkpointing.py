@@ -25,6 +25,9 @@ from jax.experimental import multihost_utils
 from diffjax.files import digests, orbax_support
 from diffjax.files.orbax_support import PathLike, SaveError
 
+# A tree of shapes, and what makes the state of such a tree of arrays.
+Layout = tuple[Any, Callable[[Any], Any]]
+
 
 class Checkpointer:
     """Saved training state, a few newest steps of it, written without holding up training.
@@ -148,7 +151,7 @@ class Checkpointer:
         abstract_state: Any,
         step: int | None = None,
         *,
-        older: Sequence[tuple[Any, Callable[[Any], Any]]] = (),
+        older: Callable[[Any], Sequence[Layout]] = lambda stored: (),
     ) -> tuple[Any, dict[str, Any]]:
         """Read a checkpoint, whatever devices or mesh it was saved from.
 
@@ -157,9 +160,10 @@ class Checkpointer:
             arrays go; without shardings they go where the current default is.
           step: which checkpoint; None is the newest that is whole. Newer ones, which are damaged,
             are set aside as `<step>.damaged`, or only reported if this is read only.
-          older: layouts that the state had in earlier versions, as pairs `(abstract, convert)`: a
-            tree like `abstract_state`, and what makes the state of such a tree of arrays. The
-            first whose arrays are named as those stored is read, where `abstract_state` isn't.
+          older: lists other layouts of the state, given the shapes of what is stored, as pairs
+            `(abstract, convert)`: a tree like `abstract_state`, and what makes the state of such a
+            tree of arrays. The first whose arrays are named as those stored is read, where
+            `abstract_state` isn't.
 
         Returns:
           `(state, meta)`, as given to `save`; of an older layout `state` is what `convert` made.
@@ -184,12 +188,17 @@ class Checkpointer:
         # Compared first: Orbax reads as it compares, and fails with pages of other errors.
         handler = ocp.StandardCheckpointHandler()
         stored = handler.metadata(path / "state").tree
-        abstract, convert = _layout_of(stored, abstract_state, older)
+        abstract, convert = _layout_of(stored, abstract_state, older(_shapes(stored)))
         orbax_support.check_same_arrays(path, stored, abstract)
         like = jax.tree.map(_with_sharding, abstract)
         state = handler.restore(path / "state", args=ocp.args.StandardRestore(like))
-        meta = json.loads((path / "meta" / "metadata").read_text(encoding="utf-8"))
-        return convert(state), meta
+        return convert(state), self.meta(step)
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """Read what a complete checkpoint holds besides the state."""
+        path = self.directory / str(step) / "meta" / "metadata"
+        meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return meta
 
     def wait(self) -> None:
         """Wait until nothing is being written.
@@ -320,6 +329,15 @@ class Checkpointer:
                     shutil.rmtree(path, ignore_errors=True)
 
 
+def _shapes(stored: Any) -> Any:
+    """Shapes of stored arrays; Orbax lists empty nodes among them as leaves."""
+
+    def shape(leaf: Any) -> Any:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else leaf
+
+    return jax.tree.map(shape, stored)
+
+
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _DOOMED = ".deleting"
 
@@ -350,7 +368,7 @@ def _set_aside(path: Path) -> Path:
 
 
 def _layout_of(
-    stored: Any, abstract_state: Any, older: Sequence[tuple[Any, Callable[[Any], Any]]]
+    stored: Any, abstract_state: Any, older: Sequence[Layout]
 ) -> tuple[Any, Callable[[Any], Any]]:
     """Choose by names which layout is stored; where none is, the errors are about the state's."""
     names = orbax_support.array_names(stored)

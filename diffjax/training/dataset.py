@@ -80,7 +80,7 @@ def stream(
       batch_size: images an update.
       seed: of their order and of the flips.
       x_flip: whether to mirror half of them.
-      start: updates that were made before, so that a run goes on in the middle of an epoch.
+      start: images that were seen before, so that a run goes on in the middle of an epoch.
       mesh: the devices of all processes.
     """
     batches = data.shuffled(

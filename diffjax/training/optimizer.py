@@ -1,18 +1,23 @@
 """Adam as the published runs use it."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from diffjax.interfaces import Array
 from diffjax.networks import hashing
 from diffjax.training import precision
 
+# From images seen before an update, a uint32 scalar, to the learning rate in it.
+Rate = Callable[[Array], Array]
+
 
 def adam(
-    learning_rate: optax.ScalarOrSchedule,
+    learning_rate: float | Rate,
     *,
     b1: float = 0.0,
     b2: float = 0.999,
@@ -26,7 +31,8 @@ def adam(
     it out saves a copy of both networks and changes no update.
 
     Args:
-      learning_rate: a number, or a schedule of the optimiser's own step count.
+      learning_rate: a number, or a function of the images seen before an update, which its
+        `update` then takes as the argument `images`.
       b1: decay of the first moment.
       b2: decay of the second moment.
       eps: added to the root of the second moment; the published runs use 1e-8 in float32 and
@@ -39,12 +45,11 @@ def adam(
         step by 5 %. An update still computes in float32.
     """
     if b1:
-        transformation = optax.adam(learning_rate, b1=b1, b2=b2, eps=eps)
+        scaled = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
     else:
-        transformation = optax.chain(
-            optax.scale_by_rms(decay=b2, eps=eps, eps_in_sqrt=False, bias_correction=True),
-            optax.scale_by_learning_rate(learning_rate),
-        )
+        scaled = optax.scale_by_rms(decay=b2, eps=eps, eps_in_sqrt=False, bias_correction=True)
+    by_rate = _scale_by(learning_rate) if callable(learning_rate) else optax.scale(-learning_rate)
+    transformation: optax.GradientTransformation = optax.chain(scaled, by_rate)
     if bfloat16_state:
         transformation = in_bfloat16(transformation)
     if max_grad_norm:
@@ -57,6 +62,7 @@ def step(
     gradient: Any,
     state: optax.OptState,
     params: Any,
+    images: Array,
 ) -> tuple[Any, optax.OptState]:
     """Follow a gradient; return parameters and optimiser state after it.
 
@@ -65,9 +71,59 @@ def step(
       gradient: of the parameters.
       state: of the optimiser, before.
       params: before.
+      images: uint32 scalar, seen before the update.
     """
-    updates, state = optimizer.update(gradient, state, params)
+    optimizer = optax.with_extra_args_support(optimizer)
+    updates, state = optimizer.update(gradient, state, params, images=images)
     return optax.apply_updates(params, updates), state
+
+
+def ramps(rate: float, *, rampup: int = 0, frozen: int = 0, decay: int = 0, end: int = 0) -> Rate:
+    """Make a learning rate that changes as images are seen.
+
+    Args:
+      rate: of the learning rate where nothing changes it.
+      rampup: images over which it grows from 0, first of all.
+      frozen: images in which it is 0, first of all.
+      decay: images over which it falls to 0, last of all.
+      end: images of the run; decay counts back from it.
+    """
+
+    def at(images: Array) -> Array:
+        value = jnp.float32(rate)
+        if rampup:
+            value *= _share(images, rampup)
+        if frozen:
+            value = jnp.where(images < np.uint32(frozen), 0.0, value)
+        if decay:
+            begins = np.uint32(max(frozen, end - decay))
+            value *= 1 - _share(jnp.maximum(images, begins) - begins, decay)
+        return value
+
+    return at
+
+
+def _share(images: Array, whole: int) -> Array:
+    # Integers until here: float32 counts to 2^24.
+    return jnp.minimum(images, np.uint32(whole)).astype(jnp.float32) / jnp.float32(whole)
+
+
+def _scale_by(rate: Rate) -> optax.GradientTransformationExtraArgs:
+    """Follow a rate of the images seen, which no state has to count."""
+
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        *,
+        images: Array,
+        **others: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        del params, others
+        factor = -rate(images)
+        return jax.tree.map(lambda leaf: factor.astype(leaf.dtype) * leaf, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 class Bfloat16State(NamedTuple):
@@ -84,19 +140,23 @@ class Bfloat16State(NamedTuple):
 
 def in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """Keep the float32 state of an optimiser in bfloat16 between updates; see `precision`."""
+    extended = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> Bfloat16State:
         steps = jnp.zeros((), jnp.int32)
         return Bfloat16State(steps, _narrowed(inner.init(params), steps))
 
     def update(
-        gradient: optax.Updates, state: Bfloat16State, params: optax.Params | None = None
+        gradient: optax.Updates,
+        state: Bfloat16State,
+        params: optax.Params | None = None,
+        **others: Any,
     ) -> tuple[optax.Updates, Bfloat16State]:
-        updates, after = inner.update(gradient, _widened(state.inner), params)
+        updates, after = extended.update(gradient, _widened(state.inner), params, **others)
         steps = optax.safe_increment(state.steps)
         return updates, Bfloat16State(steps, _narrowed(after, steps))
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _narrowed(state: optax.OptState, steps: Array) -> Any:

@@ -1,4 +1,4 @@
-"""Periods of a run, counted in updates."""
+"""Periods of a run, counted in images, which go on where the batch size changes."""
 
 import dataclasses
 import math
@@ -6,17 +6,19 @@ import math
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Periods in updates; 0 is never.
+    """Periods in images; 0 is never.
 
     Attributes:
-      total: updates of the run.
-      log: updates from one line of metrics to the next.
+      batch_size: images an update.
+      duration: of the run; the first update that reaches it is the last.
+      log: images from one line of metrics to the next, a multiple of `batch_size`; likewise below.
       grid: from one grid of samples to the next.
       checkpoint: from one checkpoint to the next.
       evaluate: from one measurement to the next.
     """
 
-    total: int
+    batch_size: int
+    duration: int
     log: int
     grid: int
     checkpoint: int
@@ -37,38 +39,56 @@ class Schedule:
 
         Args:
           batch_size: images an update.
-          duration: of the run, rounded up.
+          duration: of the run, in thousands of images.
           log: see `Schedule`; so are the others, 0 being never.
           grid: likewise.
           checkpoint: likewise.
           evaluate: likewise.
         """
 
-        def updates(kimg: float) -> int:
-            return max(1, round(kimg * 1000 / batch_size)) if kimg else 0
+        def whole_updates(kimg: float) -> int:
+            return max(1, round(kimg * 1000 / batch_size)) * batch_size if kimg else 0
 
         return cls(
-            total=total_updates(duration, batch_size),
-            log=updates(log),
-            grid=updates(grid),
-            checkpoint=updates(checkpoint),
-            evaluate=updates(evaluate),
+            batch_size=batch_size,
+            duration=images_of_kimg(duration),
+            log=whole_updates(log),
+            grid=whole_updates(grid),
+            checkpoint=whole_updates(checkpoint),
+            evaluate=whole_updates(evaluate),
         )
 
-    def due(self, every: int, step: int) -> bool:
-        """Tell whether something that happens `every` so many updates, and at the end, is due."""
-        return bool(every) and (step % every == 0 or step == self.total)
+    def is_over(self, images: int) -> bool:
+        """Tell whether the run ends where so many images were seen."""
+        return images >= self.duration
 
-    def next_stop(self, step: int) -> int:
-        """Find the next update after `step` at which anything happens."""
+    def total(self, images: int) -> int:
+        """Count the images that will have been seen at the end, from those seen so far."""
+        return images + self.updates_left(images) * self.batch_size
+
+    def updates_left(self, images: int) -> int:
+        """Count the updates that are left."""
+        return max(0, math.ceil((self.duration - images) / self.batch_size))
+
+    def due(self, every: int, images: int) -> bool:
+        """Tell whether the update that reached `images` made something due.
+
+        That is so at the end, and where it passed or met a multiple of `every`, one of the periods.
+        """
+        passed = every and images // every > (images - self.batch_size) // every
+        return bool(every) and (bool(passed) or self.is_over(images))
+
+    def updates_to_stop(self, images: int) -> int:
+        """Count the updates from here to the next one at which anything happens."""
         periods = [n for n in (self.log, self.grid, self.checkpoint, self.evaluate) if n]
-        return min([self.total, *(step - step % n + n for n in periods)])
+        left = [math.ceil((n - images % n) / self.batch_size) for n in periods]
+        return min([self.updates_left(images), *left])
 
-    def is_stop(self, step: int) -> bool:
-        """Tell whether anything happens at `step`."""
-        return step == self.next_stop(step - 1)
+    def is_stop(self, images: int) -> bool:
+        """Tell whether anything happens where so many images were seen."""
+        return self.updates_to_stop(images - self.batch_size) == 1
 
 
-def total_updates(duration_kimg: float, batch_size: int) -> int:
-    """Convert a duration in thousands of images to updates, rounded up."""
-    return math.ceil(duration_kimg * 1000 / batch_size)
+def images_of_kimg(kimg: float) -> int:
+    """Convert thousands of images to images, rounded up."""
+    return math.ceil(round(kimg * 1000, 6))  # 1.001 * 1000 isn't 1001

@@ -160,8 +160,8 @@ def _pull_back(update: Update, turn: Turn, pullback: Pullback, gradient: Array) 
     return pullback(gradient)[0]
 
 
-def _step(update: Update, turn: Turn, before: Outcome, sums: Sums) -> Outcome:
-    return update.step(turn, before, sums)
+def _step(update: Update, turn: Turn, images: Array, before: Outcome, sums: Sums) -> Outcome:
+    return update.step(turn, images, before, sums)
 
 
 def _rest(update: Update, turn: Turn, before: Outcome) -> Outcome:
@@ -218,8 +218,8 @@ class _Apart:
             sums = latest if sums is None else self._call.sum(self._programs.sum, sums, latest)
         return sums
 
-    def step(self, turn: Turn, before: Outcome, sums: Sums) -> Outcome:
-        return self._call(self._programs.step[turn.learner], before, sums)
+    def step(self, turn: Turn, images: Array, before: Outcome, sums: Sums) -> Outcome:
+        return self._call(self._programs.step[turn.learner], images, before, sums)
 
     def if_due(
         self, turn: Turn, step: Array, before: Outcome, take: Callable[[Outcome], Outcome]

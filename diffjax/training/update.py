@@ -65,7 +65,7 @@ class Runner(Protocol):
     def gradient(self, turn: Turn, params: AllParams, draws: Draws, time: int, lent: Any) -> Sums:
         """Sum a turn's gradient and metrics over the rounds of its repetition `time`."""
 
-    def step(self, turn: Turn, before: Outcome, sums: Sums) -> Outcome:
+    def step(self, turn: Turn, images: Array, before: Outcome, sums: Sums) -> Outcome:
         """Follow a gradient; `before` holds this learner alone."""
 
     def if_due(
@@ -171,7 +171,7 @@ class Update:
             before = outcome
             for time in range(times):
                 sums = gradient(turn, before.followed_by(own), time)
-                own = run.step(turn, dataclasses.replace(own, metrics={}), sums)
+                own = run.step(turn, state.images, dataclasses.replace(own, metrics={}), sums)
             return own
 
         # The last turn's step is part of the update's end, where that is always due.
@@ -221,12 +221,19 @@ class Update:
 
         return jax.grad(loss, has_aux=True)(x if turn.through_samples else params[turn.learner])
 
-    def step(self, turn: Turn, before: Outcome, sums: Sums) -> Outcome:
-        """Follow a gradient, from its rounds' sums; `before` holds this learner alone."""
+    def step(self, turn: Turn, images: Array, before: Outcome, sums: Sums) -> Outcome:
+        """Follow a gradient, from its rounds' sums.
+
+        Args:
+          turn: whose.
+          images: uint32 scalar, seen before the update; learning rates may depend on it.
+          before: this learner alone.
+          sums: of the turn's rounds.
+        """
         gradient, metrics = jax.tree.map(lambda x: x / self.batch_size, sums)
         name = turn.learner
         params, opt = optimizer.step(
-            self.optimizers[name], gradient, before.opt[name], before.params[name]
+            self.optimizers[name], gradient, before.opt[name], before.params[name], images
         )
         metrics = {**metrics, f"{turn.prefix}grad_norm": optax.global_norm(gradient)}
         finite = before.finite & guard.all_finite(metrics)
@@ -246,7 +253,7 @@ class Update:
         if sums is not None:
             turn = self.turns[-1]
             own = self.own(turn, state, outcome)
-            outcome = outcome.followed_by(self.step(turn, own, sums))
+            outcome = outcome.followed_by(self.step(turn, state.images, own, sums))
         params = {**state.params, **outcome.params}
         after = dataclasses.replace(
             state,
@@ -255,14 +262,15 @@ class Update:
             averages=self.averages.follow(
                 state.averages,
                 params,
-                images_seen=state.step.astype(jnp.float32) * self.batch_size,
+                images_seen=state.images.astype(jnp.float32),
                 batch_size=self.batch_size,
             ),
         )
         skipped = 1 - outcome.finite.astype(jnp.float32)
         limit = self.max_skipped_in_a_row
         after = guard.settle(state, after, outcome.finite, max_skipped_in_a_row=limit)
-        return after, {**outcome.metrics, "skipped": skipped}
+        seen = (after.step - state.step).astype(jnp.uint32) * self.batch_size
+        return after.replace(images=state.images + seen), {**outcome.metrics, "skipped": skipped}
 
     def _turn_of(self, learner: str) -> Turn:
         return next(turn for turn in self.turns if turn.learner == learner)
@@ -326,9 +334,9 @@ class Inline:
         (gradient,) = lent.pullback(gradients)
         return gradient, jax.tree.map(lambda x: x.sum(axis=0), metrics)
 
-    def step(self, turn: Turn, before: Outcome, sums: Sums) -> Outcome:
+    def step(self, turn: Turn, images: Array, before: Outcome, sums: Sums) -> Outcome:
         """Follow a gradient."""
-        return self._update.step(turn, before, sums)
+        return self._update.step(turn, images, before, sums)
 
     def if_due(
         self, turn: Turn, step: Array, before: Outcome, take: Callable[[Outcome], Outcome]

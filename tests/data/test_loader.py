@@ -87,7 +87,7 @@ def test_goes_on_in_the_middle_of_an_epoch(x_flip):
     restored = stream()
     restored.set_state(state)
     assert fingerprint(take(restored, 8)) == whole[4:]
-    assert fingerprint(take(stream(start=4), 8)) == whole[4:]
+    assert fingerprint(take(stream(start=4 * 5), 8)) == whole[4:]
     assert fingerprint(take(stream(start=4_000_000), 1))  # at once, without reading what is skipped
 
 

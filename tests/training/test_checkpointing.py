@@ -197,7 +197,7 @@ class TestOlderLayouts:
         with checkpointing.Checkpointer(tmp_path) as checkpointer:
             checkpointer.save(7, state, {"kimg": 1.0})
             restored, meta = checkpointer.restore(
-                on_device(join(state)), older=[(on_device(state), join)]
+                on_device(join(state)), older=lambda _: [(on_device(state), join)]
             )
         assert isinstance(restored, Joined)
         assert isinstance(restored.learners["fake"], Learner)
@@ -214,7 +214,7 @@ class TestOlderLayouts:
             checkpointer.save(2, convert(old), {})
             for step in (1, 2):
                 restored, _ = checkpointer.restore(
-                    on_device(convert(old)), step, older=[(on_device(old), convert)]
+                    on_device(convert(old)), step, older=lambda _: [(on_device(old), convert)]
                 )
                 assert_trees_equal(restored, convert(old))
 
@@ -228,7 +228,7 @@ class TestOlderLayouts:
         for number, layout in enumerate(layouts):
             with checkpointing.Checkpointer(tmp_path / str(number)) as checkpointer:
                 checkpointer.save(1, layout, {})
-                (taken, old), _ = checkpointer.restore({"new": jnp.ones(2)}, older=older)
+                (taken, old), _ = checkpointer.restore({"new": jnp.ones(2)}, older=lambda _: older)
                 assert taken == number
                 assert_trees_equal(old, layout)
 
@@ -237,7 +237,7 @@ class TestOlderLayouts:
         older = [(on_device(state), lambda _: pytest.fail("converted"))]
         with checkpointing.Checkpointer(tmp_path) as checkpointer:
             checkpointer.save(1, state, {})
-            restored, _ = checkpointer.restore(on_device(state), older=older)
+            restored, _ = checkpointer.restore(on_device(state), older=lambda _: older)
         assert_trees_equal(restored, state)
 
     def test_where_none_is_stored_the_error_is_of_the_newest(self, tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ class TestOlderLayouts:
             messages = []
             for layouts in ([], older):
                 with pytest.raises(ValueError, match="another model's arrays") as error:
-                    checkpointer.restore(wanted, older=layouts)
+                    checkpointer.restore(wanted, older=lambda _, layouts=layouts: layouts)
                 messages.append(str(error.value))
         assert messages[0] == messages[1]
         assert "learners/fake/params/layer/bias is missing" in messages[0]
@@ -260,7 +260,7 @@ class TestOlderLayouts:
             with pytest.raises(
                 ValueError, match=r" params/layer/kernel has shape \(8, 4\) instead of \(16, 4\)"
             ):
-                checkpointer.restore(on_device(join(make_state(width=16))), older=older)
+                checkpointer.restore(on_device(join(make_state(width=16))), older=lambda _: older)
 
     def test_sharded_arrays_stay_where_the_older_tree_puts_them(self, tmp_path: Path) -> None:
         mesh = Mesh(np.array(jax.devices()), ("data",))
@@ -280,7 +280,7 @@ class TestOlderLayouts:
             checkpointer.save(1, state, {})
         with checkpointing.Checkpointer(tmp_path, read_only=True) as checkpointer:
             restored, _ = checkpointer.restore(
-                abstract(join(state)), older=[(abstract(state), join)]
+                abstract(join(state)), older=lambda _: [(abstract(state), join)]
             )
         assert_trees_equal(restored, join(state))
         shardings = [place(leaf) for leaf in jax.tree.leaves(restored)]

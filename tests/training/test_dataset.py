@@ -101,7 +101,7 @@ def test_a_stream_is_split_over_the_devices_and_goes_on(tmp_path):
     assert sorted(x.tobytes() for x in seen[20:]) == expected
     assert batches[0].images.sharding.is_equivalent_to(sharding.batch(mesh), 4)
     assert [s.data.shape for s in batches[0].images.addressable_shards] == [(1, 8, 8, 3)] * 8
-    for again, batch in zip(take(3, 2), batches[3:], strict=True):
+    for again, batch in zip(take(3 * 8, 2), batches[3:], strict=True):
         np.testing.assert_array_equal(again.images, batch.images)
 
 

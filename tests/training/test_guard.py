@@ -97,7 +97,7 @@ def counters(state):
 
 def without_counters(state):
     zero = jnp.zeros((), jnp.int32)
-    return state.replace(step=zero, skipped=zero, skipped_in_a_row=zero)
+    return state.replace(step=zero, images=zero, skipped=zero, skipped_in_a_row=zero)
 
 
 def assert_left_out(before, after, metrics):
@@ -201,13 +201,14 @@ class Attempt(Inline):
         super().__init__(update)
         self.gradients = []
 
-    def step(self, turn, before, sums):
+    def step(self, turn, images, before, sums):
         self.gradients.append(jax.tree.map(lambda x: x / BATCH, sums[0]))
-        return super().step(turn, before, sums)
+        return super().step(turn, images, before, sums)
 
     def finish(self, state, outcome, sums):
         turn = self._update.turns[-1]
-        return outcome.followed_by(self.step(turn, self._update.own(turn, state, outcome), sums))
+        own = self._update.own(turn, state, outcome)
+        return outcome.followed_by(self.step(turn, state.images, own, sums))
 
 
 def test_a_finite_update_is_what_was_attempted():
