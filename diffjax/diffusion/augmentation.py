@@ -128,11 +128,12 @@ def draw(
     value_keys, gate_keys = jax.random.split(key, (2, 7))
 
     def gated(i: int, values: Array, probability: float) -> Array:
-        is_on = jax.random.uniform(gate_keys[i], (batch,)) < probability
-        return values * is_on.reshape((batch,) + (1,) * (values.ndim - 1))
+        is_on = jax.random.uniform(gate_keys[i], (batch,), jnp.float32) < probability
+        return values * is_on.reshape((batch,) + (1,) * (values.ndim - 1)).astype(values.dtype)
 
     def coin(i: int) -> Array:
-        return jax.random.bernoulli(value_keys[i], 0.5, (batch,)).astype(jnp.float32)
+        fair = jnp.float32(0.5)  # whose type decides the draws
+        return jax.random.bernoulli(value_keys[i], fair, (batch,)).astype(jnp.float32)
 
     def normal(i: int, *shape: int) -> Array:
         return jax.random.normal(value_keys[i], (batch, *shape), jnp.float32)
@@ -214,7 +215,8 @@ def _inverse_transforms(draws: Draws, height: int, width: int) -> Array:
         @ _diagonal(1 / stretch, stretch)
         @ _rotation(draws.aniso_rotation)
     )
-    shift = draws.translation * (_TRANSLATE_STD * jnp.asarray([width, height]))
+    size = jnp.asarray([[width, height]], jnp.float32)
+    shift = draws.translation * (_TRANSLATE_STD * size)
     offset = -jnp.einsum("bij,bj->bi", linear, shift)
     return jnp.concatenate([linear, offset[:, :, None]], axis=2)
 
@@ -274,8 +276,8 @@ def _filter_taps(
 
 def _places_to_sample(inverse: Array, height: int, width: int) -> Array:
     """Indices (y, x) into the upsampled image, [2, 2 (H + 6), 2 (W + 6)]."""
-    y = jnp.arange(2 * (height + 2 * _MARGIN)) - (height + 2 * _MARGIN) + 0.5
-    x = jnp.arange(2 * (width + 2 * _MARGIN)) - (width + 2 * _MARGIN) + 0.5
+    y = jnp.arange(2 * (height + 2 * _MARGIN), dtype=jnp.float32) - (height + 2 * _MARGIN) + 0.5
+    x = jnp.arange(2 * (width + 2 * _MARGIN), dtype=jnp.float32) - (width + 2 * _MARGIN) + 0.5
     # From the upsampled grid, which the filter shifts by half a fine pixel, and back to it.
     x, y = jnp.meshgrid((x + 0.5) / 2, (y + 0.5) / 2)
     ones = jnp.ones_like(x)

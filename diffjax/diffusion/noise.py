@@ -73,7 +73,7 @@ class LogNormal:
 
     def __call__(self, key: PRNGKey, shape: Sequence[int]) -> Array:
         """Draw noise levels of the given shape, float32."""
-        sigma = lognormal_sigma(jax.random.normal(key, shape), self.mean, self.std)
+        sigma = lognormal_sigma(jax.random.normal(key, shape, jnp.float32), self.mean, self.std)
         return jnp.clip(sigma, self.sigma_min, self.sigma_max)
 
 
@@ -99,7 +99,7 @@ class KarrasUniform:
 
     def __call__(self, key: PRNGKey, shape: Sequence[int]) -> Array:
         """Draw noise levels of the given shape, float32."""
-        u = jax.random.uniform(key, shape) * (self.t_max / 1000)
+        u = jax.random.uniform(key, shape, jnp.float32) * (self.t_max / 1000)
         sigma = karras_sigma(u, self.grid_min, self.grid_max, self.rho)
         return jnp.clip(sigma, self.sigma_min, self.sigma_max)
 

@@ -214,7 +214,7 @@ class IDDPM:
         """Compute the scalings at σ [B], c_noise by the nearest level of the table."""
         chex.assert_rank(sigma, 1)
         u = jax.lax.stop_gradient(buffers["u"])
-        nearest = jnp.argmin(jnp.abs(sigma[:, None] - u), axis=1)
+        nearest = jnp.argmin(jnp.abs(sigma[:, None] - u[None]), axis=1)
         return Scalings(
             c_skip=jnp.ones_like(sigma),
             c_out=-sigma,

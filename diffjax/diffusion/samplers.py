@@ -58,15 +58,18 @@ def edm_heun(
         chex.assert_shape(noise, (steps, *latents.shape))
 
     def slope(x: Array, sigma: Array) -> Array:
-        return (x - denoise(x, jnp.full((batch,), sigma, jnp.float32))) / sigma
+        return (x - denoise(x, jnp.full((batch,), sigma, x.dtype))) / sigma
 
-    x = latents * sigmas[0]
+    if isinstance(sigmas, np.ndarray):  # of float64, which would decide the type of the samples
+        sigmas = sigmas.tolist()
+    x = jnp.asarray(latents)
+    x = x.astype(jnp.float32 if jnp.finfo(x.dtype).bits < 32 else x.dtype) * sigmas[0]
     for step, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas)):
         if s_churn > 0:
             in_range = jnp.logical_and(sigma >= s_min, sigma <= s_max)
             gamma = jnp.where(in_range, min(s_churn / steps, math.sqrt(2) - 1), 0.0)
             raised = sigma * (1 + gamma)
-            n = noise[step] if noise is not None else _normal(rng, step, latents)
+            n = noise[step] if noise is not None else _normal(rng, step, x)
             # √(raised² − σ²), in the form that rounding can't make negative where γ is 0.
             x = x + sigma * jnp.sqrt(gamma * (2 + gamma)) * s_noise * n
             sigma = raised
@@ -84,7 +87,7 @@ def _normal(rng: PRNGKey | None, step: int, like: Array) -> Array:
     assert rng is not None
     is_batch_of_keys = rng.ndim == (1 if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) else 2)
     if not is_batch_of_keys:
-        return jax.random.normal(jax.random.fold_in(rng, step), like.shape)
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step), like.shape[1:]))(
-        rng
-    )
+        return jax.random.normal(jax.random.fold_in(rng, step), like.shape, like.dtype)
+    return jax.vmap(
+        lambda key: jax.random.normal(jax.random.fold_in(key, step), like.shape[1:], like.dtype)
+    )(rng)

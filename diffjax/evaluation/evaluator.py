@@ -261,7 +261,7 @@ class Evaluator:
         mesh, size, seed = self._mesh, self._batch_size, self.seed
 
         def generate(params: Params, first: Array) -> tuple[Array, Array]:
-            indices = first + jnp.arange(size)
+            indices = first + jnp.arange(size, dtype=jnp.int32)
             classes = sampling.random_classes(seed, indices, label_dim)
             return _quantise(sampler(params, indices, classes))
 

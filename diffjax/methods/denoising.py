@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 
 from diffjax import losses
 from diffjax.diffusion import augmentation as augment
@@ -106,7 +107,7 @@ class Denoising(Method):
         sigma = noise.LogNormal()(sigma_key, (batch.size,))
         rounds = batch.rounds
         keys = dropout_key[None] if rounds == 1 else jax.random.split(dropout_key, rounds)
-        normals = jax.random.normal(noise_key, x.shape)
+        normals = jax.random.normal(noise_key, x.shape, jnp.float32)
         x, sigma, normals, labels, drawn = batch.in_rounds((x, sigma, normals, labels, drawn))
         draws = Draws(
             z=None,

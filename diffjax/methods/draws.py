@@ -83,12 +83,12 @@ class Batch:
         """
         z_key, sigma_key, noise_key, label_key, dropout_key = jax.random.split(key, 5)
         if self.label_dim and labels is None:
-            classes = jax.random.randint(label_key, self.lead, 0, self.label_dim)
-            labels = jax.nn.one_hot(classes, self.label_dim)
+            classes = jax.random.randint(label_key, self.lead, 0, self.label_dim, jnp.int32)
+            labels = jax.nn.one_hot(classes, self.label_dim, dtype=jnp.float32)
         return Draws(
-            z=jax.random.normal(z_key, (*self.lead, *self.example_shape)),
+            z=jax.random.normal(z_key, (*self.lead, *self.example_shape), jnp.float32),
             sigma=sigma(sigma_key, self.lead),
-            noise=jax.random.normal(noise_key, (*self.lead, *self.example_shape)),
+            noise=jax.random.normal(noise_key, (*self.lead, *self.example_shape), jnp.float32),
             labels=labels,
             dropout=jax.random.split(dropout_key, self.rounds),
         )
@@ -131,11 +131,14 @@ def real_batch(
     """
     x, classes = dataset.images, dataset.classes
     if not in_order:
-        index = jax.random.randint(key, (batch.size,), 0, x.shape[0])
+        index = jax.random.randint(key, (batch.size,), 0, x.shape[0], jnp.int32)
         x, classes = x[index], classes[index]
         if x_flip:
-            flip = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.5, (len(x),))
+            fair = jnp.float32(0.5)  # whose type decides the draws
+            flip = jax.random.bernoulli(jax.random.fold_in(key, 1), fair, (len(x),))
             x = jnp.where(flip[:, None, None, None], x[:, :, ::-1], x)
     if x.dtype == jnp.uint8:
         x = x.astype(jnp.float32) / 127.5 - 1
-    return x, jax.nn.one_hot(classes, batch.label_dim) if batch.label_dim else None
+    if not batch.label_dim:
+        return x, None
+    return x, jax.nn.one_hot(classes, batch.label_dim, dtype=jnp.float32)

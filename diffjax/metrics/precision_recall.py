@@ -75,10 +75,10 @@ def _squared_radii(block: Array, manifold: Array, k: int) -> Array:
 
 @jax.jit
 def _is_within(block: Array, manifold: Array, squared_radii: Array) -> Array:
-    return jnp.any(_squared_distances(block, manifold) <= squared_radii, axis=1)
+    return jnp.any(_squared_distances(block, manifold) <= squared_radii[None], axis=1)
 
 
 def _squared_distances(x: Array, y: Array) -> Array:
     inner = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
-    squared = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1) - 2 * inner
+    squared = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1)[None] - 2 * inner
     return jnp.maximum(squared, 0)

@@ -61,9 +61,9 @@ class NetworkDenoiser:
 
     def init(self, rng: PRNGKey) -> Params:
         """Draw fresh parameters, float32, as `{"params": …, "buffers": …}`."""
-        image = jnp.zeros((1, *self.image_shape))
-        labels = jnp.zeros((1, self.label_dim)) if self.label_dim else None
-        variables = self.network.init(rng, image, jnp.zeros(1), labels)
+        image = jnp.zeros((1, *self.image_shape), jnp.float32)
+        labels = jnp.zeros((1, self.label_dim), jnp.float32) if self.label_dim else None
+        variables = self.network.init(rng, image, jnp.zeros(1, jnp.float32), labels)
         buffers = {**variables.get("buffers", {}), **self.preconditioning.buffers()}
         return {"params": variables["params"], "buffers": buffers}
 
@@ -130,7 +130,7 @@ class NetworkDenoiser:
 
     def _labels(self, labels: Array | None, batch: int) -> Array | None:
         if labels is None:
-            return jnp.zeros((batch, self.label_dim)) if self.label_dim else None
+            return jnp.zeros((batch, self.label_dim), jnp.float32) if self.label_dim else None
         if not self.label_dim:
             raise ValueError("labels given to an unconditional denoiser (label_dim 0).")
         chex.assert_shape(labels, (batch, self.label_dim))

@@ -167,7 +167,7 @@ class DhariwalUNet(nn.Module):
         )
         if self.augment_dim:
             if augment_labels is None:
-                augment_labels = jnp.zeros((emb.shape[0], self.augment_dim))
+                augment_labels = jnp.zeros((emb.shape[0], self.augment_dim), jnp.float32)
             emb += nn.Dense(
                 self.model_channels,
                 use_bias=False,

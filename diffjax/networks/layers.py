@@ -76,7 +76,7 @@ class PositionalEmbedding(nn.Module):
         half = self.features // 2
         exponents = jnp.arange(half, dtype=jnp.float32) / (half - int(self.endpoint))
         freqs = jnp.float32(1 / self.max_positions) ** exponents
-        phases = noise_labels[:, None] * freqs
+        phases = noise_labels[:, None] * freqs[None]
         return jnp.concatenate([jnp.cos(phases), jnp.sin(phases)], axis=1)
 
 
@@ -97,11 +97,13 @@ class FourierEmbedding(nn.Module):
     def __call__(self, noise_labels: Array) -> Array:
         """Embed noise labels [B] into [B, features]."""
         freqs = self.variable("buffers", "freqs", self._init_freqs)
-        phases = noise_labels[:, None] * (2 * np.pi * jax.lax.stop_gradient(freqs.value))
+        phases = noise_labels[:, None] * (2 * np.pi * jax.lax.stop_gradient(freqs.value)[None])
         return jnp.concatenate([jnp.cos(phases), jnp.sin(phases)], axis=1)
 
     def _init_freqs(self) -> Array:
-        return self.scale * jax.random.normal(self.make_rng("params"), (self.features // 2,))
+        return self.scale * jax.random.normal(
+            self.make_rng("params"), (self.features // 2,), jnp.float32
+        )
 
 
 def label_dropout(module: nn.Module, labels: Array, rate: float, train: bool) -> Array:
@@ -118,7 +120,8 @@ def label_dropout(module: nn.Module, labels: Array, rate: float, train: bool) ->
     """
     if not (train and rate):
         return labels
-    keep = jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, (labels.shape[0], 1))
+    kept = jnp.float32(1 - rate)  # whose type decides the draws
+    keep = jax.random.bernoulli(module.make_rng("dropout"), kept, (labels.shape[0], 1))
     return labels * keep
 
 
@@ -160,8 +163,8 @@ class GroupNorm(nn.Module):
           [B, ..., C] of `dtype`.
         """
         channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         if scale_after is not None:
             scale, bias = scale * (scale_after + 1), bias * (scale_after + 1)
         if shift_after is not None:
@@ -198,8 +201,8 @@ class QueriesKeysValues(nn.Module):
     def __call__(self, x: Array) -> Sequence[Array]:
         """Map x [B, H, W, C] to queries, keys and values, each [B, H, W, C]."""
         channels = x.shape[-1]
-        kernel = self.param("kernel", self.kernel_init, (1, 1, channels, 3 * channels))
-        bias = self.param("bias", self.bias_init, (3 * channels,))
+        kernel = self.param("kernel", self.kernel_init, (1, 1, channels, 3 * channels), jnp.float32)
+        bias = self.param("bias", self.bias_init, (3 * channels,), jnp.float32)
         arrays = [array.astype(self.dtype) for array in (x, kernel, bias)]
         # Asked for all at once, the result is taken apart in memory, and its gradient put together,
         # which costs GPUs time. Of three TPUs would reduce more than their gradients over chips.
@@ -218,4 +221,6 @@ def _at_once(x: Array, kernel: Array, bias: Array) -> Sequence[Array]:
 
 def _pointwise(x: Array, kernel: Array, bias: Array) -> Array:
     layout = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=layout) + bias
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=layout
+    ) + bias.reshape(1, 1, 1, -1)

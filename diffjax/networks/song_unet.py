@@ -161,7 +161,7 @@ class SongUNet(nn.Module):
             )
         if self.augment_dim:
             if augment_labels is None:
-                augment_labels = jnp.zeros((emb.shape[0], self.augment_dim))
+                augment_labels = jnp.zeros((emb.shape[0], self.augment_dim), jnp.float32)
             emb += nn.Dense(
                 noise_channels, use_bias=False, kernel_init=style.init, name="map_augment"
             )(augment_labels)
