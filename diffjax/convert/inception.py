@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from diffjax.distributed import numerics
 from diffjax.files import download, torch_state_dict
 from diffjax.interfaces import Array, Params
 from diffjax.networks.inception import INPUT_SIZE, InceptionV3, preprocess
@@ -122,8 +123,8 @@ def load(source: str = WEIGHTS_URL) -> InceptionFeatures:
 
 def random(*, seed: int) -> InceptionFeatures:
     """Inception network with random weights: as fast as the real one, good for timing only."""
-    image = jnp.zeros((1, INPUT_SIZE, INPUT_SIZE, 3))
-    return InceptionFeatures(jax.jit(InceptionV3().init)(jax.random.key(seed), image))
+    image = jnp.zeros((1, INPUT_SIZE, INPUT_SIZE, 3), jnp.float32)
+    return InceptionFeatures(jax.jit(InceptionV3().init)(numerics.key(seed), image))
 
 
 @jax.jit

@@ -22,7 +22,8 @@ from typing import Any, NoReturn, Protocol
 import jax
 from jax._src import distributed  # JAX has no public way to its key-value store; Orbax does so too
 
-from diffjax.distributed import runtime
+from diffjax.distributed import numerics, runtime
+from diffjax.files.progress import say
 
 _FOLDER = "diffjax/peers/"
 _STATUS = re.compile(r"(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")
@@ -37,7 +38,9 @@ def joined(
     peer_seconds: float,
     compilation_cache: str = "",
 ) -> Iterator["Peers"]:
-    """Context of this process among the others of a run, entered before JAX is used.
+    """Context of this process among the others of a run, with its own numerics.
+
+    It is entered before JAX is used.
 
     Args:
       config: settings of the run, which must be equal in all processes.
@@ -50,17 +53,21 @@ def joined(
       The process's `Peers`.
 
     Raises:
-      ValueError: the processes can't be found, or have different configs.
+      ValueError: the processes can't be found, or have different configs; a context around this
+        one holds a setting that decides numbers; there is no device that can be used.
     """
-    runtime.prepare(
-        deterministic=deterministic,
-        distributed=distributed,
-        peer_seconds=peer_seconds,
-        compilation_cache=compilation_cache,
-    )
-    with Peers(silent_seconds=peer_seconds) as peers:
-        runtime.agree("the config", sorted(config.items()))
-        yield peers
+    with numerics.own() as replaced:
+        runtime.prepare(
+            deterministic=deterministic,
+            distributed=distributed,
+            peer_seconds=peer_seconds,
+            compilation_cache=compilation_cache,
+        )
+        with Peers(silent_seconds=peer_seconds) as peers:
+            runtime.agree("the config", sorted(config.items()))
+            if replaced and jax.process_index() == 0:
+                say(f"not followed, since a run has its own numerics: {', '.join(replaced)}")
+            yield peers
 
 
 class Store(Protocol):

@@ -19,6 +19,10 @@ _HOST_LIST = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _JAX_WAITS = 4
 
 
+class NoDeviceError(ValueError):
+    """No device of the kind that is asked for, which another environment would mend."""
+
+
 def prepare(
     *,
     deterministic: bool,
@@ -43,6 +47,7 @@ def prepare(
     Raises:
       ValueError: the environment doesn't say which processes there are. If they don't all come,
         this process ends with a line that says so.
+      NoDeviceError: JAX finds no device to use.
     """
     if deterministic and _DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}".strip()
@@ -50,8 +55,12 @@ def prepare(
         jax.config.update("jax_compilation_cache_dir", compilation_cache)
         # JAX by itself keeps only what took a second, and a start needs smaller programs too.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    if not distributed or jax.distributed.is_initialized():
-        return
+    if distributed and not jax.distributed.is_initialized():
+        _join(peer_seconds, join_seconds)
+    _check_devices()
+
+
+def _join(peer_seconds: float, join_seconds: int) -> None:
     hosts = _host_list()
     # Beyond its own limit JAX ends the process with a page that doesn't say what was waited for.
     timer = threading.Timer(join_seconds, _end_alone, [join_seconds, hosts])
@@ -71,6 +80,17 @@ def prepare(
         ) from error
     finally:
         timer.cancel()
+
+
+def _check_devices() -> None:
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter, without a word, of CUDA's alone
+        asked = os.environ.get("JAX_PLATFORMS")
+        raise NoDeviceError(
+            f"JAX finds no device that it can use: {str(error) or 'no such platform'}"
+            + (f"; it is to use JAX_PLATFORMS={asked}: name what is there, as cpu" if asked else "")
+        ) from error
 
 
 def _end_alone(seconds: int, hosts: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from diffjax.diffusion import samplers
 from diffjax.diffusion.noise import heun_sigmas
-from diffjax.distributed import sharding
+from diffjax.distributed import numerics, sharding
 from diffjax.files import images
 from diffjax.interfaces import Array, Generator, Params, PRNGKey
 from diffjax.models.denoiser import NetworkDenoiser
@@ -33,7 +33,7 @@ def keys(seed: int, indices: Array) -> PRNGKey:
       seed: of all images.
       indices: [B] numbers of these images.
     """
-    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(indices)
+    return jax.vmap(lambda i: jax.random.fold_in(numerics.key(seed), i))(indices)
 
 
 def latents(seed: int, indices: Array, shape: tuple[int, ...]) -> Array:
@@ -44,9 +44,11 @@ def latents(seed: int, indices: Array, shape: tuple[int, ...]) -> Array:
       indices: [B] numbers of these images.
       shape: of one latent.
     """
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 0), shape))(
-        keys(seed, indices)
-    )
+
+    def latent(key: PRNGKey) -> Array:
+        return jax.random.normal(jax.random.fold_in(key, 0), shape, jnp.float32)
+
+    return jax.vmap(latent)(keys(seed, indices))
 
 
 def random_classes(seed: int, indices: Array, label_dim: int) -> Array:
@@ -57,9 +59,11 @@ def random_classes(seed: int, indices: Array, label_dim: int) -> Array:
       indices: [B] numbers of these images.
       label_dim: number of classes.
     """
-    return jax.vmap(
-        lambda key: jax.random.randint(jax.random.fold_in(key, 1), (), 0, max(label_dim, 1))
-    )(keys(seed, indices))
+
+    def drawn(key: PRNGKey) -> Array:
+        return jax.random.randint(jax.random.fold_in(key, 1), (), 0, max(label_dim, 1), jnp.int32)
+
+    return jax.vmap(drawn)(keys(seed, indices))
 
 
 def one_step(
@@ -178,7 +182,7 @@ def first_images(
     Raises:
       FloatingPointError: if an image holds NaN.
     """
-    indices = jnp.arange(sharding.round_up(count, mesh))
+    indices = jnp.arange(sharding.round_up(count, mesh), dtype=jnp.int32)
     classes = indices % max(label_dim, 1)
     return images.to_uint8(sharding.gather(sample(params, indices, classes)))[:count]
 
@@ -204,7 +208,7 @@ def batches(
       uint8 images [B, H, W, C] and their classes [B], the last batch cut to what is left.
     """
     for start in range(0, count, batch_size):
-        indices = jnp.arange(start, start + batch_size)
+        indices = jnp.arange(start, start + batch_size, dtype=jnp.int32)
         chosen = classes(indices)
         pictures = images.to_uint8(sharding.gather(sample(params, indices, chosen)))
         left = min(batch_size, count - start)
@@ -269,4 +273,4 @@ def write_npz(path: Path, produced: Iterator[tuple[np.ndarray, np.ndarray]], cou
 
 
 def _one_hot(classes: Array, label_dim: int) -> Array | None:
-    return jax.nn.one_hot(classes, label_dim) if label_dim else None
+    return jax.nn.one_hot(classes, label_dim, dtype=jnp.float32) if label_dim else None

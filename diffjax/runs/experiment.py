@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffjax.convert import teacher as teachers
-from diffjax.distributed import sharding
+from diffjax.distributed import numerics, sharding
 from diffjax.evaluation import sampling
 from diffjax.files import orbax_support
 from diffjax.interfaces import Params
@@ -124,7 +124,7 @@ class Experiment:
         def start(starts_as: str) -> Params:
             if starts_as == "teacher":
                 return inputs["teacher"]
-            return self.denoiser.init(jax.random.key(self.seed))
+            return self.denoiser.init(numerics.key(self.seed))
 
         given = initial or {}
         params = {

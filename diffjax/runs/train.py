@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffjax.distributed import peers, preemption, sharding, watchdog
+from diffjax.distributed import numerics, peers, preemption, sharding, watchdog
 from diffjax.evaluation import evaluator
 from diffjax.files import writing
 from diffjax.interfaces import Params, PRNGKey
@@ -79,7 +79,7 @@ def _run(
     initial = exp.load_initial() if images is None else {}
     workdir = writing.make_writable(folder)
     stack.enter_context(ownership.owned(workdir, is_writer=jax.process_index() == 0))
-    key = jax.random.key(config.seed)
+    key = numerics.key(config.seed)
     schedule = building.schedule(config)
     updates = _compile(config, exp, mesh, key, is_needed=not schedule.is_over(images or 0))
     measure = building.make_evaluator(config, exp, mesh) if config.evaluate.every_kimg else None
@@ -87,6 +87,7 @@ def _run(
     inputs = sharding.put(inputs, sharding.state(inputs, mesh))
     if jax.process_index() == 0:
         saved_config.save(workdir, config)
+        numerics.record(workdir, failures.versions())
     with checkpointing.Checkpointer(
         workdir / _CHECKPOINTS, keep=config.keep_checkpoints
     ) as checkpointer:

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffjax.distributed import sharding
+from diffjax.distributed import numerics, sharding
 from diffjax.runs import building
 from diffjax.runs.experiment import Experiment
 from diffjax.tools import hlo, layout, slices
@@ -171,7 +171,7 @@ def abstract_arguments(exp: Experiment, mesh: Mesh) -> tuple[Any, ...]:
     Returns:
       (state, inputs by name, key, count).
     """
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(lambda: numerics.key(0))
     everywhere = sharding.replicated(mesh)
     return (
         *compilation.abstract_arguments(exp.abstract_state(), exp.abstract_inputs(), mesh),
@@ -293,6 +293,7 @@ def _lower(exp: Experiment, mesh: Mesh, updates_per_call: int) -> Any:
     return call.lower(*abstract_arguments(exp, mesh))
 
 
+@numerics.own()
 def _compile(name: str, config: ConfigDict, verbose: bool) -> tuple[Cost | None, str | None]:
     """Cost of an update, or else why the compiler refused for want of memory."""
     started = time.monotonic()
@@ -316,6 +317,7 @@ def _compile(name: str, config: ConfigDict, verbose: bool) -> tuple[Cost | None,
     return cost, None
 
 
+@numerics.own()
 def _lay_out(name: str, config: ConfigDict, verbose: bool) -> tuple[Cost | None, str | None]:
     """Cost of an update by its memory layout, without the program."""
     found = layout.stopped_early(_compile, name, config, verbose, module="jit_call")

@@ -26,7 +26,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffjax.distributed import runtime, sharding
+from diffjax.distributed import numerics, runtime, sharding
 from diffjax.interfaces import Array, PRNGKey
 from diffjax.methods import Turn
 from diffjax.methods.base import AllParams
@@ -77,6 +77,7 @@ class Stage(NamedTuple):
     content: Any
 
 
+@numerics.own()
 def replay(workdir: Path, step: int | None = None) -> tuple[list[Stage], failures.FailedUpdates]:
     """Do an update of a run's record again.
 
@@ -110,7 +111,7 @@ def replay(workdir: Path, step: int | None = None) -> tuple[list[Stage], failure
     stream = exp.stream(images, mesh)
     if stream is not None:
         inputs |= next(stream)
-    key = jax.random.fold_in(jax.random.key(failed.seed), step)
+    key = jax.random.fold_in(numerics.key(failed.seed), step)
     names: list[str] = []
 
     @jax.jit
