@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, FieldReference, config_flags
+from ml_collections.config_dict import RequiredValueError
 from ml_collections.config_flags import config_path
 
 from diffjax.files import paths
@@ -70,7 +71,9 @@ def main(argv: Sequence[str]) -> int:
         if _DEBUG.value or not _is_for_the_user(error):
             raise
         _print_error(str(error))
-        return 1
+        from diffjax.distributed import runtime
+
+        return 2 if isinstance(error, runtime.NoDeviceError) else 1
     return 0
 
 
@@ -91,6 +94,10 @@ def _run(mode: str, config: Any, workdir: str) -> None:
     # Imported late, so that a mistake on the command line is told at once.
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the run's own lines say what matters
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        _refuse(f"JAX doesn't take one of its variables in the environment: {error}")
     if mode == "train":
         from diffjax.runs.train import train
 
@@ -135,6 +142,7 @@ class _ConfigFileParser(flags.ArgumentParser):
 
     def parse(self, argument: str) -> ConfigDict:
         config = config_file.load(argument)
+        _check_is_complete(config)
         _check_overrides(self._arguments, config)
         return config.lock()
 
@@ -142,12 +150,11 @@ class _ConfigFileParser(flags.ArgumentParser):
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     """Parse the command line, and say what is wrong with it in one line."""
     arguments = FLAGS.read_flags_from_files(list(argv), force_gnu=False)
-    is_named = re.search(r"^--?config[=\n].", "\n".join(arguments), re.MULTILINE)
-    if not is_named and not _has(arguments, r"help\w*"):
-        _refuse("--config is missing: name a config file, such as --config=configs/sid_cifar.py")
+    if not _has(arguments, r"help\w*"):
+        arguments = _with_one_config(arguments)
     FLAGS["config"].parser = _ConfigFileParser(arguments)
     try:
-        rest = FLAGS(argv)
+        rest = FLAGS(arguments)
     except config_file.ConfigFileError as error:
         if error.__cause__ is None:
             _refuse(str(error))
@@ -162,6 +169,10 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         )
     except flags.Error as error:
         _refuse(str(error))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        if _has(arguments, "debug(=true)?"):
+            raise
+        _refuse(f"an override can't be followed: {error}")  # an item of a list, say
     if len(rest) > 1:
         _refuse(f"{rest[1]!r} isn't a flag: flags start with --")
     if _WORKDIR.value is not None:
@@ -180,23 +191,64 @@ def _has(arguments: Sequence[str], flag: str) -> bool:
     return any(re.fullmatch(f"--?{flag}", argument) for argument in arguments)
 
 
+def _with_one_config(arguments: Sequence[str]) -> list[str]:
+    """Keep the last of several --config, in the place of the first, so that overrides are of it."""
+    kept, place, last = list(arguments[:1]), None, ""
+    rest = iter(arguments[1:])
+    for argument in rest:
+        match = re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL)
+        if match is None:
+            kept.append(argument)
+            continue
+        if place is None:
+            place = len(kept)
+        value = match[1] if match[1] is not None else next(rest, "")
+        last = "" if value.startswith("-") else value
+    if place is None or not last:
+        _refuse("--config is missing: name a config file, such as --config=configs/sid_cifar.py")
+    return [*kept[:place], f"--config={last}", *kept[place:]]
+
+
 def _check_overrides(arguments: Sequence[str], config: ConfigDict) -> None:
-    known = list(_keys(config))
+    known = dict(_fields(config))
     for argument in arguments:
-        match = re.match(r"--?(?:no)?config\.([^=\[]+)", argument)
-        if match and match.group(1) not in known:
-            nearest = difflib.get_close_matches(match.group(1), known, n=1, cutoff=0)
+        match = re.match(r"--?(?:no)?config\.([^=\[]*)([^=]*)", argument)
+        if match is None:
+            continue
+        field, item = match.groups()
+        if not field:
+            raise flags.Error(f"{argument} names no field of the config")
+        if field not in known:
+            nearest = difflib.get_close_matches(field, known, n=1, cutoff=0)
             raise flags.Error(
-                f"the config has no {match.group(1)}"
+                f"the config has no {field}"
                 + (f": did you mean --config.{nearest[0]}?" if nearest else "")
+            )
+        if item and not isinstance(known[field], list):
+            whole = f"{field}.NAME" if isinstance(known[field], ConfigDict) else field
+            raise flags.Error(
+                f"--config.{field}{item}: items can't be set one by one; set --config.{whole}"
             )
 
 
-def _keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
-    for key, value in config.items():
-        yield prefix + key
+def _check_is_complete(config: ConfigDict) -> None:
+    for name, value in _fields(config):
+        if isinstance(value, FieldReference):
+            try:
+                value.get()
+            except RequiredValueError:
+                raise flags.Error(
+                    f"the config has no value for {name}: give it one, or a placeholder() in place "
+                    "of a required_placeholder(), which no flag can set"
+                ) from None
+
+
+def _fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """List fields and groups of them by dotted names; what isn't known yet as its reference."""
+    for key, value in config.items(preserve_field_references=True):
+        yield prefix + key, value
         if isinstance(value, ConfigDict):
-            yield from _keys(value, f"{prefix}{key}.")
+            yield from _fields(value, f"{prefix}{key}.")
 
 
 def _refuse(message: str) -> NoReturn:

@@ -164,6 +164,9 @@ def test_other_mistakes_on_the_command_line(config_file: Path, tmp_path: Path) -
         ("def get_config():\n    return {}['a']", "fails with KeyError: 'a'"),
         ("config = 3", "defines no get_config()"),
         ("def get_config():\n    pass", "returned NoneType instead of a ConfigDict"),
+        ("def get_config():\n    return {}", "returned dict instead of a ConfigDict"),
+        ("import sys\nsys.exit(3)", "fails with SystemExit: 3"),
+        ("import sys\nsys.path.clear()\nconfig = 3", "defines no get_config()"),
     ],
 )
 def test_broken_config_file(tmp_path: Path, text: str, said: str) -> None:
@@ -172,6 +175,17 @@ def test_broken_config_file(tmp_path: Path, text: str, said: str) -> None:
     line = refusal(f"--config={path}")
     assert str(path) in line
     assert said in line
+
+
+def test_a_required_placeholder(tmp_path: Path) -> None:
+    path = tmp_path / "open.py"
+    path.write_text(
+        "from ml_collections import ConfigDict, config_dict\n"
+        "def get_config():\n"
+        "    return ConfigDict({'a': {'b': config_dict.required_placeholder(int)}})\n"
+    )
+    for override in ([], ["--config.a.b=3"]):
+        assert "the config has no value for a.b" in refusal(f"--config={path}", *override)
 
 
 def test_debug_shows_where_a_config_fails(tmp_path: Path) -> None:
@@ -298,6 +312,92 @@ def test_a_misspelt_field_in_a_config_is_told_in_a_short_line(tmp_path: Path) ->
     assert "fails with AttributeError: " in line
     assert 'Did you mean "alpha" instead of "alhpa"?' in line
     assert len(line) < 300 + len(str(path))
+
+
+def test_of_several_configs_the_last_counts(config_file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.py"
+    other.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        "    return ConfigDict({'own': 1})\n"
+    )
+    for override in (["--config.own=2"], []):
+        result = run(f"--config={config_file}", *override, "--config", str(other), "--mode=sample")
+        assert result.returncode == 0, result.stderr
+        called = json.loads(result.stdout)
+        assert called["workdir"] == "runs/other"
+        assert called["config"] == {"own": 2 if override else 1}
+    line = refusal(f"--config={config_file}", "--config.batch_size=2", f"--config={other}")
+    assert line == "error: the config has no batch_size: did you mean --config.own?"
+    assert "no config file nowhere" in refusal(f"--config={config_file}", "--config=nowhere")
+    for last in ("--config", "--config="):
+        assert "--config is missing" in refusal(f"--config={config_file}", last)
+    assert "--config is missing" in refusal("--config", "--mode=sample")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("teacher.channels[0]=3", "one by one; set --config.teacher.channels"),
+        ("teacher.channels[0=3", "one by one; set --config.teacher.channels"),
+        ("batch_size[0]=3", "one by one; set --config.batch_size"),
+        ("teacher[0]=3", "one by one; set --config.teacher.NAME"),
+        ("channels[0]=3", "the config has no channels: did you mean --config.teacher.channels?"),
+        ("sizes[7]=3", "an override can't be followed: list index out of range"),
+        ("batch_size.y=3", "the config has no batch_size.y"),
+        ("=3", "--config.=3 names no field"),
+    ],
+)
+def test_an_item_or_no_field(config_file: Path, override: str, said: str) -> None:
+    config_file.write_text(CONFIG.replace('"use_ema"', '"sizes": [1, 2], "use_ema"'))
+    assert said in refusal(f"--config={config_file}", f"--config.{override}")
+
+
+def test_an_item_of_a_list_can_be_set(config_file: Path) -> None:
+    config_file.write_text(CONFIG.replace('"use_ema"', '"sizes": [1, 2], "use_ema"'))
+    called = json.loads(run(f"--config={config_file}", "--config.sizes[1]=7").stdout)
+    assert called["config"]["sizes"] == [1, 7]
+
+
+def test_a_frozen_config_is_copied(tmp_path: Path) -> None:
+    path = tmp_path / "frozen.py"
+    path.write_text(
+        "from ml_collections import FrozenConfigDict\n"
+        "def get_config():\n"
+        "    return FrozenConfigDict({'rate': 1.0, 'inner': {'sizes': (1, 2)}})\n"
+    )
+    result = run(f"--config={path}", "--config.inner.sizes=(3,)", "--config.rate=2")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["config"] == {"rate": 2.0, "inner": {"sizes": [3]}}
+
+
+def test_a_variable_that_jax_does_not_take(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAX_ENABLE_X64", "maybe")
+    assert "JAX_ENABLE_X64" in refusal(f"--config={config_file}")
+
+
+@pytest.mark.parametrize("platform", ["cuda", "cpu,nosuch"])
+def test_a_platform_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", platform)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    result = subprocess.run(
+        [
+            *[sys.executable, "-m", "diffjax.main", "--config=configs/sid_digits.py"],
+            *[f"--workdir={tmp_path / 'run'}", "--mode=sample"],
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2, result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: JAX_PLATFORMS={platform}: JAX finds no device")
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("mode", ["train", "sample", "evaluate"])

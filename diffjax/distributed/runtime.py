@@ -87,9 +87,10 @@ def _check_devices() -> None:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter, without a word, of CUDA's alone
         asked = os.environ.get("JAX_PLATFORMS")
+        where = f"JAX_PLATFORMS={asked}: " if asked else ""
+        why = str(error).partition(" (set JAX_PLATFORMS=")[0] or "no such platform"
         raise NoDeviceError(
-            f"JAX finds no device that it can use: {str(error) or 'no such platform'}"
-            + (f"; it is to use JAX_PLATFORMS={asked}: name what is there, as cpu" if asked else "")
+            f"{where}JAX finds no device that it can use ({why}); name what is there, such as cpu"
         ) from error
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 
 class ConfigFileError(Exception):
@@ -23,6 +23,9 @@ def load(name: str) -> ConfigDict:
     Args:
       name: path, with `:argument` at its end if `get_config` takes one.
 
+    Returns:
+      What `get_config` returned; of a frozen config, a copy that can be changed.
+
     Raises:
       ConfigFileError: if there is no file, or it gives no config.
     """
@@ -37,13 +40,13 @@ def load(name: str) -> ConfigDict:
             config = get_config(argument) if argument else get_config()
         except ConfigFileError:
             raise
-        except Exception as error:  # a config file may fail in any way
+        except (Exception, SystemExit) as error:  # a config file may fail in any way
             raise ConfigFileError(f"{path} fails with {_described(error)}") from error
     if not isinstance(config, ConfigDict):
         raise ConfigFileError(
             f"get_config() of {path} returned {type(config).__name__} instead of a ConfigDict"
         )
-    return config
+    return ConfigDict(config) if isinstance(config, FrozenConfigDict) else config
 
 
 @contextlib.contextmanager
@@ -53,10 +56,11 @@ def _importing_from(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        with contextlib.suppress(ValueError):  # the file may have done so
+            sys.path.remove(str(folder))
 
 
-def _described(error: Exception) -> str:
+def _described(error: BaseException) -> str:
     # ConfigDict lists a whole config where a field is misspelt; "Did you mean" comes after it.
     text = re.sub(r" Other fields present: \"\{.*\}\"(\\n)?", " ", str(error), flags=re.DOTALL)
     return f"{type(error).__name__}: {text}"

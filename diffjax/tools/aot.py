@@ -16,7 +16,6 @@ import argparse
 import dataclasses
 import importlib.metadata
 import json
-import runpy
 import sys
 import time
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffjax.distributed import numerics, sharding
-from diffjax.runs import building
+from diffjax.runs import building, config_file
 from diffjax.runs.experiment import Experiment
 from diffjax.tools import hlo, layout, slices
 from diffjax.training import compilation
@@ -349,13 +348,10 @@ def _lay_out(name: str, config: ConfigDict, verbose: bool) -> tuple[Cost | None,
 
 
 def _load_config(path: str) -> ConfigDict:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"--config={path}: there is no such file.")
-    get_config = runpy.run_path(path).get("get_config")
-    config = get_config() if get_config else None
-    if not isinstance(config, ConfigDict):
-        raise ValueError(f"--config={path}: it has no get_config() that returns a ConfigDict.")
-    return config
+    try:
+        return config_file.load(path)
+    except config_file.ConfigFileError as error:
+        raise ValueError(f"--config={path}: {error}") from error
 
 
 def _size(count: int) -> str:
