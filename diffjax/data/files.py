@@ -6,14 +6,16 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import SupportsIndex
 
 import numpy as np
 
-from diffjax.data import decoding, labels, zip_entries
+from diffjax.data import decoding, labels, listing, zip_entries
+from diffjax.data.labels import Labels
+from diffjax.data.listing import Found, Listing, Place
+from diffjax.data.source import with_images
 
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 # What readers of a zip raise on damage, encryption and unknown compression.
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -39,6 +41,7 @@ class FileSource:
       num_classes: number of classes, which are 0 to it less 1; 0 if there are none.
       image_shape: (H, W, C) of every image.
       read: from a name to the file's content.
+      notes: what was left out, a sentence each.
     """
 
     name: str
@@ -47,6 +50,12 @@ class FileSource:
     num_classes: int
     image_shape: tuple[int, int, int]
     read: Callable[[str], bytes]
+    notes: Sequence[str] = ()
+
+    @property
+    def classes_with_images(self) -> tuple[int, ...]:
+        """Classes that have an image, ascending; () if there are none."""
+        return with_images(self.classes) if self.num_classes else ()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -68,7 +77,7 @@ def open_zip(path: Path) -> FileSource:
 
     Args:
       path: of the zip. Its images are taken in the order of their names, their classes from
-        `dataset.json` if that is there.
+        `dataset.json` if that is there: at the top, or in the folder that all images lie in.
 
     Raises:
       ValueError: naming what is wrong in it.
@@ -79,105 +88,110 @@ def open_zip(path: Path) -> FileSource:
         archive_bytes = path.stat().st_size
     except _ZIP_ERRORS as error:
         raise ValueError(f"{path}: not a readable zip ({error}).") from error
-    listed = [info for info in archive.infolist() if not info.filename.endswith("/")]
-    entries = {info.filename: info for info in listed}
-    if len(entries) != len(listed):
-        raise ValueError(f"{path}: two of its files have one name.")
+    found, listed = _listed(path, lambda: listing.of_zip(archive))
 
     def read(name: str, limit: int = decoding.MAX_FILE_BYTES) -> bytes:
+        entry = found.files[name]
         try:
-            zip_entries.check(entries[name], limit=limit, archive_bytes=archive_bytes)
+            # Labels become lists of many times their size, images at most `limit` and their pixels.
+            harmless = {} if name == listed.labels else {"harmless": limit}
+            zip_entries.check(entry, limit=limit, archive_bytes=archive_bytes, **harmless)
         except ValueError as error:
             raise ValueError(f"{path}: {name!r} {error}.") from error
         try:
-            return archive.read(entries[name])
+            return archive.read(entry)
         except _ZIP_ERRORS as error:
             raise ValueError(f"{path}: {name!r} can't be read ({error}).") from error
 
-    files = _image_names(str(path), list(entries))
-    if labels.FILE_NAME in entries:
-        classes, num_classes = _labels(str(path), read(labels.FILE_NAME, labels.MAX_BYTES), files)
-    else:
-        classes, num_classes = np.zeros(len(files), np.int32), 0
-    return _source(str(path), files, classes, num_classes, read)
+    if listed.labels:
+        return _source(path, listed, _labels(path, listed, read), read)
+    return _source(path, listed, Labels(np.zeros(len(listed.images), np.int32), 0), read)
 
 
 def open_folder(path: Path) -> FileSource:
     """Open a folder of images.
 
     Args:
-      path: of the folder, searched with all its subfolders. The images are taken in the order of
-        their names. Classes are those of `dataset.json` if that is there; otherwise, if all images
-        lie in subfolders, class i is the i-th subfolder by name.
+      path: of the folder, searched with all its subfolders, through links. The images are taken in
+        the order of their names. Classes are those of `dataset.json` if that is there, as in a
+        zip; otherwise, if all images lie in subfolders, class i is the i-th subfolder by name.
 
     Raises:
       ValueError: naming what is wrong in it.
     """
-    inside = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    names = list(inside)
+    found, listed = _listed(path, lambda: listing.of_folder(path))
 
     def read(name: str, limit: int = decoding.MAX_FILE_BYTES) -> bytes:
+        file = path / found.files[name]
         try:
-            if (path / name).stat().st_size > limit:
+            if file.stat().st_size > limit:
                 raise ValueError(f"{path}: {name!r} is over {limit} bytes.")
-            return (path / name).read_bytes()
+            return file.read_bytes()
         except OSError as error:
             raise ValueError(f"{path}: {name!r} can't be read ({error}).") from error
 
-    files = _image_names(str(path), names)
-    if labels.FILE_NAME in names:
-        classes, num_classes = _labels(str(path), read(labels.FILE_NAME, labels.MAX_BYTES), files)
-    else:
-        classes, num_classes = _subfolder_classes(str(path), files)
-    return _source(str(path), files, classes, num_classes, read)
+    if listed.labels:
+        return _source(path, listed, _labels(path, listed, read), read)
+    classes, names = _subfolder_classes(path, listed.images)
+    notes = []
+    if empty := sorted(set(found.folders) - set(names)) if names else []:
+        notes.append(
+            f"{path}: subfolders without images are no classes: {len(empty)}, such as {empty[0]!r}."
+        )
+    return _source(path, listed, Labels(classes, len(names)), read, notes)
 
 
-def _image_names(where: str, names: Sequence[str]) -> list[str]:
-    """List the images among all files, sorted; an unknown file is an error, not left out."""
-    files = []
-    for name in names:
-        parts = PurePosixPath(name).parts
-        if name == labels.FILE_NAME or any(p.startswith((".", "__MACOSX")) for p in parts):
-            continue
-        if not name.lower().endswith(_SUFFIXES):
-            raise ValueError(f"{where}: {name!r} is neither PNG nor JPEG; take it out.")
-        files.append(name)
-    if not files:
-        raise ValueError(f"{where}: no PNG or JPEG images in it.")
-    return sorted(files)
-
-
-def _labels(where: str, content: bytes, files: Sequence[str]) -> tuple[np.ndarray, int]:
+def _listed(path: Path, find: Callable[[], Found[Place]]) -> tuple[Found[Place], Listing]:
     try:
-        return labels.parse(content, files)
+        found = find()
+        return found, listing.sort(found)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}.") from error
+        raise ValueError(f"{path}: {error}.") from error
 
 
-def _subfolder_classes(where: str, files: Sequence[str]) -> tuple[np.ndarray, int]:
+def _labels(path: Path, listed: Listing, read: Callable[[str, int], bytes]) -> Labels:
+    content = read(listed.labels, labels.MAX_BYTES)
+    try:
+        return labels.parse(content, listed.label_names)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}.") from error
+
+
+def _subfolder_classes(path: Path, files: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Class of each image and the classes' names, none if no image lies in a subfolder."""
     tops = ["" if "/" not in name else name.partition("/")[0] for name in files]
     names = sorted(set(tops))
     if "" in names and len(names) > 1:
         loose = files[tops.index("")]
         raise ValueError(
-            f"{where}: {loose!r} lies outside of the subfolders that are the classes; move it into "
+            f"{path}: {loose!r} lies outside of the subfolders that are the classes; move it into "
             f"one, or write a {labels.FILE_NAME}."
         )
     if names == [""]:
-        return np.zeros(len(files), np.int32), 0
+        return np.zeros(len(files), np.int32), []
     number = {name: i for i, name in enumerate(names)}
-    return np.array([number[top] for top in tops], np.int32), len(names)
+    return np.array([number[top] for top in tops], np.int32), names
 
 
 def _source(
-    where: str,
-    files: Sequence[str],
-    classes: np.ndarray,
-    num_classes: int,
+    path: Path,
+    listed: Listing,
+    known: Labels,
     read: Callable[[str], bytes],
+    notes: Sequence[str] = (),
 ) -> FileSource:
+    where, files = str(path), listed.images
     height, width, channels = _decode(read, where, files[0]).shape
-    return FileSource(where, files, classes, num_classes, (height, width, channels), read)
+    notes = list(notes)
+    if left_out := listing.describe(listed.left_out):
+        notes.append(f"{where}: {left_out}.")
+    if known.absent:
+        notes.append(
+            f"{where}: {labels.FILE_NAME} lists images that aren't there ({len(known.absent)}, "
+            f"such as {known.absent[0]!r}); {len(files)} are."
+        )
+    shape = (height, width, channels)
+    return FileSource(where, files, known.classes, known.num_classes, shape, read, notes)
 
 
 def _decode(read: Callable[[str], bytes], where: str, name: str) -> np.ndarray:

@@ -2,40 +2,60 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-FILE_NAME = "dataset.json"
+from diffjax.data.listing import LABELS as FILE_NAME
+from diffjax.data.listing import plain
+
 MAX_BYTES = 1 << 27  # ImageNet's takes 50 MB
 _MAX_CLASSES = 1_000_000
 
 
-def parse(content: bytes, files: Sequence[str]) -> tuple[np.ndarray, int]:
-    """Parse the class of every image.
+class Labels(NamedTuple):
+    """Classes of a data set.
+
+    Attributes:
+      classes: int32 [N], of each image; all 0 if there are no labels.
+      num_classes: the largest class of an image plus 1; 0 if there are no labels.
+      absent: names that have a label and no image, as in a zip of some of the images.
+    """
+
+    classes: np.ndarray
+    num_classes: int
+    absent: Sequence[str] = ()
+
+
+def parse(content: bytes, files: Sequence[str]) -> Labels:
+    """Parse the class of every image, by its name with forward slashes, as EDM's loader does.
 
     Args:
       content: of the file `dataset.json`.
       files: the images' names as the file gives them, relative to it.
 
     Returns:
-      Classes int32 [N] in the order of `files`, and the number of classes: the largest class plus
-      1, or 0 (and all classes 0) if the data set has no labels.
+      The classes in the order of `files`.
 
     Raises:
-      ValueError: if the file isn't as EDM writes it, or doesn't match the images.
+      ValueError: if the file isn't as EDM writes it, or an image has no label or two.
     """
     entries = _entries(content)
     if entries is None:
-        return np.zeros(len(files), np.int32), 0
-    classes: dict[str, int] = {}
+        return Labels(np.zeros(len(files), np.int32), 0)
+    known: dict[str, int] = {}
     for position, entry in enumerate(entries):
         name, label = _check_entry(entry, position)
-        if name in classes:
+        if known.setdefault(name, label) != label:
             raise ValueError(f"{FILE_NAME}: two labels for {name!r}")
-        classes[name] = label
-    _check_match(classes, files)
-    return np.array([classes[name] for name in files], np.int32), max(classes.values()) + 1
+    unlabelled = [name for name in files if name not in known]
+    if unlabelled:
+        raise ValueError(
+            f"{FILE_NAME}: no label for {len(unlabelled)} of {len(files)} images, the first being "
+            f"{unlabelled[0]!r}"
+        )
+    classes = np.array([known[name] for name in files], np.int32)
+    return Labels(classes, int(classes.max()) + 1, sorted(known.keys() - set(files)))
 
 
 def _entries(content: bytes) -> list[Any] | None:
@@ -60,19 +80,4 @@ def _check_entry(entry: Any, position: int) -> tuple[str, int]:
         raise ValueError(
             f"{where}: the class of {name!r} is not a whole number from 0 to {_MAX_CLASSES - 1}"
         )
-    return name, label
-
-
-def _check_match(classes: dict[str, int], files: Sequence[str]) -> None:
-    unlabelled = [name for name in files if name not in classes]
-    absent = classes.keys() - set(files)
-    if unlabelled:
-        raise ValueError(
-            f"{FILE_NAME}: no label for {len(unlabelled)} of {len(files)} images, the first being "
-            f"{unlabelled[0]!r}"
-        )
-    if absent:
-        raise ValueError(
-            f"{FILE_NAME}: {len(absent)} labels of images that aren't there, such as "
-            f"{min(absent)!r}"
-        )
+    return plain(name), label

@@ -10,6 +10,7 @@ import numpy as np
 from diffjax.data import digits, files, prepared
 from diffjax.data.source import ArraySource, DataSource
 from diffjax.files import images
+from diffjax.files.progress import warn_once
 
 _FORMS = "digits, a zip as EDM's dataset_tool.py writes it, a folder of images, tfds:NAME[#SPLIT]"
 # Images that wait to be decoded, so that memory doesn't grow with the data set.
@@ -20,6 +21,8 @@ def open_source(
     source: str, *, data_dir: str | os.PathLike[str] | None = None, field: str = "data"
 ) -> DataSource:
     """Open a data set: read its list of images, its classes, and its first image.
+
+    A warning tells what was left out, with its count.
 
     Args:
       source: "digits"; the path of a zip or of a folder (see `files.open_zip` and
@@ -37,10 +40,11 @@ def open_source(
     if source.startswith("tfds:"):
         return prepared.open_prepared(source.removeprefix("tfds:"), data_dir=data_dir)
     path = Path(source)
-    if source and path.is_dir():
-        return files.open_folder(path)
-    if path.is_file():
-        return files.open_zip(path)
+    if source and (path.is_dir() or path.is_file()):
+        opened = files.open_folder(path) if path.is_dir() else files.open_zip(path)
+        for note in opened.notes:
+            warn_once(note)
+        return opened
     if path.suffix or len(path.parts) > 1:
         raise FileNotFoundError(f"{field}={source!r}: no such file or folder.")
     raise ValueError(f"{field}={source!r} is unknown; known are: {_FORMS}.")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import operator
 import os
 from collections.abc import Iterator, Sequence
@@ -34,19 +35,44 @@ class PreparedSource:
     num_classes: int
     image_shape: tuple[int, int, int]
 
+    @functools.cached_property
+    def classes_with_images(self) -> tuple[int, ...]:
+        """Classes that have an image, ascending; () if there are none.
+
+        Records are read, at random, until there is one of each class: all of them if one has none.
+        """
+        found: set[int] = set()
+        for index in np.random.default_rng(0).permutation(len(self)):
+            if len(found) == self.num_classes:
+                break
+            found.add(self._label(self._example(int(index)), int(index)))
+        return tuple(sorted(found))
+
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: SupportsIndex) -> tuple[np.ndarray, int]:
         position = operator.index(index)
-        example = self.records[position]
+        example = self._example(position)
         pixels = _decode(self.name, example[self.image_key], position)
         if pixels.shape != self.image_shape:
             raise ValueError(
                 f"{self.name}: image {position} is {pixels.shape}, but image 0 is "
                 f"{self.image_shape}; all images must be of one size and kind."
             )
-        return pixels, int(example[self.label_key]) if self.label_key else 0
+        return pixels, self._label(example, position)
+
+    def _example(self, position: int) -> dict[str, Any]:
+        return _read(self.name, self.records, position, (self.image_key, self.label_key))
+
+    def _label(self, example: dict[str, Any], position: int) -> int:
+        label = int(example[self.label_key]) if self.label_key else 0
+        if self.label_key and not 0 <= label < self.num_classes:
+            raise ValueError(
+                f"{self.name}: image {position} has the class {label}, which is none, and image 0 "
+                "has one; name a split where all have."
+            )
+        return label
 
 
 def open_prepared(
@@ -89,7 +115,10 @@ def open_prepared(
         )
     if not len(records):
         raise ValueError(f"{name}: the split is empty.")
-    height, width, channels = _decode(name, records[0][image_key], 0).shape
+    first = _read(name, records, 0, (image_key, label_key))
+    height, width, channels = _decode(name, first[image_key], 0).shape
+    if label_key and int(first[label_key]) < 0:  # how TFDS marks that a split has no classes
+        label_key = ""
     return PreparedSource(
         name=name,
         records=records,
@@ -120,6 +149,25 @@ def _known_splits(name: str, builder: Any) -> Iterator[None]:
     except (ValueError, KeyError, AssertionError) as error:
         known = ", ".join(sorted(builder.info.splits))
         raise ValueError(f"{name}: no such split; known are: {known}.") from error
+
+
+def _read(
+    name: str, records: Sequence[dict[str, Any]], index: int, keys: Sequence[str]
+) -> dict[str, Any]:
+    """Read an example that has something under each key, "" aside."""
+    if not -len(records) <= index < len(records):
+        raise IndexError(f"{name}: no image {index} of {len(records)}.")
+    try:
+        example = records[index]
+        if any(key and example[key] is None for key in keys):
+            raise ValueError("its record is empty")
+    except Exception as error:  # readers of records raise whatever they like on damaged files
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{name}: image {index} can't be read, since a file is missing or damaged ({reason}); "
+            "prepare the data set again."
+        ) from error
+    return example
 
 
 def _decode(name: str, content: bytes, index: int) -> np.ndarray:

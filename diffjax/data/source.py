@@ -27,6 +27,10 @@ class DataSource(Protocol):
     def num_classes(self) -> int:
         """Number of classes, which are 0 to it less 1; 0 if there are none."""
 
+    @property
+    def classes_with_images(self) -> tuple[int, ...]:
+        """Classes that have an image, ascending; () if there are none."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: SupportsIndex) -> tuple[np.ndarray, int]:
@@ -60,8 +64,22 @@ class ArraySource:
         height, width, channels = self.images.shape[1:]
         return height, width, channels
 
+    @property
+    def classes_with_images(self) -> tuple[int, ...]:
+        """Classes that have an image, ascending; () if there are none."""
+        return with_images(self.classes) if self.num_classes else ()
+
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: SupportsIndex) -> tuple[np.ndarray, int]:
         return self.images[index], int(self.classes[index])
+
+
+def with_images(classes: np.ndarray) -> tuple[int, ...]:
+    """Classes that have an image, ascending.
+
+    Args:
+      classes: int [N], of each image.
+    """
+    return tuple(np.unique(classes).tolist())

@@ -1,6 +1,7 @@
 """Progress of long work, as a line on a terminal or in a file."""
 
 import contextlib
+import functools
 import math
 import os
 import shutil
@@ -9,6 +10,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TextIO
+
+from absl import logging
 
 _WINDOW = 20  # progress reports that the rate is averaged over
 
@@ -41,6 +44,16 @@ def say(text: str) -> None:
       text: without its line's end.
     """
     write(text + "\n", sys.stdout)
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """Log a warning, once however often the same is found.
+
+    Args:
+      text: of one line.
+    """
+    logging.warning("%s", text)
 
 
 class ProgressLine:

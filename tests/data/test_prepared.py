@@ -1,6 +1,7 @@
 """Data sets that TFDS itself prepares here, without TensorFlow."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -114,6 +115,49 @@ def test_an_unreadable_image(tmp_path):
     prepare(tmp_path, features=features, examples=examples)
     with pytest.raises(ValueError, match=r"tfds:tiny: image \d+: not a readable PNG or JPEG"):
         data.verify(data.open_source("tfds:tiny", data_dir=tmp_path))
+
+
+def test_classes_with_images(tiny):
+    assert data.open_source("tfds:tiny", data_dir=tiny).classes_with_images == (0, 1, 2)
+    assert data.open_source("digits").classes_with_images == tuple(range(10))
+
+
+@pytest.mark.parametrize("unlabelled", [1, 10])
+def test_images_without_a_class(unlabelled, tmp_path):
+    """TFDS gives these the class −1."""
+    examples = labelled(IMAGES)
+    for example in examples[:unlabelled]:
+        example["label"] = -1
+    features = {"image": image_feature(), "label": tfds.features.ClassLabel(num_classes=4)}
+    prepare(tmp_path, features=features, examples=examples)
+    source = data.open_source("tfds:tiny", data_dir=tmp_path)
+    if unlabelled == 10:
+        data.verify(source)
+        assert (source.num_classes, source.classes_with_images) == (0, ())
+    else:
+        with pytest.raises(
+            ValueError, match=r"tfds:tiny: image \d has the class -1, which is none"
+        ):
+            data.verify(source)
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "flipped", "another split's"])
+def test_a_damaged_file_of_records(damage, tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
+    [path] = tmp_path.rglob("*train.array_record*")
+    [other] = tmp_path.rglob("*test.array_record*")
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "another split's":
+        shutil.copy(other, path)
+    elif damage != "gone":
+        middle = len(content) // 2
+        flipped = content[:300] + bytes([content[300] ^ 1]) + content[301:]
+        path.write_bytes(content[:middle] if damage == "cut" else flipped)
+    message = r"tfds:tiny: image \d can't be read, since a file is missing or damaged \(.*prepare"
+    with pytest.raises(ValueError, match=message) as caught:
+        data.verify(data.open_source("tfds:tiny", data_dir=tmp_path))
+    assert "\n" not in str(caught.value)
 
 
 def test_more_than_one_image_an_example(tmp_path):

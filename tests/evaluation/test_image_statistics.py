@@ -314,6 +314,16 @@ def test_pickles_are_refused(tmp_path, capsys):
     assert "executed" not in capsys.readouterr().out
 
 
+def test_zeros_are_no_bomb(tmp_path):
+    """As the covariance of pixels is, of images that are black but for a few."""
+    mean, cov = np.zeros(1000), np.zeros((1000, 1000))
+    cov[0, 0] = 1
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, mu=mean, sigma=cov)
+    assert path.stat().st_size < cov.nbytes / 200
+    np.testing.assert_array_equal(image_statistics.load_reference(str(path))[1], cov)
+
+
 def test_bombs_are_refused(tmp_path):
     """By the size that the zip declares, and by a header that promises more than follows."""
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:

@@ -22,6 +22,13 @@ def encoded(picture: np.ndarray, kind: str = "PNG") -> bytes:
     return stream.getvalue()
 
 
+def uncompressed(picture: np.ndarray) -> bytes:
+    """As EDM's dataset_tool.py writes PNG files."""
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG", compress_level=0, optimize=False)
+    return stream.getvalue()
+
+
 def files(images: np.ndarray, kind: str = "PNG") -> dict[str, bytes]:
     """Under the names that EDM's dataset_tool.py gives."""
     suffix = {"PNG": "png", "JPEG": "jpg"}[kind]
