@@ -58,6 +58,20 @@ def describe(source: str, *, field: str = "teacher") -> dict[str, Any]:
     return teacher.init_kwargs
 
 
+def classes(source: str) -> tuple[int, ...]:
+    """Classes that a teacher was trained on; () for all, and where only its maker knows.
+
+    Args:
+      source: as `load` takes it.
+
+    Raises:
+      FileNotFoundError: if there is nothing there.
+      ValueError: if it is no denoiser.
+    """
+    directory = _directory(source)
+    return () if directory is None else network_folder.load_classes(directory)
+
+
 def load(source: str, *, field: str = "teacher") -> Teacher:
     """Read a teacher's description and parameters.
 

@@ -173,6 +173,7 @@ class Evaluator:
         batch_size: int,
         seed: int,
         mesh: Mesh,
+        classes: tuple[int, ...] = (),
     ) -> None:
         """Prepare to measure.
 
@@ -185,6 +186,7 @@ class Evaluator:
             devices, so that each image is equal to the bit however many devices there are.
           seed: of the images and their classes.
           mesh: the devices.
+          classes: those that are drawn; () for all.
 
         Raises:
           ValueError: if a metric's name implies Inception, and the features are something else.
@@ -192,7 +194,7 @@ class Evaluator:
         check_features(names, features)
         self.seed = seed
         self.names = {n: result_name(n, features=features.name, count=count) for n in names}
-        self._features, self._reference = features, reference
+        self._features, self._reference, self._classes = features, reference, classes
         # Once, not with every batch.
         self._variables = sharding.put(features.variables, sharding.replicated(mesh))
         self._count, self._batch_size, self._mesh = count, batch_size * mesh.size, mesh
@@ -262,7 +264,7 @@ class Evaluator:
 
         def generate(params: Params, first: Array) -> tuple[Array, Array]:
             indices = first + jnp.arange(size, dtype=jnp.int32)
-            classes = sampling.random_classes(seed, indices, label_dim)
+            classes = sampling.random_classes(seed, indices, label_dim, self._classes)
             return _quantise(sampler(params, indices, classes))
 
         # A sampler that calls the network many times in Python's loop stays outside of `jit`.

@@ -79,13 +79,21 @@ def load(
     return Reference(moments.mean, moments.cov, np.concatenate(kept) if keep_rows else None)
 
 
-def examples(source: str, count: int, *, label_dim: int, field: str = "reference") -> np.ndarray:
+def examples(
+    source: str,
+    count: int,
+    *,
+    label_dim: int,
+    among: tuple[int, ...] = (),
+    field: str = "reference",
+) -> np.ndarray:
     """Examples of real images to look at, image i of class i modulo the number of classes.
 
     Args:
       source: images as `data.open_source` takes them.
       count: number of images.
       label_dim: number of classes; 0, or another number than the images have, takes any images.
+      among: classes that are taken in turn; () for all.
       field: name of the setting in an error.
 
     Returns:
@@ -95,8 +103,10 @@ def examples(source: str, count: int, *, label_dim: int, field: str = "reference
     by_class = bool(label_dim) and images.num_classes == label_dim
     # Places in the result that wait for an image, by class; all of one class where it is no matter.
     waiting: dict[int, list[int]] = {}
+    classes = among or range(label_dim)
     for place in reversed(range(count)):
-        waiting.setdefault(place % label_dim if by_class else 0, []).append(place)
+        label = classes[place % len(classes)] if by_class else 0
+        waiting.setdefault(label, []).append(place)
     found = np.zeros((count, *images.image_shape), np.uint8)
     for index in np.random.default_rng(0).permutation(len(images)):
         picture, label = images[index]

@@ -51,19 +51,22 @@ def latents(seed: int, indices: Array, shape: tuple[int, ...]) -> Array:
     return jax.vmap(latent)(keys(seed, indices))
 
 
-def random_classes(seed: int, indices: Array, label_dim: int) -> Array:
+def random_classes(seed: int, indices: Array, label_dim: int, among: tuple[int, ...] = ()) -> Array:
     """Uniform classes [B], that of image i from its own key; 0 where `label_dim` is 0.
 
     Args:
       seed: of all images.
       indices: [B] numbers of these images.
       label_dim: number of classes.
+      among: those that are drawn; () for all.
     """
+    count = len(among) or max(label_dim, 1)
 
     def drawn(key: PRNGKey) -> Array:
-        return jax.random.randint(jax.random.fold_in(key, 1), (), 0, max(label_dim, 1), jnp.int32)
+        return jax.random.randint(jax.random.fold_in(key, 1), (), 0, count, jnp.int32)
 
-    return jax.vmap(drawn)(keys(seed, indices))
+    classes = jax.vmap(drawn)(keys(seed, indices))
+    return jnp.asarray(among, jnp.int32)[classes] if among else classes
 
 
 def one_step(
@@ -165,7 +168,13 @@ def heun(
 
 
 def first_images(
-    sample: SampleBatch, params: Params, count: int, *, label_dim: int, mesh: Mesh
+    sample: SampleBatch,
+    params: Params,
+    count: int,
+    *,
+    label_dim: int,
+    mesh: Mesh,
+    among: tuple[int, ...] = (),
 ) -> np.ndarray:
     """Sample the first `count` images, image i of class i modulo the number of classes.
 
@@ -175,6 +184,7 @@ def first_images(
       count: number of images.
       label_dim: number of classes; 0 for none.
       mesh: the devices.
+      among: classes that are taken in turn; () for all.
 
     Returns:
       uint8 [count, H, W, C].
@@ -183,7 +193,8 @@ def first_images(
       FloatingPointError: if an image holds NaN.
     """
     indices = jnp.arange(sharding.round_up(count, mesh), dtype=jnp.int32)
-    classes = indices % max(label_dim, 1)
+    classes = indices % (len(among) or max(label_dim, 1))
+    classes = jnp.asarray(among, jnp.int32)[classes] if among else classes
     return images.to_uint8(sharding.gather(sample(params, indices, classes)))[:count]
 
 

@@ -57,12 +57,14 @@ class Batch:
       size: examples an update, over all rounds.
       rounds: rounds of gradient accumulation.
       label_dim: number of classes, drawn uniformly; 0 for none.
+      classes: those that are drawn; () for all.
     """
 
     example_shape: tuple[int, ...]
     size: int
     rounds: int = 1
     label_dim: int = 0
+    classes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.size % self.rounds:
@@ -83,7 +85,9 @@ class Batch:
         """
         z_key, sigma_key, noise_key, label_key, dropout_key = jax.random.split(key, 5)
         if self.label_dim and labels is None:
-            classes = jax.random.randint(label_key, self.lead, 0, self.label_dim, jnp.int32)
+            count = len(self.classes) or self.label_dim
+            classes = jax.random.randint(label_key, self.lead, 0, count, jnp.int32)
+            classes = jnp.asarray(self.classes, jnp.int32)[classes] if self.classes else classes
             labels = jax.nn.one_hot(classes, self.label_dim, dtype=jnp.float32)
         return Draws(
             z=jax.random.normal(z_key, (*self.lead, *self.example_shape), jnp.float32),

@@ -8,7 +8,7 @@ or mounted; object stores want a mount.
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from diffjax.interfaces import Params
 FORMAT_VERSION = 1
 _DESCRIPTION = "denoiser.json"
 _PARAMS = "params"
+_CLASSES = "classes"  # there only where not all were trained on
 
 
 def save_denoiser(
@@ -31,6 +32,7 @@ def save_denoiser(
     params: Params,
     *,
     dtype: Any | None = None,
+    classes: Sequence[int] = (),
 ) -> None:
     """Write a denoiser that `load_denoiser_kwargs` and `load_params` read back.
 
@@ -44,6 +46,7 @@ def save_denoiser(
       params: pytree (nested dicts) of arrays that this process can read.
       dtype: floating-point type to store floating arrays in, such as `jnp.float16` for a small
         file; None keeps their own.
+      classes: those that it was trained on; () for all.
 
     Raises:
       FileExistsError: if `directory` holds something already.
@@ -55,7 +58,7 @@ def save_denoiser(
     directory = orbax_support.local_path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} exists and isn't empty: name another folder")
-    description = json.dumps(_describe(init_kwargs), indent=2, allow_nan=False) + "\n"
+    description = json.dumps(_describe(init_kwargs, classes), indent=2, allow_nan=False) + "\n"
     arrays = jax.tree_util.tree_map_with_path(lambda k, x: _cast(k, x, dtype), params)
 
     # Written beside its final place and renamed, so that the folder appears complete or not at all.
@@ -91,6 +94,23 @@ def load_denoiser_kwargs(directory: PathLike) -> dict[str, Any]:
       FileNotFoundError: if there is no denoiser.
       ValueError: if its description is damaged or of a version that isn't known here.
     """
+    return _read(directory)[0]
+
+
+def load_classes(directory: PathLike) -> tuple[int, ...]:
+    """Read the classes that a saved denoiser was trained on; () for all, or if it isn't known.
+
+    Args:
+      directory: a folder that `save_denoiser` or `python -m diffjax.convert` wrote.
+
+    Raises:
+      FileNotFoundError: if there is no denoiser.
+      ValueError: if its description is damaged or of a version that isn't known here.
+    """
+    return _read(directory)[1]
+
+
+def _read(directory: PathLike) -> tuple[dict[str, Any], tuple[int, ...]]:
     path = orbax_support.local_path(directory) / _DESCRIPTION
     if not path.is_file():
         raise FileNotFoundError(
@@ -101,12 +121,21 @@ def load_denoiser_kwargs(directory: PathLike) -> dict[str, Any]:
         version = description["format_version"]
         if version != FORMAT_VERSION:
             raise ValueError(f"format version {version}, this diffjax reads {FORMAT_VERSION}")
-        return {
+        init_kwargs = {
             "class_name": description["class_name"],
             **json_values.decode(description["init_kwargs"]),
         }
+        return init_kwargs, _classes(description.get(_CLASSES, []), init_kwargs)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} isn't a denoiser's description ({error})") from error
+
+
+def _classes(listed: Any, init_kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+    known = range(init_kwargs.get("label_dim", 0))
+    if not isinstance(listed, list) or any(type(c) is not int or c not in known for c in listed):
+        raise ValueError(f"{_CLASSES} aren't a list of numbers from 0 to {len(known) - 1}")
+    found = tuple(sorted(set(listed)))
+    return () if found == tuple(known) else found
 
 
 def load_params(directory: PathLike, abstract_params: Params) -> Params:
@@ -160,7 +189,7 @@ def _without_others() -> ocp.options.MultiprocessingOptions:
     )
 
 
-def _describe(init_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def _describe(init_kwargs: Mapping[str, Any], classes: Sequence[int]) -> dict[str, Any]:
     if "class_name" not in init_kwargs:
         raise ValueError("init_kwargs lacks class_name, the class of the preconditioned network")
     rest = {key: value for key, value in init_kwargs.items() if key != "class_name"}
@@ -168,6 +197,7 @@ def _describe(init_kwargs: Mapping[str, Any]) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "class_name": init_kwargs["class_name"],
         "init_kwargs": json_values.encode("init_kwargs", rest),
+        **({_CLASSES: list(classes)} if classes else {}),
     }
 
 

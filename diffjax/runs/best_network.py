@@ -46,6 +46,8 @@ class BestNetwork:
         value: float,
         init_kwargs: Mapping[str, Any],
         params: Params,
+        *,
+        classes: tuple[int, ...] = (),
     ) -> bool:
         """Keep a network if it is better than the one before, which then goes.
 
@@ -55,6 +57,7 @@ class BestNetwork:
           value: of the metric; NaN is never better.
           init_kwargs: of the denoiser, as `save_denoiser` takes them.
           params: its parameters, which this process can read.
+          classes: that it was trained on, as `save_denoiser` takes them.
 
         Returns:
           Whether it was kept.
@@ -64,7 +67,7 @@ class BestNetwork:
         self._best = self._score(value)
         folder = self.directory / str(step)
         shutil.rmtree(folder, ignore_errors=True)
-        network_folder.save_denoiser(folder, init_kwargs, params)
+        network_folder.save_denoiser(folder, init_kwargs, params, classes=classes)
         record = {"metric": self._metric, "value": value, "step": step, "kimg": kimg}
         # Written last: a folder without it was not finished.
         writing.write_text(folder / _METRIC_FILE, json.dumps(record) + "\n")

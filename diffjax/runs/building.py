@@ -14,6 +14,7 @@ from diffjax.convert import teacher as teachers
 from diffjax.data import DataSource
 from diffjax.diffusion import augmentation
 from diffjax.evaluation import evaluator, features, references, sampling
+from diffjax.files.progress import warn_once
 from diffjax.methods import Learner, Method
 from diffjax.methods.draws import Batch
 from diffjax.models.denoiser import NetworkDenoiser, from_edm_kwargs
@@ -62,8 +63,13 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
     settings = {each.name: checks.get(config, each.field) for each in cls.settings()}
     if data_input is not None:
         settings["in_order"] = data_input.is_streamed
+    classes = _classes(config, cls, denoiser, data_input)
     batch = Batch(
-        denoiser.image_shape, config.batch_size, config.get("accumulation", 1), denoiser.label_dim
+        denoiser.image_shape,
+        config.batch_size,
+        config.get("accumulation", 1),
+        denoiser.label_dim,
+        classes,
     )
     method = cls(
         networks=networks,
@@ -88,6 +94,7 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
         init_sigma=config.get("init_sigma", 1.0),
         initial=config.get(cls.samples_from, {}).get("initial", ""),
         teacher=config.get("teacher", ""),
+        classes=classes,
     )
 
 
@@ -139,6 +146,7 @@ def make_evaluator(config: ConfigDict, exp: Experiment, mesh: Mesh) -> evaluator
         batch_size=settings.batch_size,
         seed=settings.seed,
         mesh=mesh,
+        classes=exp.classes,
     )
 
 
@@ -168,6 +176,27 @@ def compiles_apart(config: ConfigDict, exp: Experiment) -> bool:
     height, width, _ = exp.denoiser.image_shape
     round_ = exp.batch_size // config.accumulation
     return params * height * width * round_ >= _WORTH_SEPARATE_PROGRAMS
+
+
+def drawn_classes(found: tuple[int, ...], label_dim: int, whose: str) -> tuple[int, ...]:
+    """Leave classes that no image was seen of out of draws, and tell.
+
+    Args:
+      found: classes with images; () for all.
+      label_dim: number of classes.
+      whose: images, as the start of a sentence that goes on "no images of".
+
+    Returns:
+      The classes to draw; () for all.
+    """
+    absent = sorted(set(range(label_dim)) - set(found)) if found else []
+    if not absent:
+        return ()
+    warn_once(
+        f"{whose} no images of {len(absent)} of {label_dim} classes, the first being {absent[0]}: "
+        "they aren't drawn, in training, in pictures or to evaluate."
+    )
+    return found
 
 
 def heun_settings(config: ConfigDict) -> sampling.HeunSettings:
@@ -219,6 +248,24 @@ def _network(
         "img_channels": channels,
         "label_dim": source.num_classes if config.conditional else 0,
     }, data_input
+
+
+def _classes(
+    config: ConfigDict, cls: type[Method], denoiser: NetworkDenoiser, data_input: DataInput | None
+) -> tuple[int, ...]:
+    """Classes to draw: those that the teacher was trained on, or else will be; () for all."""
+    if not denoiser.label_dim:
+        return ()
+    if "teacher" in cls.reads:
+        found = teachers.classes(config.teacher)
+        return drawn_classes(
+            found, denoiser.label_dim, f"config.teacher={config.teacher!r} was trained on"
+        )
+    assert data_input is not None, "a network is described by a teacher or by its data"
+    source = data_input.source
+    return drawn_classes(
+        source.classes_with_images, denoiser.label_dim, f"the data set {source.name!r} has"
+    )
 
 
 def _denoiser(config: ConfigDict, init_kwargs: dict[str, Any], dtype: str) -> NetworkDenoiser:

@@ -1,5 +1,6 @@
 """The evaluate mode: measures of a student, its teacher or another network."""
 
+import dataclasses
 import json
 import statistics
 from pathlib import Path
@@ -44,6 +45,7 @@ def _evaluate(config: ConfigDict, workdir: str, allow_changed_config: bool) -> N
         saved_config.check_same_network(Path(workdir), config)
     writing.make_writable(workdir)
     subject = subjects.find(settings.source, Path(workdir), exp, settings.seed, mesh)
+    exp = dataclasses.replace(exp, classes=subject.classes)
     evaluator = building.make_evaluator(config, exp, mesh)
     measured = [
         evaluator(subject.sampler, subject.params, label_dim=exp.denoiser.label_dim, repeat=repeat)

@@ -43,6 +43,7 @@ class Experiment:
       initial: where the parameters are that the sampled learner starts from; "" for the method's
         own start.
       teacher: name of the teacher, for errors.
+      classes: those that are drawn, where images of others were never seen; () for all.
     """
 
     update: Update
@@ -54,6 +55,7 @@ class Experiment:
     init_sigma: float = 1.0
     initial: str = ""
     teacher: str = ""
+    classes: tuple[int, ...] = ()
 
     @property
     def method(self) -> Method:

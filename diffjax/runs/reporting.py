@@ -121,7 +121,9 @@ class Reporter:
         network = self._workdir / NETWORK
         if jax.process_index() == 0:
             shutil.rmtree(network, ignore_errors=True)  # of a shorter run that went on
-            network_folder.save_denoiser(network, self._exp.init_kwargs, params)
+            network_folder.save_denoiser(
+                network, self._exp.init_kwargs, params, classes=self._exp.classes
+            )
             # Written last: without it the end of the run comes again.
             record = {"step": step, "kimg": kimg}
             writing.write_text(network / _RECORD, json.dumps(record) + "\n")
@@ -142,7 +144,10 @@ class Reporter:
         ]
         if self._evaluator is not None and references.holds_images(self._reference):
             real = references.examples(
-                self._reference, self._count, label_dim=self._exp.denoiser.label_dim
+                self._reference,
+                self._count,
+                label_dim=self._exp.denoiser.label_dim,
+                among=self._exp.classes,
             )
             panels.insert(0, ("real images", real))
         picture = images.labelled_panels(panels, columns=self._columns, padding=4)
@@ -154,7 +159,8 @@ class Reporter:
         if self._best is not None:
             assert self._evaluator is not None
             value = self.measured[self._evaluator.names[self._metric]]
-            self._best.offer(step, kimg, value, self._exp.init_kwargs, params)
+            exp = self._exp
+            self._best.offer(step, kimg, value, exp.init_kwargs, params, classes=exp.classes)
 
     def _first_images(self, sampler: sampling.SampleBatch, params: Params) -> np.ndarray:
         return sampling.first_images(
@@ -163,4 +169,5 @@ class Reporter:
             self._count,
             label_dim=self._exp.denoiser.label_dim,
             mesh=self._mesh,
+            among=self._exp.classes,
         )

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from diffjax.distributed import sharding
 from diffjax.evaluation import sampling
 from diffjax.files import images, writing
-from diffjax.files.progress import say
+from diffjax.files.progress import say, warn_once
 from diffjax.interfaces import Array
 from diffjax.runs import building, checks, joining, saved_config, subjects
 
@@ -53,13 +53,15 @@ def _sample(config: ConfigDict, workdir: str, allow_changed_config: bool) -> Non
         saved_config.check_same_network(Path(workdir), config)
     writing.make_writable(workdir)
     subject = subjects.find(settings.source, Path(workdir), exp, settings.seed, mesh)
+    if subject.classes and settings.label not in (-1, *subject.classes):
+        warn_once(f"config.sample.label={settings.label}: no images of this class were trained on.")
     sampler, params = subject.sampler, subject.params
     folder = Path(workdir) / "samples"
 
     def classes(indices: Array) -> Array:
         if settings.label >= 0:
             return jnp.full_like(indices, settings.label)
-        return sampling.random_classes(settings.seed, indices, label_dim)
+        return sampling.random_classes(settings.seed, indices, label_dim, subject.classes)
 
     grid_size = config.grid.rows * config.grid.columns
     batch_size = sharding.round_up(settings.batch_size, mesh)

@@ -12,7 +12,7 @@ from diffjax.distributed import sharding
 from diffjax.evaluation import sampling
 from diffjax.interfaces import Params
 from diffjax.models.denoiser import from_edm_kwargs
-from diffjax.runs import best_network
+from diffjax.runs import best_network, building
 from diffjax.runs.experiment import Experiment
 from diffjax.training import checkpointing
 
@@ -30,6 +30,7 @@ class Subject:
       evaluations: of the network, a sample.
       sampler: how it is sampled.
       params: its parameters, on the devices.
+      classes: those to draw; () for all.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Subject:
     evaluations: int
     sampler: sampling.SampleBatch
     params: Params
+    classes: tuple[int, ...] = ()
 
 
 def find(source: str, workdir: Path, exp: Experiment, seed: int, mesh: Mesh) -> Subject:
@@ -61,7 +63,7 @@ def find(source: str, workdir: Path, exp: Experiment, seed: int, mesh: Mesh) -> 
         state, meta = restore(workdir, exp, mesh)
         title = f"{exp.caption}, {meta['kimg']:.1f} kimg"
         sampler = exp.sampler(seed=seed, mesh=mesh)
-        return Subject(source, title, exp.evaluations, sampler, exp.averaged(state))
+        return Subject(source, title, exp.evaluations, sampler, exp.averaged(state), exp.classes)
     if source == "best":
         folder, record = best_network.find_best(workdir)
         title = f"{exp.caption}, {record['kimg']:.1f} kimg, best {record['metric']}"
@@ -81,7 +83,7 @@ def _teacher(exp: Experiment, seed: int, mesh: Mesh) -> Subject:
     params = {"teacher": exp.inputs["teacher"].load()}
     params = sharding.put(params, sharding.state(params, mesh))
     caption, sampler, params = exp.comparisons(params, seed=seed, mesh=mesh)[0]
-    return Subject("teacher", caption, exp.heun.evaluations, sampler, params)
+    return Subject("teacher", caption, exp.heun.evaluations, sampler, params, exp.classes)
 
 
 def _network(name: str, title: str, path: str, exp: Experiment, seed: int, mesh: Mesh) -> Subject:
@@ -97,7 +99,10 @@ def _network(name: str, title: str, path: str, exp: Experiment, seed: int, mesh:
         )
     params = sharding.put(network.params, sharding.state(network.params, mesh))
     sampler = exp.sampler(seed=seed, mesh=mesh, denoiser=denoiser)
-    return Subject(name, title, exp.evaluations, sampler, params)
+    classes = exp.classes
+    if own.label_dim and (found := teachers.classes(path)):
+        classes = building.drawn_classes(found, own.label_dim, f"source={path} was trained on")
+    return Subject(name, title, exp.evaluations, sampler, params, classes)
 
 
 def restore(workdir: Path, exp: Experiment, mesh: Mesh) -> tuple[Any, dict[str, Any]]:
