@@ -2,6 +2,7 @@
 
 import logging as python_logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ class SaveError(OSError):
     """Error of a failed write of arrays, which leaves earlier files as they were."""
 
 
-def one_line(error: object) -> str:
-    """Shorten an error to one line of at most 200 characters."""
-    text = " ".join(str(error).split())
+def one_line(error: BaseException) -> str:
+    """Shorten an error to one line of at most 200 characters, which may be its type's name."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if number := re.search(r"os_error_code='(\d+)'", text):  # TensorStore's, after long paths
+        text = os.strerror(int(number.group(1)))
+    elif isinstance(error, OSError) and error.strerror:  # without "[Errno 28]"
+        text = error.strerror + (f": {error.filename}" if error.filename else "")
     return text if len(text) <= 200 else text[:197] + "..."
 
 
@@ -90,7 +95,8 @@ class _AsyncioChatter(python_logging.Filter):
 
     def filter(self, record: python_logging.LogRecord) -> bool:
         text = record.getMessage()
-        return "exception was never retrieved" not in text or "orbax" not in text
+        is_chat = "exception was never retrieved" in text or "destroyed but it is pending" in text
+        return not is_chat or "orbax" not in text
 
 
 _CHATTER_FILTER = _OrbaxChatter()

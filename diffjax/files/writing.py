@@ -30,15 +30,24 @@ def make_writable(workdir: PathLike) -> Path:
     path = Path(workdir)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path, prefix=".writable-") as file:
-            file.write(b"x" * 4096)
-            file.flush()
+        probe(path)
     except OSError as error:
         raise OSError(
             f"workdir={path} can't be written to ({error.strerror}): name another --workdir, or "
             "mend its permissions or its disk"
         ) from error
     return path
+
+
+def probe(folder: Path) -> None:
+    """Write a few bytes in a folder, and take them away again.
+
+    Raises:
+      OSError: if that can't be done.
+    """
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-") as file:
+        file.write(b"x" * 4096)
+        file.flush()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,6 +10,7 @@ minutes, and then without the cause; its `save` asks JAX about SIGTERM by the st
 run's own question can miss the signal; and a kill while it deletes leaves half a `<step>/`.
 """
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from diffjax.files import digests, orbax_support
+from diffjax.distributed import agreement
+from diffjax.files import digests, orbax_support, writing
 from diffjax.files.orbax_support import PathLike, SaveError
 
 # A tree of shapes, and what makes the state of such a tree of arrays.
@@ -71,6 +73,7 @@ class Checkpointer:
         self._failures = 0  # saves in a row
         self._cause = ""  # of the latest of them
         self._saver: ocp.AsyncCheckpointer | None = None
+        self._barriers = agreement.Barriers()  # of the save that is under way
         if not read_only:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._delete_leftovers()
@@ -95,10 +98,14 @@ class Checkpointer:
         if latest is not None and step <= latest:
             raise ValueError(f"step {step} isn't newer than {self.directory / str(latest)}")
         self._saving = step
+        # Asked of all before any begins: Orbax's own steps are taken together or hang.
+        if error := agreement.first_error(_caught(_check_space, self.directory, state)):
+            self._settle(error)
+            return
+        self._barriers.begin()
         if self._saver is None:
             self._saver = self._new_saver()
         try:
-            _check_space(self.directory, state)
             self._saver.save(
                 self.directory / str(step),
                 args=ocp.args.Composite(
@@ -126,13 +133,9 @@ class Checkpointer:
           SaveError: if the save before that one failed too.
         """
         if self._saving is not None and self._saver is not None:
-            error: Exception | None = None
-            try:
-                self._saver.check_for_errors()
-            except Exception as caught:
-                error = caught
-            if _any_process(error is not None):
-                self._settle(error or OSError("another process failed to write its part"))
+            error = _caught(self._saver.check_for_errors)
+            if (error := agreement.first_error(error)) is not None:
+                self._settle(error)
         return self._saving is None and self._failures > 0
 
     def steps(self) -> list[int]:
@@ -208,14 +211,7 @@ class Checkpointer:
         """
         if self._saving is None or self._saver is None:
             return
-        error: Exception | None = None
-        try:
-            self._saver.wait_until_finished()
-        except Exception as caught:
-            error = caught
-        if _any_process(error is not None):
-            error = error or OSError("another process failed to write its part")
-        self._settle(error)
+        self._settle(agreement.first_error(self._finish_writing()))
 
     def close(self) -> None:
         """Wait until nothing is being written, and end the writing threads.
@@ -234,18 +230,33 @@ class Checkpointer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        try:
+        if kind is None:
             self.close()
-        except SaveError:
-            if kind is None:  # an error that is on its way says more
-                raise
+        elif jax.process_count() == 1:
+            with contextlib.suppress(SaveError):  # the error that is on its way says more
+                self.close()
+        else:
+            # The others may be elsewhere, and never come to agree.
+            self._barriers.end_within(_LAST_SECONDS)
+            self._finish_writing()
 
     def _new_saver(self) -> ocp.AsyncCheckpointer:
         handler = ocp.CompositeCheckpointHandler(
             state=ocp.StandardCheckpointHandler(), meta=ocp.JsonCheckpointHandler()
         )
-        options = ocp.options.AsyncOptions(post_finalization_callback=self._write_digests)
+        options = ocp.options.AsyncOptions(
+            post_finalization_callback=self._write_digests, barrier_sync_fn=self._barriers.wait
+        )
         return ocp.AsyncCheckpointer(handler, async_options=options)
+
+    def _finish_writing(self) -> Exception | None:
+        """Wait for this process's writing, and tell the others of its error, if there is one."""
+        if self._saver is None:
+            return None
+        error = _caught(self._saver.wait_until_finished)
+        if error is not None:
+            self._barriers.give_up(error)
+        return error
 
     def _write_digests(self) -> None:
         """Write digests, in the main process, before the folder that all wrote gets its name."""
@@ -260,9 +271,12 @@ class Checkpointer:
             self._delete_old()
             return
         self._failures += 1
+        self._barriers.give_up(error)
+        self._finish_writing()
+        agreement.first_error(None)  # by now nobody writes any more
         self._saver = None  # an error may leave it half-way
         self._delete_leftovers()
-        self._cause = orbax_support.one_line(error) or type(error).__name__
+        self._cause = orbax_support.one_line(error)
         if self._failures > 1:
             self._failures = 0  # told
             raise SaveError(self._failure_text(f"the checkpoint of update {step}")) from error
@@ -338,22 +352,28 @@ def _shapes(stored: Any) -> Any:
     return jax.tree.map(shape, stored)
 
 
+# For the writing that is under way when a process ends with an error.
+_LAST_SECONDS = 30.0
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _DOOMED = ".deleting"
 
 
 def _check_space(directory: Path, state: Any) -> None:
-    """Check that there is space, to say in a line what Orbax would say in pages."""
+    """Check that there is space to write, to say in a line what Orbax would say in pages."""
+    writing.probe(directory)
     needed = 1.1 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 1e6  # names and places
     disk = shutil.disk_usage(directory)
     if disk.total and disk.free < needed:  # some mounted stores tell nothing
         raise OSError(f"{needed / 1e6:.1f} MB are needed and {disk.free / 1e6:.1f} MB are free")
 
 
-def _any_process(flag: bool) -> bool:
-    if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+def _caught(function: Callable[..., None], *arguments: Any) -> Exception | None:
+    """Call a function, and return what it raised; a full disk has many names in libraries."""
+    try:
+        function(*arguments)
+    except Exception as error:
+        return error
+    return None
 
 
 def _set_aside(path: Path) -> Path:
