@@ -18,7 +18,7 @@ from diffjax.methods import Method
 from diffjax.models.denoiser import NetworkDenoiser
 from diffjax.models.generator import DenoiserGenerator
 from diffjax.runs.inputs import Input
-from diffjax.training import checkpointing, layouts
+from diffjax.training import layouts, stored_trees
 from diffjax.training import state as train_state
 from diffjax.training.checkpointing import Checkpointer
 from diffjax.training.state import TrainState
@@ -163,7 +163,7 @@ class Experiment:
         abstract = self.abstract_state()
         abstract = sharding.with_shardings(abstract, sharding.state(abstract, mesh))
 
-        def adapted(stored: Any) -> list[checkpointing.Layout]:
+        def adapted(stored: Any) -> list[stored_trees.Layout]:
             fresh = layouts.fresh_moments(stored, abstract) if jax.process_index() == 0 else ()
             for learner in sorted(fresh):
                 checkpointer.report(
@@ -177,6 +177,31 @@ class Experiment:
             images = sharding.put(images, sharding.replicated(mesh))
             state = dataclasses.replace(state, images=images)
         return state, meta
+
+    def restore_average(
+        self, checkpointer: Checkpointer, mesh: Mesh, step: int | None = None
+    ) -> tuple[Params, dict[str, Any]]:
+        """Read the average of the learner that is sampled, and nothing else of a checkpoint.
+
+        The optimisers' state and the other learners may be of any layout.
+
+        Args:
+          checkpointer: where checkpoints are.
+          mesh: the devices to lay the parameters over.
+          step: which checkpoint; None is the newest that is whole.
+
+        Returns:
+          The parameters, and what was kept beside the state.
+
+        Raises:
+          FileNotFoundError: if there is no such checkpoint.
+          ValueError: if it is damaged, or of another network.
+        """
+        abstract = self.denoiser.abstract_params()
+        abstract = sharding.with_shardings(abstract, sharding.state(abstract, mesh))
+        return checkpointer.restore_part(
+            abstract, layouts.places_of_average(self.method.samples_from), step
+        )
 
     def averaged(self, state: TrainState) -> Params:
         """Average of the learner that is sampled."""

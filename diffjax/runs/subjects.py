@@ -60,10 +60,11 @@ def find(source: str, workdir: Path, exp: Experiment, seed: int, mesh: Mesh) -> 
     if source == "teacher":
         return _teacher(exp, seed, mesh)
     if source == "student":
-        state, meta = restore(workdir, exp, mesh)
+        with _checkpoints(workdir) as checkpointer:
+            params, meta = exp.restore_average(checkpointer, mesh)
         title = f"{exp.caption}, {meta['kimg']:.1f} kimg"
         sampler = exp.sampler(seed=seed, mesh=mesh)
-        return Subject(source, title, exp.evaluations, sampler, exp.averaged(state), exp.classes)
+        return Subject(source, title, exp.evaluations, sampler, params, exp.classes)
     if source == "best":
         folder, record = best_network.find_best(workdir)
         title = f"{exp.caption}, {record['kimg']:.1f} kimg, best {record['metric']}"
@@ -112,8 +113,12 @@ def restore(workdir: Path, exp: Experiment, mesh: Mesh) -> tuple[Any, dict[str, 
       FileNotFoundError: if there is none.
       ValueError: if all are damaged, or they hold another network.
     """
+    with _checkpoints(workdir) as checkpointer:
+        return exp.restore(checkpointer, mesh)
+
+
+def _checkpoints(workdir: Path) -> checkpointing.Checkpointer:
     folder = workdir / "checkpoints"
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} holds no checkpoint: train with this workdir first.")
-    with checkpointing.Checkpointer(folder, read_only=True) as checkpointer:
-        return exp.restore(checkpointer, mesh)
+    return checkpointing.Checkpointer(folder, read_only=True)

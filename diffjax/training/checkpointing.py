@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
@@ -26,9 +25,7 @@ from jax.experimental import multihost_utils
 from diffjax.distributed import agreement
 from diffjax.files import digests, orbax_support, writing
 from diffjax.files.orbax_support import PathLike, SaveError
-
-# A tree of shapes, and what makes the state of such a tree of arrays.
-Layout = tuple[Any, Callable[[Any], Any]]
+from diffjax.training import stored_trees
 
 
 class Checkpointer:
@@ -154,7 +151,7 @@ class Checkpointer:
         abstract_state: Any,
         step: int | None = None,
         *,
-        older: Callable[[Any], Sequence[Layout]] = lambda stored: (),
+        older: Callable[[Any], Sequence[stored_trees.Layout]] = lambda stored: (),
     ) -> tuple[Any, dict[str, Any]]:
         """Read a checkpoint, whatever devices or mesh it was saved from.
 
@@ -176,32 +173,33 @@ class Checkpointer:
           ValueError: if it holds other arrays than `abstract_state` and each older layout, or is
             damaged, or if none is whole, in which case all are left as they are.
         """
-        self.wait()
-        steps = self.steps()
-        if not steps:
-            raise FileNotFoundError(f"{self.directory} holds no checkpoint")
-        if step is None:
-            step = self._newest_whole(steps)
-        elif step not in steps:
-            known = ", ".join(map(str, steps))
-            raise FileNotFoundError(f"{self.directory} holds no step {step}; it holds {known}")
-        elif problem := digests.problem(self.directory / str(step)):
-            raise ValueError(f"{self.directory / str(step)} is damaged ({problem})")
-        path = self.directory / str(step)
-        # Compared first: Orbax reads as it compares, and fails with pages of other errors.
-        handler = ocp.StandardCheckpointHandler()
-        stored = handler.metadata(path / "state").tree
-        abstract, convert = _layout_of(stored, abstract_state, older(_shapes(stored)))
-        orbax_support.check_same_arrays(path, stored, abstract)
-        like = jax.tree.map(_with_sharding, abstract)
-        state = handler.restore(path / "state", args=ocp.args.StandardRestore(like))
-        return convert(state), self.meta(step)
+        path = self._find(step)
+        state = stored_trees.read(path / "state", abstract_state, older)
+        return state, _read_meta(path)
+
+    def restore_part(
+        self, abstract: Any, places: Sequence[tuple[str, ...]], step: int | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Read one tree of a checkpoint's state, and no other array, whatever lies beside it.
+
+        Args:
+          abstract: the tree, as `restore` takes the state.
+          places: where it may lie, as names from the state down; the first that is stored is read.
+          step: likewise as for `restore`.
+
+        Returns:
+          `(tree, meta)`.
+
+        Raises:
+          FileNotFoundError: if there is no such checkpoint.
+          ValueError: if other arrays are stored there, or it is damaged, as for `restore`.
+        """
+        path = self._find(step)
+        return stored_trees.read_part(path / "state", abstract, places), _read_meta(path)
 
     def meta(self, step: int) -> dict[str, Any]:
         """Read what a complete checkpoint holds besides the state."""
-        path = self.directory / str(step) / "meta" / "metadata"
-        meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return meta
+        return _read_meta(self.directory / str(step))
 
     def wait(self) -> None:
         """Wait until nothing is being written.
@@ -294,6 +292,21 @@ class Checkpointer:
             "such as by freeing space, and the same command goes on"
         )
 
+    def _find(self, step: int | None) -> Path:
+        """Find the checkpoint of a step, or the newest that is whole."""
+        self.wait()
+        steps = self.steps()
+        if not steps:
+            raise FileNotFoundError(f"{self.directory} holds no checkpoint")
+        if step is None:
+            step = self._newest_whole(steps)
+        elif step not in steps:
+            known = ", ".join(map(str, steps))
+            raise FileNotFoundError(f"{self.directory} holds no step {step}; it holds {known}")
+        elif problem := digests.problem(self.directory / str(step)):
+            raise ValueError(f"{self.directory / str(step)} is damaged ({problem})")
+        return self.directory / str(step)
+
     def _newest_whole(self, steps: list[int]) -> int:
         """Find, in the main process for all, the newest whole one, and set newer ones aside."""
         found = -1
@@ -343,15 +356,6 @@ class Checkpointer:
                     shutil.rmtree(path, ignore_errors=True)
 
 
-def _shapes(stored: Any) -> Any:
-    """Shapes of stored arrays; Orbax lists empty nodes among them as leaves."""
-
-    def shape(leaf: Any) -> Any:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else leaf
-
-    return jax.tree.map(shape, stored)
-
-
 # For the writing that is under way when a process ends with an error.
 _LAST_SECONDS = 30.0
 _UNFINISHED = ".orbax-checkpoint-tmp"
@@ -387,21 +391,6 @@ def _set_aside(path: Path) -> Path:
     return place
 
 
-def _layout_of(
-    stored: Any, abstract_state: Any, older: Sequence[Layout]
-) -> tuple[Any, Callable[[Any], Any]]:
-    """Choose by names which layout is stored; where none is, the errors are about the state's."""
-    names = orbax_support.array_names(stored)
-    for abstract, convert in [(abstract_state, _unchanged), *older]:
-        if orbax_support.array_names(abstract) == names:
-            return abstract, convert
-    return abstract_state, _unchanged
-
-
-def _unchanged(state: Any) -> Any:
-    return state
-
-
-def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = leaf.sharding or jnp.zeros(()).sharding
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+def _read_meta(path: Path) -> dict[str, Any]:
+    meta: dict[str, Any] = json.loads((path / "meta" / "metadata").read_text(encoding="utf-8"))
+    return meta

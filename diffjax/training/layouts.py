@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from diffjax.interfaces import Array
-from diffjax.training.checkpointing import Layout
 from diffjax.training.state import TrainState
+from diffjax.training.stored_trees import Layout
 
 _COUNTERS = frozenset(("step", "images", "skipped", "skipped_in_a_row"))
 _MOMENTS = ("mu", "nu")
@@ -71,6 +71,11 @@ def fresh_moments(stored: Any, like: TrainState) -> set[str]:
     """
     missing = canonical(_leaves(like)).keys() - canonical(_leaves(stored)).keys()
     return {name.split("/")[1] for name in missing if name.split("/")[2:3] == ["mu"]}
+
+
+def places_of_average(learner: str) -> tuple[tuple[str, ...], ...]:
+    """Names under which a learner's average lies in a state, and in one of diffjax 0.1."""
+    return ("averages", learner), (f"{learner}_ema",)
 
 
 def images_of(meta: Mapping[str, Any]) -> int:
