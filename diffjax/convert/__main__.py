@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffjax.convert import catalogue, edm
-from diffjax.files import download, paths
+from diffjax.files import download, paths, writing
 from diffjax.files.progress import say
 from diffjax.models import network_folder
 
@@ -46,11 +46,13 @@ def convert(source: str, output: str) -> None:
     folder = Path(output)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"{output} exists already; name another folder or delete it")
-    init_kwargs, state_dict = edm.read_pickle(download.fetch(_locate(source)))
-    try:
-        _, params = edm.to_denoiser(init_kwargs, state_dict)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+    writing.check_writable(folder)
+    with download.reading(_locate(source)) as path:
+        init_kwargs, state_dict = edm.read_pickle(path)
+        try:
+            _, params = edm.to_denoiser(init_kwargs, state_dict)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     network_folder.save_denoiser(output, init_kwargs, params)
 
 

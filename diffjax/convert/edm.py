@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.convert import edm_state_dict
-from diffjax.files import restricted_pickle, torch_storage
+from diffjax.files import kinds, restricted_pickle, torch_storage
 from diffjax.interfaces import Params
 from diffjax.models.denoiser import NetworkDenoiser, from_edm_kwargs
 
@@ -115,13 +115,12 @@ def read_pickle(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file. {_WANTED}")
-    if not path.is_file():
-        raise ValueError(f"{path}: not a file. {_WANTED}")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{path}: larger than {MAX_FILE_BYTES >> 30} GiB. {_WANTED}")
     try:
-        network = _load_network(path.read_bytes())
-        return _init_kwargs(network), _state_dict(network, max_bytes=path.stat().st_size)
+        data = kinds.read(path, max_bytes=MAX_FILE_BYTES)
+        if data[:1] != b"\x80" or data.startswith(torch_storage.LEGACY_SIGNATURE):
+            raise ValueError(f"not a pickle of protocol 2 or newer{kinds.but(path)}")
+        network = _load_network(data)
+        return _init_kwargs(network), _state_dict(network, max_bytes=len(data))
     except ValueError as error:
         raise ValueError(f"{path}: {error}. {_WANTED}") from error
 
@@ -188,17 +187,7 @@ def _build_denoiser(init_kwargs: Mapping[str, Any]) -> NetworkDenoiser:
     return from_edm_kwargs(init_kwargs)
 
 
-def _check_signature(data: bytes) -> None:
-    if data.startswith(torch_storage.ZIP_SIGNATURE):
-        raise ValueError("a zip archive, perhaps of torch.save (a state_dict or training state)")
-    if data.startswith(torch_storage.LEGACY_SIGNATURE):
-        raise ValueError("a torch.save file (a state_dict or training state), not a network pickle")
-    if data[:1] != b"\x80":
-        raise ValueError("not a pickle of protocol 2 or newer")
-
-
 def _load_network(data: bytes) -> _Module:
-    _check_signature(data)
     budget = restricted_pickle.Budget()
     contents = restricted_pickle.load(io.BytesIO(data), _allowed_names(budget), budget=budget)
     if not isinstance(contents, dict):

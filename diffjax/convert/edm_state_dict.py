@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax.files import kinds
 from diffjax.interfaces import Params
 from diffjax.models.denoiser import NetworkDenoiser
 
@@ -163,6 +164,8 @@ def _check_arrays(
     shapes: Mapping[str, tuple[int, ...]],
     constants: Mapping[str, np.ndarray],
 ) -> None:
+    if hint := kinds.wrapper_hint(arrays, shapes):
+        raise ValueError(hint)
     faults = [f"{name} is missing" for name in shapes if name not in arrays]
     for name, array in arrays.items():
         if name not in shapes:

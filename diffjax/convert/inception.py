@@ -5,6 +5,7 @@ pytorch-fid (`pt_inception-2015-12-05-6726825d.pth`) and torch-fidelity
 to the arrays inside it.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffjax.distributed import numerics
-from diffjax.files import download, torch_state_dict
+from diffjax.files import download, kinds, torch_state_dict
 from diffjax.interfaces import Array, Params
 from diffjax.networks.inception import INPUT_SIZE, InceptionV3, preprocess
 
@@ -114,11 +115,28 @@ def load(source: str = WEIGHTS_URL) -> InceptionFeatures:
       OSError: there is no such file or it can't be downloaded.
       ValueError: the file isn't such a file, or doesn't hold this network.
     """
-    state_dict = torch_state_dict.read(download.fetch(source))
+    with download.reading(source) as path:
+        return read(path)
+
+
+def read(path: str | os.PathLike[str]) -> InceptionFeatures:
+    """Read the network's weights from a file.
+
+    Args:
+      path: of a `torch.save` file.
+
+    Returns:
+      As `to_features`.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file isn't such a file, or doesn't hold this network.
+    """
+    state_dict = torch_state_dict.read(path)
     try:
         return to_features(state_dict)
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+        raise ValueError(f"{path}: {error}") from error
 
 
 def random(*, seed: int) -> InceptionFeatures:
@@ -169,6 +187,8 @@ def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _check_arrays(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    if hint := kinds.wrapper_hint(arrays, shapes):
+        raise ValueError(hint)
     faults = [f"{name} is missing" for name in shapes if name not in arrays]
     for name, array in arrays.items():
         if name not in shapes:

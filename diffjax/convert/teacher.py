@@ -99,8 +99,12 @@ def load(source: str, *, field: str = "teacher") -> Teacher:
         source = catalogue.RELEASED[source].url
     elif "://" not in source and not Path(source).exists():
         _raise_unknown(source, field)
-    init_kwargs, state_dict = edm.read_pickle(download.fetch(source))
-    _, params = edm.to_denoiser(init_kwargs, state_dict)
+    with download.reading(source) as path:
+        init_kwargs, state_dict = edm.read_pickle(path)
+        try:
+            _, params = edm.to_denoiser(init_kwargs, state_dict)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     return Teacher(init_kwargs, params)
 
 

@@ -5,7 +5,9 @@ import io
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from diffjax.files import kinds
 
 # 4096 x 4096 pixels, far above what diffusion models are trained on.
 MAX_PIXELS = 1 << 24
@@ -13,8 +15,22 @@ MAX_FILE_BYTES = 1 << 26
 # Pixels that the scans of a progressive JPEG may go over, together; ordinary files take ten scans.
 MAX_SCANNED_PIXELS = 1 << 28
 _START_OF_SCAN = b"\xff\xda"
-_MODES = ("L", "RGB")  # gray and colour
 _BIT_DEPTH = 24  # place of a PNG's bits a channel
+_MODES = ("L", "RGB")  # gray and colour, 8 bits a channel
+_MODE_WORDS = {
+    "1": "black or white",
+    "P": "indices of a palette",
+    "PA": "indices of a palette with transparency",
+    "LA": "gray with transparency",
+    "RGBA": "colours with transparency",
+    "RGBX": "colours with padding",
+    "CMYK": "inks (cyan, magenta, yellow, black)",
+    "YCbCr": "brightness and two colour differences",
+    "I": "gray of 32 bits",
+    "I;16": "gray of 16 bits",
+    "I;16B": "gray of 16 bits",
+    "F": "gray in floating point",
+}
 
 
 def decode(content: bytes) -> np.ndarray:
@@ -34,21 +50,23 @@ def decode(content: bytes) -> np.ndarray:
     """
     if len(content) > MAX_FILE_BYTES:
         raise ValueError(f"a file of {len(content)} bytes, over {MAX_FILE_BYTES}")
-    with _one_kind_of_error():
+    with _one_kind_of_error(content):
         picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
     _check_header(picture, content)
     _check_scans(picture, content.count(_START_OF_SCAN))
-    with _one_kind_of_error(), picture:
+    with _one_kind_of_error(content), picture:
         is_turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
         pixels = np.asarray(ImageOps.exif_transpose(picture) if is_turned else picture)
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 @contextlib.contextmanager
-def _one_kind_of_error() -> Iterator[None]:
+def _one_kind_of_error(content: bytes) -> Iterator[None]:
     """Context that turns whatever PIL raises on damaged files into a ValueError."""
     try:
         yield
+    except UnidentifiedImageError as error:  # whose words are of an object in memory
+        raise ValueError(f"not a readable PNG or JPEG{kinds.but_content(content)}") from error
     except Exception as error:
         raise ValueError(f"not a readable PNG or JPEG ({error})") from error
 
@@ -58,8 +76,10 @@ def _check_header(picture: Image.Image, content: bytes) -> None:
     if picture.width * picture.height > MAX_PIXELS:
         raise ValueError(f"{picture.width}x{picture.height} pixels, over {MAX_PIXELS}")
     if picture.mode not in _MODES:
+        words = _MODE_WORDS.get(picture.mode, "of another kind")
         raise ValueError(
-            f"its pixels are of PIL's mode {picture.mode}; convert the images to 8-bit RGB or gray"
+            f"its pixels are {words}, PIL's mode {picture.mode}; convert the images to 8-bit RGB "
+            "or gray"
         )
     # PIL drops the low byte of a colour, and a transparent colour's transparency.
     if picture.format == "PNG" and content[_BIT_DEPTH] > 8:

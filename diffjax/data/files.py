@@ -15,6 +15,7 @@ from diffjax.data import decoding, labels, listing, zip_entries
 from diffjax.data.labels import Labels
 from diffjax.data.listing import Found, Listing, Place
 from diffjax.data.source import with_images
+from diffjax.files import kinds
 
 # What readers of a zip raise on damage, encryption and unknown compression.
 _ZIP_ERRORS = (
@@ -87,7 +88,7 @@ def open_zip(path: Path) -> FileSource:
         archive = zipfile.ZipFile(path)
         archive_bytes = path.stat().st_size
     except _ZIP_ERRORS as error:
-        raise ValueError(f"{path}: not a readable zip ({error}).") from error
+        raise ValueError(f"{path}: not a readable zip ({error}){kinds.but(path)}.") from error
     found, listed = _listed(path, lambda: listing.of_zip(archive))
 
     def read(name: str, limit: int = decoding.MAX_FILE_BYTES) -> bytes:

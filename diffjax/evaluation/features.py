@@ -216,8 +216,9 @@ def _inception(weights: str) -> Features:
     if weights == _RANDOM:
         name, extract = f"{INCEPTION}_{_RANDOM}", inception.random(seed=0)
     else:
-        path = download.fetch(weights or inception.WEIGHTS_URL)
-        name, extract = _inception_name(path), inception.load(str(path))
+        with download.reading(weights or inception.WEIGHTS_URL) as path:
+            extract = inception.read(path)
+        name = _inception_name(path)
     return Features(
         name=name,
         apply=inception.apply,

@@ -27,7 +27,7 @@ from diffjax.data import zip_entries
 from diffjax.distributed import peers, sharding
 from diffjax.evaluation import features
 from diffjax.evaluation.features import INCEPTION, Features
-from diffjax.files import download, paths
+from diffjax.files import download, kinds, paths, writing
 from diffjax.files.progress import ProgressLine, say, write
 from diffjax.metrics import Moments
 
@@ -82,11 +82,11 @@ def load_reference(source: str) -> tuple[np.ndarray, np.ndarray, Meta]:
             f"{source!r} names no statistics; known are: {', '.join(RELEASED)}, and the path or "
             "URL of an .npz."
         )
-    path = download.fetch(f"{_RELEASED_AT}{source}.npz" if source in RELEASED else source)
-    try:
-        return _check(_read_arrays(path))
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}.") from error
+    with download.reading(f"{_RELEASED_AT}{source}.npz" if source in RELEASED else source) as path:
+        try:
+            return _check(_read_arrays(path))
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}.") from error
 
 
 def save(path: str | os.PathLike[str], moments: Moments, *, features_name: str) -> None:
@@ -101,21 +101,14 @@ def save(path: str | os.PathLike[str], moments: Moments, *, features_name: str) 
       ValueError: if the moments are of fewer than two images.
       OSError: if the file can't be written.
     """
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.partial")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with partial.open("wb") as file:
-            np.savez(
-                file,
-                mu=moments.mean,
-                sigma=moments.cov,
-                features=np.array(features_name),
-                count=np.array(moments.count),
-            )
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing.replacing(Path(path)) as partial, partial.open("wb") as file:
+        np.savez(
+            file,
+            mu=moments.mean,
+            sigma=moments.cov,
+            features=np.array(features_name),
+            count=np.array(moments.count),
+        )
 
 
 def compute(
@@ -204,6 +197,7 @@ def _run(source_name: str, output: str, name: str, weights: str, batch_size: int
         raise ValueError(f"--output={output}: its name must end in .npz.")
     if Path(output).exists():
         raise FileExistsError(f"--output={output} is there already; delete it or name another.")
+    writing.check_writable(Path(output))
     if batch_size < 1:
         raise ValueError(f"--batch_size={batch_size}: at least 1 is needed.")
     source = data.open_source(source_name, field="--data")
@@ -280,7 +274,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     except ValueError:
         raise
     except Exception as error:  # zipfile and NumPy raise nearly anything on damaged files
-        raise ValueError(f"not a readable .npz ({error})") from error
+        raise ValueError(f"not a readable .npz ({error}){kinds.but(path)}") from error
     for name in ("mu", "sigma"):
         if name not in arrays:
             held = (

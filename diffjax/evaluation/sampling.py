@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from diffjax.diffusion import samplers
 from diffjax.diffusion.noise import heun_sigmas
 from diffjax.distributed import numerics, sharding
-from diffjax.files import images
+from diffjax.files import images, writing
 from diffjax.interfaces import Array, Generator, Params, PRNGKey
 from diffjax.models.denoiser import NetworkDenoiser
 
@@ -264,10 +264,11 @@ def write_npz(path: Path, produced: Iterator[tuple[np.ndarray, np.ndarray]], cou
     Raises:
       OSError: if the file can't be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     all_classes = []
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+    with (
+        writing.replacing(path) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
+    ):
         with archive.open("images.npy", "w", force_zip64=True) as member:
             for position, (pictures, classes) in enumerate(produced):
                 if position == 0:
@@ -279,7 +280,6 @@ def write_npz(path: Path, produced: Iterator[tuple[np.ndarray, np.ndarray]], cou
                 all_classes.append(classes)
         with archive.open("classes.npy", "w") as member:
             np.lib.format.write_array(member, np.concatenate(all_classes))
-    partial.replace(path)
     return count
 
 

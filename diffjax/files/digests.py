@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from diffjax.files import json_values, writing
+from diffjax.files import json_values, kinds, writing
 
 FILE = "digests.json"
 
@@ -58,7 +58,9 @@ def problem(folder: Path) -> str | None:
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes instead of {size}"
+            kind = kinds.of(path)
+            instead = f" and is {kind.name}: {kind.advice}" if kind and kind.is_refuse else ""
+            return f"{name} has {path.stat().st_size} bytes instead of {size}{instead}"
         if _sha256(path) != sha256:
             return f"{name} isn't what was written: its SHA-256 differs"
     return None

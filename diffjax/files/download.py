@@ -1,11 +1,11 @@
 """Files by path or by URL, downloaded once."""
 
+import contextlib
 import hashlib
 import http.client
 import ipaddress
 import os
 import re
-import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from absl import logging
+
+from diffjax.files import kinds, writing
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 60
@@ -27,8 +29,10 @@ def fetch(
 ) -> Path:
     """Find a local file, or download it if `source` is a URL that is not in the cache yet.
 
-    A download appears in the cache only when it is complete, so an interrupted one leaves nothing
-    there, and processes that download the same file do not disturb each other.
+    A download appears in the cache only when it is complete and not a web page, a Git LFS pointer
+    or empty, as servers send with a good conscience. So an interrupted one leaves nothing there,
+    and processes that download the same file do not disturb each other. What is in the cache and
+    isn't what `sha256` says, or is such a page, is downloaded again.
 
     Args:
       source: a path, an https URL, or an http URL of this machine; `#sha256=` and a digest may
@@ -41,15 +45,18 @@ def fetch(
 
     Raises:
       FileNotFoundError: if there is no such file, on this machine or on the server.
-      ConnectionError: if the download fails otherwise.
-      ValueError: on another kind of URL, if the digest is not the expected one, or on more than
-        16 GiB.
+      ConnectionError: if the download fails otherwise, or something else came.
+      OSError: if the cache can't be written.
+      ValueError: on another kind of URL, if the digest is not the expected one, if a path is of no
+        file, or on more than 16 GiB.
     """
     source, mark, digest = source.partition(_DIGEST_MARK)
     if mark:
         sha256 = _check_is_digest(source, digest)
     if "://" not in source:
         path = Path(source)
+        if path.is_dir():
+            raise ValueError(f"{source}: not a file, but a folder: name the file itself")
         if not path.is_file():
             raise FileNotFoundError(f"{source}: no such file")
         _check_digest(path, source, sha256)
@@ -57,20 +64,63 @@ def fetch(
     _check_url(source)
     path = _cache_path(source, cache_dir)
     if path.is_file():
-        _check_digest(path, str(path), sha256)
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
+        problem = _refuse(path) or _other_digest(path, sha256)
+        if problem is None:
+            return path
+        logging.warning("%s is %s; downloading it again", path, problem)
     logging.info("Downloading %s to %s", source, path)
-    descriptor, temporary = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
-    try:
-        with open(descriptor, "wb") as file:
+    with writing.replacing(path) as partial:
+        with partial.open("wb") as file:
             for chunk in _download(source):
                 file.write(chunk)
-        _check_digest(Path(temporary), source, sha256)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+        if problem := _refuse(partial):
+            raise ConnectionError(_failure(source, f"the server sent {problem}"))
+        _check_digest(partial, source, sha256)
     return path
+
+
+@contextlib.contextmanager
+def reading(source: str) -> Iterator[Path]:
+    """Context with the path of a file to read, which stays in the cache only if it can be read.
+
+    Args:
+      source: as `fetch` takes it.
+
+    Yields:
+      The path of the file.
+
+    Raises:
+      ValueError: what is raised in the context; a download is then set aside, so that the next try
+        fetches it again, and the error names its URL.
+      OSError: as `fetch` raises.
+    """
+    path = fetch(source)
+    try:
+        yield path
+    except ValueError as error:
+        if "://" not in source:
+            raise
+        aside = path.with_name(f"{path.name}.refused")
+        with contextlib.suppress(OSError):  # of a cache that others fill
+            path.replace(aside)
+        text = str(error).replace(str(path), source)
+        raise ValueError(
+            f"{text.rstrip('.')}. The next try downloads it again; what came is kept as {aside}"
+        ) from error
+
+
+def _refuse(path: Path) -> str | None:
+    """Name what a server sent in place of the file, or None."""
+    kind = kinds.of(path)
+    return kind.name if kind is not None and kind.is_refuse else None
+
+
+def _other_digest(path: Path, expected: str | None) -> str | None:
+    try:
+        _check_digest(path, str(path), expected)
+    except ValueError:
+        return "another file than its SHA-256 says"
+    return None
 
 
 def _cache_path(url: str, cache_dir: str | os.PathLike[str] | None) -> Path:

@@ -89,9 +89,7 @@ def save_png(path: str | os.PathLike[str], array: np.ndarray) -> None:
       OSError: if the file can't be written.
     """
     picture = _to_pil(array)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with writing.replacing(path) as partial:
+    with writing.replacing(Path(path)) as partial:
         picture.save(partial, format="PNG")
 
 

@@ -12,7 +12,7 @@ counts the instructions of a file and of the pickles nested in it.
 
 import dataclasses
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 # A full-size EDM network takes about 10^5 instructions; the worst, an empty set, takes 216 bytes.
@@ -110,10 +110,23 @@ def load(
         truncated pickle, or one beyond the bounds of this module.
     """
     machine = _Machine(names, persistent_load)
-    for opcode, argument, _ in pickletools.genops(stream):
+    for opcode, argument in _instructions(stream):
         budget.spend(1)
         machine.step(opcode.name, argument)
     return machine.result()
+
+
+def _instructions(stream: BinaryIO) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
+    try:
+        for opcode, argument, _ in pickletools.genops(stream):
+            yield opcode, argument
+    except ValueError as error:
+        place = stream.tell()
+        if not stream.read(1):
+            raise ValueError(
+                f"its pickle is cut off: exhausted after {place} bytes; fetch the file again"
+            ) from error
+        raise ValueError(f"its pickle is damaged at byte {place}; fetch the file again") from error
 
 
 class _Machine:
@@ -235,9 +248,10 @@ class _Machine:
             raise ValueError("its pickle is malformed: the name of a global is not a string")
         dotted = f"{module}.{name}"
         if dotted not in self.names:
+            wrapped = "; save the network inside its wrapper" if "Parallel" in dotted else ""
             raise ValueError(
                 f"it asks for {quote(dotted)}, which is not on the list of names that such a "
-                "checkpoint may use; nothing was run"
+                f"checkpoint may use; nothing was run{wrapped}"
             )
         self.push(self.names[dotted])
 

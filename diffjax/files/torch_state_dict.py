@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from diffjax.files import restricted_pickle, torch_storage
+from diffjax.files import kinds, restricted_pickle, torch_storage
 
 MAX_FILE_BYTES = 16 * 2**30
 _WANTED = "diffjax reads state dicts that torch.save wrote, as .pth and .pt files hold them"
@@ -61,22 +61,20 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       ValueError: if the file holds no state dict, naming it and what is wrong.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such file. {_WANTED}")
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ValueError(f"larger than {MAX_FILE_BYTES >> 30} GiB")
-        data = path.read_bytes()
+        data = kinds.read(path, max_bytes=MAX_FILE_BYTES)
         if data.startswith(torch_storage.ZIP_SIGNATURE):
-            return _read_archive(data)
+            return _read_archive(data, kinds.but(path))
         if data.startswith(torch_storage.LEGACY_SIGNATURE):
             return _read_stream(data)
-        raise ValueError("not written by torch.save")
+        raise ValueError(f"not written by torch.save{kinds.but(path)}")
     except ValueError as error:
         raise ValueError(f"{path}: {error}. {_WANTED}") from error
 
 
-def _read_archive(data: bytes) -> dict[str, np.ndarray]:
+def _read_archive(data: bytes, kind: str) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
@@ -86,9 +84,9 @@ def _read_archive(data: bytes) -> dict[str, np.ndarray]:
                 raise ValueError("a zip archive whose entries are larger than the file")
             contents = {name: archive.read(info) for name, info in entries.items()}
     except torch_storage.ZIP_ERRORS as error:
-        raise ValueError(f"a damaged zip archive ({error})") from error
+        raise ValueError(f"a zip archive that is cut off or damaged ({error})") from error
     if "data.pkl" not in contents:
-        raise ValueError("a zip archive without data.pkl, so not one of torch.save")
+        raise ValueError(f"a zip archive without data.pkl, so not one of torch.save{kind}")
     if contents.get("byteorder", b"little") != b"little":
         raise ValueError("not written on a little-endian machine")
 
@@ -152,7 +150,7 @@ def _read_tensors(stream: io.BytesIO, budget: restricted_pickle.Budget) -> dict[
         if not isinstance(name, str) or not isinstance(value, _Tensor):
             raise ValueError(
                 f"its entry {restricted_pickle.quote(name)} is a {type(value).__name__}, not a "
-                "tensor"
+                "tensor; of a training state, save the state dict inside it by itself"
             )
     return dict(contents)
 

@@ -6,7 +6,6 @@ or mounted; object stores want a mount.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from diffjax.files import digests, json_values, orbax_support
+from diffjax.files import digests, json_values, kinds, orbax_support, writing
 from diffjax.files.orbax_support import PathLike, SaveError
 from diffjax.interfaces import Params
 
@@ -56,16 +55,18 @@ def save_denoiser(
     """
     orbax_support.quieten_orbax()
     directory = orbax_support.local_path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(f"{directory} exists and isn't empty: name another folder")
+    with writing.explained(directory):
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise FileExistsError(f"{directory} exists and isn't empty: name another folder")
     description = json.dumps(_describe(init_kwargs, classes), indent=2, allow_nan=False) + "\n"
     arrays = jax.tree_util.tree_map_with_path(lambda k, x: _cast(k, x, dtype), params)
 
     # Written beside its final place and renamed, so that the folder appears complete or not at all.
-    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    writing.delete_leftovers(directory)
+    partial = writing.partial_of(directory)
     try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
         (partial / _DESCRIPTION).write_text(description, encoding="utf-8")
         with _params_checkpointer() as checkpointer:
             checkpointer.save(partial / _PARAMS, args=ocp.args.PyTreeSave(arrays))
@@ -75,7 +76,8 @@ def save_denoiser(
         partial.replace(directory)
     except Exception as error:  # a full disk has many names in the libraries below
         raise SaveError(
-            f"{directory} couldn't be written ({orbax_support.one_line(error)})"
+            f"{directory} couldn't be written ({orbax_support.one_line(error)}): mend that, such "
+            "as by freeing space, and try again"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -127,7 +129,9 @@ def _read(directory: PathLike) -> tuple[dict[str, Any], tuple[int, ...]]:
         }
         return init_kwargs, _classes(description.get(_CLASSES, []), init_kwargs)
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} isn't a denoiser's description ({error})") from error
+        raise ValueError(
+            f"{path} isn't a denoiser's description ({error}){kinds.but(path)}"
+        ) from error
 
 
 def _classes(listed: Any, init_kwargs: Mapping[str, Any]) -> tuple[int, ...]:

@@ -85,7 +85,8 @@ class RunLogger:
             self._may_come_again[name] = _keep_until(
                 path, -1 if resume_step is None else resume_step
             )
-            self._files[name] = path.open("ab", buffering=0)  # a line is written at once
+            with writing.explained(path):
+                self._files[name] = path.open("ab", buffering=0)  # a line is written at once
         self._tensorboard = tensorboard.EventWriter(
             self._workdir / "tensorboard",
             purge_step=0 if resume_step is None else resume_step + 1,

@@ -50,9 +50,10 @@ class EventWriter:
         Raises:
           OSError: if it can't be written to.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
-        self._file = (folder / name).open("ab", buffering=0)
+        path = folder / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
+        with writing.explained(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab", buffering=0)
         self._write(event_pb2.Event(file_version="brain.Event:2"))
         session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._write(event_pb2.Event(session_log=session, step=purge_step))

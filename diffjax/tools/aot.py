@@ -28,6 +28,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffjax.distributed import numerics, sharding
+from diffjax.files import writing
 from diffjax.runs import building, config_file
 from diffjax.runs.experiment import Experiment
 from diffjax.tools import hlo, layout, slices
@@ -267,12 +268,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 config[field] = getattr(arguments, field)
         if arguments.fsdp is not None:
             config.mesh.fsdp = arguments.fsdp
+        if arguments.json:
+            writing.check_writable(Path(arguments.json))
         report = compile_for(
             arguments.topology, config, layout_only=arguments.layout_only, verbose=True
         )
         print(summary(report))
         if arguments.json:
-            Path(arguments.json).write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
+            text = json.dumps(dataclasses.asdict(report), indent=1) + "\n"
+            writing.write_text(Path(arguments.json), text)
     except (ModuleNotFoundError, OSError, ValueError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

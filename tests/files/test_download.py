@@ -1,11 +1,16 @@
 import hashlib
 import http.server
+import socket
+import subprocess
 import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from diffjax.convert import __main__ as convert_main
+from diffjax.convert import inception, teacher
+from diffjax.evaluation import features, image_statistics
 from diffjax.files import download
 
 BODY = b"weights " * 100_000
@@ -23,6 +28,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path == "/moved.pkl":
             return self.redirect("/network.pkl")
         self.send_response(200)
+        if self.path in self.server.sent:
+            return self.answer(self.server.sent[self.path])
         lengths = {"/huge.pkl": str(1 << 50), "/riddle.pkl": "many"}
         if self.path in lengths:
             self.send_header("Content-Length", lengths[self.path])
@@ -34,6 +41,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(BODY)))
         self.end_headers()
         return self.wfile.write(BODY[:-1] if self.path == "/short.pkl" else BODY)
+
+    def answer(self, body):
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def redirect(self, location):
         self.send_response(302)
@@ -49,7 +61,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.requests = []
+    server.requests, server.sent = [], {}
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -151,9 +163,11 @@ def test_the_digest_is_checked(server, tmp_path):
     path = download.fetch(url(server), cache_dir=tmp_path, sha256=digest.upper())
     assert path.read_bytes() == BODY
     path.write_bytes(b"damaged")
-    for source in (url(server), str(path)):
-        with pytest.raises(ValueError, match="delete it and fetch it again"):
-            download.fetch(source, cache_dir=tmp_path, sha256=digest)
+    with pytest.raises(ValueError, match="delete it and fetch it again"):
+        download.fetch(str(path), cache_dir=tmp_path, sha256=digest)
+    assert download.fetch(url(server), cache_dir=tmp_path, sha256=digest) == path
+    assert path.read_bytes() == BODY
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_config_may_say_which_file_it_means(server, tmp_path):
@@ -195,3 +209,84 @@ def test_concurrent_downloads_do_not_disturb_each_other(server, tmp_path):
         paths = list(pool.map(lambda _: download.fetch(url(server), cache_dir=tmp_path), range(16)))
     assert {path.read_bytes() for path in paths} == {BODY}
     assert list(tmp_path.iterdir()) == [paths[0]]
+
+
+PAGE = b"<!DOCTYPE html>\n<html><title>Too many requests</title></html>"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [(PAGE, "a web page"), (b"\n <HTML>", "a web page"), (POINTER, "Git LFS"), (b"", "empty")],
+)
+def test_what_a_server_sends_in_place_of_the_file_is_not_kept(body, message, server, tmp_path):
+    server.sent["/network.pkl"] = body
+    for _ in range(2):
+        with pytest.raises(ConnectionError, match=rf"the server sent .*{message}") as caught:
+            download.fetch(url(server), cache_dir=tmp_path)
+        assert "\n" not in str(caught.value)
+        assert list(tmp_path.iterdir()) == []
+    server.sent.clear()
+    path = download.fetch(url(server), cache_dir=tmp_path)
+    assert path.read_bytes() == BODY
+    path.write_bytes(body)  # as earlier versions kept it
+    assert download.fetch(url(server), cache_dir=tmp_path).read_bytes() == BODY
+
+
+def test_a_download_that_cannot_be_read_is_set_aside(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFJAX_CACHE", str(tmp_path))
+    source = url(server)
+    with pytest.raises(ValueError, match="no network") as caught, download.reading(source) as path:
+        raise ValueError(f"{path}: no network.")
+    text = str(caught.value)
+    assert text.startswith(f"{source}: no network. The next try downloads it again; what came is")
+    assert [file.name for file in tmp_path.iterdir()] == [f"{path.name}.refused"]
+    with download.reading(source) as path:
+        assert path.read_bytes() == BODY
+    assert server.requests == ["/network.pkl"] * 2
+    with pytest.raises(ValueError, match=r"^mine$"), download.reading(str(path)):
+        raise ValueError("mine")
+    assert path.exists()
+
+
+def test_every_reader_of_downloads_tries_again(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFJAX_CACHE", str(tmp_path))
+    readers = {
+        "x.pkl": teacher.load,
+        "x.pth": inception.load,
+        "y.pth": lambda source: features.load("inception", source),
+        "x.npz": image_statistics.load_reference,
+        "y.pkl": lambda source: convert_main.convert(source, str(tmp_path / "out")),
+    }
+    for name, read in readers.items():
+        source = url(server, name)
+        server.sent[f"/{name}"] = b"\x89HDF\r\n\x1a\n"
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"an HDF5 file.*downloads it again") as caught:
+                read(source)
+            assert source in str(caught.value)
+        assert server.requests == [f"/{name}"] * 2
+        server.requests.clear()
+
+
+def test_what_killed_downloads_left_goes(server, tmp_path):
+    path = download.fetch(url(server), cache_dir=tmp_path)
+    path.unlink()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (tmp_path / f".{path.name}.partial-{socket.gethostname()}-{dead.pid}.1").write_bytes(b"part")
+    download.fetch(url(server), cache_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_cache_that_cannot_be_written_is_named(server, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        OSError, match=r"-network\.pkl can't be written \(File exists\): a part of its"
+    ):
+        download.fetch(url(server), cache_dir=tmp_path / "file")
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(ValueError, match="not a file, but a folder: name the file itself"):
+        download.fetch(str(tmp_path))
