@@ -129,7 +129,7 @@ def open_folder(path: Path) -> FileSource:
                 raise ValueError(f"{path}: {name!r} is over {limit} bytes.")
             return file.read_bytes()
         except OSError as error:
-            raise ValueError(f"{path}: {name!r} can't be read ({error}).") from error
+            raise ValueError(f"{path}: {name!r} can't be read ({error.strerror}).") from error
 
     if listed.labels:
         return _source(path, listed, _labels(path, listed, read), read)

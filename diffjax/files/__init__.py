@@ -1,1 +1,1 @@
-"""Files: atomic writes, digests, restricted readers, downloads."""
+"""Files: atomic writes, digests, kinds of files, restricted readers, downloads."""

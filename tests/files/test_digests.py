@@ -61,3 +61,12 @@ def test_no_digests(folder):
     assert digests.problem(folder) == "digests.json lists nothing"
     (folder / "digests.json").unlink()
     assert digests.problem(folder) == "digests.json is missing"
+
+
+def test_a_git_lfs_pointer_is_called_so(tmp_path):
+    (tmp_path / "a").write_bytes(b"x" * 500)
+    digests.write(tmp_path, ["a"])
+    (tmp_path / "a").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    problem = digests.problem(tmp_path)
+    assert problem is not None
+    assert "bytes instead of 500 and is a Git LFS pointer" in problem
