@@ -101,12 +101,13 @@ def reading(source: str) -> Iterator[Path]:
         if "://" not in source:
             raise
         aside = path.with_name(f"{path.name}.refused")
-        with contextlib.suppress(OSError):  # of a cache that others fill
+        fate = f"The next try downloads it again; what came is kept as {aside}"
+        try:
             path.replace(aside)
-        text = str(error).replace(str(path), source)
-        raise ValueError(
-            f"{text.rstrip('.')}. The next try downloads it again; what came is kept as {aside}"
-        ) from error
+        except OSError as refusal:  # of a cache that others fill
+            fate = f"It stays in the cache ({refusal.strerror}): delete {path}"
+        text = str(error).replace(str(path), source).rstrip(".")
+        raise ValueError(f"{text}. {fate}") from error
 
 
 def _refuse(path: Path) -> str | None:
