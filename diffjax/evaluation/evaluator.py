@@ -207,6 +207,17 @@ class Evaluator:
                 reference.mean.size,
             )
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """Description of the measure: how and against what, for files that hold its numbers."""
+        return {
+            "metrics": list(self.names),
+            "features": self._features.record,
+            "reference": dict(self._reference.record) if self._reference is not None else None,
+            "images": self._count,
+            "seed": self.seed,
+        }
+
     def __call__(
         self, sampler: sampling.SampleBatch, params: Params, *, label_dim: int, repeat: int = 0
     ) -> dict[str, float]:

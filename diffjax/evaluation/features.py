@@ -9,6 +9,7 @@ arrays and may use whatever library it likes.
 import dataclasses
 import hashlib
 import importlib
+import types
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ class Features:
       channels: number of image channels that `apply` takes; None for any.
       logit_bias: [K], subtracted from the logits in the published inception score; None without
         logits.
+      function: what computes them, "inception", "pixels" or "module:function"; "" where that isn't
+        known.
+      sha256: of the file of weights, or of the function's module; "" where there is none.
     """
 
     name: str
@@ -51,6 +55,13 @@ class Features:
     compiled: bool = False
     channels: int | None = None
     logit_bias: np.ndarray | None = None
+    function: str = ""
+    sha256: str = ""
+
+    @property
+    def record(self) -> dict[str, str]:
+        """Description of the features, for files that hold numbers of them."""
+        return {"name": self.name, "function": self.function, "sha256": self.sha256}
 
     @property
     def is_published_inception(self) -> bool:
@@ -114,7 +125,7 @@ def load(name: str, weights: str = "") -> Features:
     if weights:
         raise ValueError(f"features_weights={weights!r} is for features='inception' only.")
     if name == "pixels":
-        return Features("pixels", lambda _, images: (pixels(images), None))
+        return Features(name, lambda _, images: (pixels(images), None), function=name)
     if ":" in name:
         return _imported(name)
     raise ValueError(
@@ -213,12 +224,14 @@ def one_behind(items: Iterable[Any]) -> Iterator[Any]:
 
 
 def _inception(weights: str) -> Features:
+    digest = ""
     if weights == _RANDOM:
         name, extract = f"{INCEPTION}_{_RANDOM}", inception.random(seed=0)
     else:
         with download.reading(weights or inception.WEIGHTS_URL) as path:
+            digest = _sha256(path)
             extract = inception.read(path)
-        name = _inception_name(path)
+        name = _inception_name(path, digest)
     return Features(
         name=name,
         apply=inception.apply,
@@ -226,12 +239,17 @@ def _inception(weights: str) -> Features:
         compiled=True,
         channels=3,
         logit_bias=np.asarray(extract.logit_bias),
+        function=INCEPTION,
+        sha256=digest,
     )
 
 
-def _inception_name(path: Path) -> str:
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _inception_name(path: Path, digest: str) -> str:
     if digest.startswith(_PUBLISHED_DIGEST):
         return INCEPTION
     logging.warning(
@@ -261,4 +279,11 @@ def _imported(name: str) -> Features:
         name=attribute,
         apply=lambda _, images: (function(images), None),
         compiled=isinstance(function, jax.stages.Wrapped),
+        function=name,
+        sha256=_module_sha256(module),
     )
+
+
+def _module_sha256(module: types.ModuleType) -> str:
+    file = getattr(module, "__file__", None)
+    return _sha256(Path(file)) if file and Path(file).is_file() else ""

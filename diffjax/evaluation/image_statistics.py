@@ -2,21 +2,23 @@
 
 python -m diffjax.stats --data=cifar10-32x32.zip --output=cifar10.npz
 
-The file holds `mu` and `sigma`, as EDM's released ones do, and beside them the name of the features
-and the number of images. Every image counts, with the pixels that the network is trained on: uint8,
+The file holds `mu` and `sigma`, as EDM's released ones do, and beside them which features of which
+images they are of. Every image counts, with the pixels that the network is trained on: uint8,
 as stored, neither resized nor mirrored.
 """
 
 import argparse
 import dataclasses
+import hashlib
 import io
+import json
 import math
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -25,7 +27,7 @@ from jax.sharding import Mesh
 from diffjax import data
 from diffjax.data import zip_entries
 from diffjax.distributed import peers, sharding
-from diffjax.evaluation import features
+from diffjax.evaluation import features, statistics_origin
 from diffjax.evaluation.features import INCEPTION, Features
 from diffjax.files import download, kinds, paths, writing
 from diffjax.files.progress import ProgressLine, say, write
@@ -51,10 +53,12 @@ class Meta:
     Attributes:
       features: name of the features.
       count: number of images, or None where the file doesn't hold it.
+      measured: of what and with what, as `statistics_origin.describe` gives it; empty where unsaid.
     """
 
     features: str
     count: int | None
+    measured: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
 
 def is_statistics(source: str) -> bool:
@@ -84,31 +88,46 @@ def load_reference(source: str) -> tuple[np.ndarray, np.ndarray, Meta]:
         )
     with download.reading(f"{_RELEASED_AT}{source}.npz" if source in RELEASED else source) as path:
         try:
-            return _check(_read_arrays(path))
+            mean, cov, meta = _check(_read_arrays(path))
         except ValueError as error:
             raise ValueError(f"{source}: {error}.") from error
+    if source in RELEASED:  # whose names say of what they are
+        resolution = int(source.rpartition("x")[2])
+        theirs = {"name": INCEPTION, "function": INCEPTION, "sha256": ""}
+        about = statistics_origin.describe(theirs, (resolution, resolution, 3), name=source)
+        meta = dataclasses.replace(meta, measured=about)
+    return mean, cov, meta
 
 
-def save(path: str | os.PathLike[str], moments: Moments, *, features_name: str) -> None:
+def save(
+    path: str | os.PathLike[str],
+    moments: Moments,
+    *,
+    features_name: str,
+    measured: Mapping[str, Any] | None = None,
+) -> None:
     """Write statistics for `load_reference`; the file appears once it is whole.
 
     Args:
       path: of the file, ending in `.npz`.
       moments: of the features of all images.
       features_name: of the features.
+      measured: of what and with what, as `statistics_origin.describe` gives it.
 
     Raises:
       ValueError: if the moments are of fewer than two images.
       OSError: if the file can't be written.
     """
+    arrays: dict[str, Any] = {
+        "mu": moments.mean,
+        "sigma": moments.cov,
+        "features": np.array(features_name),
+        "count": np.array(moments.count),
+    }
+    if measured:
+        arrays["measured"] = np.array(json.dumps(measured))
     with writing.replacing(Path(path)) as partial, partial.open("wb") as file:
-        np.savez(
-            file,
-            mu=moments.mean,
-            sigma=moments.cov,
-            features=np.array(features_name),
-            count=np.array(moments.count),
-        )
+        np.savez(file, **arrays)
 
 
 def compute(
@@ -214,8 +233,9 @@ def _run(source_name: str, output: str, name: str, weights: str, batch_size: int
     line = ProgressLine(len(source) / 1000, stream=stream, interval=_PROGRESS_SECONDS)
     line.compiling()
     batches = data.in_order(source, batch_size=batch_size * mesh.size)
+    digest = hashlib.sha256()
     moments = compute(
-        (batch.images for batch in batches),
+        statistics_origin.hashed((batch.images for batch in batches), digest),
         extract,
         mesh=mesh,
         batch_size=batch_size,
@@ -224,7 +244,10 @@ def _run(source_name: str, output: str, name: str, weights: str, batch_size: int
     line.end()
     if not is_main:
         return
-    save(output, moments, features_name=extract.name)
+    about = statistics_origin.describe(
+        extract.record, source.image_shape, name=source_name, sha256=digest.hexdigest()
+    )
+    save(output, moments, features_name=extract.name, measured=about)
     say(f"{moments.count} images, {moments.mean.size} features {extract.name}: {output}")
 
 
@@ -261,6 +284,7 @@ def _blocks(
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read the known arrays that are there, none of which is allowed to be a pickle."""
     known = {"mu": 8 * _MAX_DIM, "sigma": 8 * _MAX_DIM**2, "features": 1 << 16, "count": 8}
+    known["measured"] = 1 << 18
     arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -336,7 +360,8 @@ def _check(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, Meta]
     count = arrays.get("count")
     if count is not None and (count.ndim or count.dtype.kind not in "iu" or count < 2):
         raise ValueError("count must be the number of images, at least 2")
-    meta = Meta(str(label), None if count is None else int(count))
+    about = statistics_origin.parse(str(arrays["measured"])) if "measured" in arrays else {}
+    meta = Meta(str(label), None if count is None else int(count), about)
     return mean.astype(np.float64), cov.astype(np.float64), meta
 
 

@@ -1,12 +1,16 @@
 """References that generated images are compared with: real images, or their statistics."""
 
 import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 
 from diffjax import data
-from diffjax.evaluation import image_statistics
+from diffjax.evaluation import image_statistics, statistics_origin
 from diffjax.evaluation.features import Features, compute
 from diffjax.metrics import Moments
 
@@ -19,11 +23,14 @@ class Reference:
       mean: [D] mean of the images' features.
       cov: [D, D] covariance of the features.
       rows: [N, D] the features, or None where there are only statistics, or they weren't kept.
+      record: what says which images it is, for files that hold distances to it: name, SHA-256 (of
+        the images' pixels, or of the statistics), count and shape of the images, where known.
     """
 
     mean: np.ndarray
     cov: np.ndarray
     rows: np.ndarray | None = None
+    record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def holds_images(source: str) -> bool:
@@ -69,14 +76,22 @@ def load(
         raise ValueError(f"{field}={source!r} has a single image: a distribution needs more.")
     data.verify(images)
     size = batch_size * mesh.size
-    batches = (batch.images for batch in data.in_order(images, batch_size=size))
+    digest = hashlib.sha256()
+    in_order = (batch.images for batch in data.in_order(images, batch_size=size))
+    batches = statistics_origin.hashed(in_order, digest)
     moments, kept = None, []
     for rows, _ in compute(features, batches, mesh=mesh, batch_size=size):
         moments = (moments or Moments.empty(rows.shape[1])).update(rows)
         if keep_rows:
             kept.append(rows)
     assert moments is not None
-    return Reference(moments.mean, moments.cov, np.concatenate(kept) if keep_rows else None)
+    record = {
+        "name": source,
+        "sha256": digest.hexdigest(),
+        "count": moments.count,
+        "image_shape": list(image_shape),
+    }
+    return Reference(moments.mean, moments.cov, np.concatenate(kept) if keep_rows else None, record)
 
 
 def examples(
@@ -130,4 +145,48 @@ def _from_statistics(
     dim = features.dim(image_shape)
     if (meta.features, mean.size) != (features.name, dim):
         raise ValueError(f"{theirs}, but {prefix}features are {dim} of {features.name!r}.")
-    return Reference(mean, cov)
+    _check_same_measure(source, features, image_shape, meta, prefix)
+    record = {
+        "name": source,
+        "sha256": hashlib.sha256(mean.tobytes() + cov.tobytes()).hexdigest(),
+        "count": meta.count,
+        "image_shape": meta.measured["images"]["image_shape"] if meta.measured else None,
+        "statistics_of": meta.measured["images"]["name"] if meta.measured else None,
+    }
+    return Reference(mean, cov, record=record)
+
+
+def _check_same_measure(
+    source: str,
+    features: Features,
+    image_shape: tuple[int, int, int],
+    meta: image_statistics.Meta,
+    prefix: str,
+) -> None:
+    """Check all that statistics say of themselves beside the features' name and number."""
+    field = f"{prefix}reference={source!r}"
+    if not meta.measured:
+        logging.warning(
+            "%s doesn't say of which images, and by which function, its statistics are: only the "
+            "name and the number of its features were checked. python -m diffjax.stats writes all.",
+            field,
+        )
+        return
+    theirs, shape = meta.measured["features"], tuple(meta.measured["images"]["image_shape"])
+    if shape != image_shape:
+        raise ValueError(
+            f"{field} holds statistics of images of {shape}, but the network makes {image_shape}: "
+            "name statistics of images of that size."
+        )
+    if features.function and theirs["function"] and features.function != theirs["function"]:
+        raise ValueError(
+            f"{field} holds statistics of the features {theirs['function']}, but "
+            f"{prefix}features={features.function!r}: compute them anew by python -m diffjax.stats."
+        )
+    if features.sha256 and theirs["sha256"] and features.sha256 != theirs["sha256"]:
+        logging.warning(
+            "%s holds statistics of %s as it was in another version of its file: compute them anew "
+            "by python -m diffjax.stats if that changed the features.",
+            field,
+            features.function,
+        )

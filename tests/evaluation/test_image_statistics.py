@@ -1,3 +1,4 @@
+import hashlib
 import io
 import pickle
 import re
@@ -11,7 +12,7 @@ import pytest
 
 from diffjax import metrics
 from diffjax.distributed import sharding
-from diffjax.evaluation import features, image_statistics
+from diffjax.evaluation import features, image_statistics, statistics_origin
 from diffjax.files import download
 from tests.support import image_files
 
@@ -53,6 +54,12 @@ def test_command_line(tmp_path, capsys):
     np.testing.assert_allclose(mean, rows.mean(axis=0), rtol=0, atol=1e-13)
     np.testing.assert_allclose(cov, np.cov(rows.T), rtol=0, atol=1e-13)
     assert meta == image_statistics.Meta("pixels", 131)
+    assert meta.measured == statistics_origin.describe(
+        features.load("pixels").record,
+        (4, 4, 3),
+        name=source,
+        sha256=hashlib.sha256(images.tobytes()).hexdigest(),
+    )
     assert [p.name for p in output.parent.iterdir()] == ["ref.npz"]
     captured = capsys.readouterr()
     assert captured.out == f"131 images, 48 features pixels: {output}\n"
@@ -290,6 +297,8 @@ NOT_FINITE = np.array([0, 1, np.nan])
         ({"mu": MU, "sigma": SIGMA, "features": np.array(["a"])}, "features must be the name"),
         ({"mu": MU, "sigma": SIGMA, "count": np.array(1)}, "count must be the number of images"),
         ({"mu": MU, "sigma": SIGMA, "count": np.array(9.5)}, "count must be the number of images"),
+        ({"mu": MU, "sigma": SIGMA, "measured": np.array("[]")}, "measured must say which"),
+        ({"mu": MU, "sigma": SIGMA, "measured": np.array("[" * 9999)}, "measured must say which"),
     ],
 )
 def test_files_that_are_no_statistics(arrays, message, tmp_path):

@@ -8,8 +8,8 @@ import pytest
 from diffjax import metrics
 from diffjax.data import digits
 from diffjax.distributed import sharding
-from diffjax.evaluation import features, image_statistics, references
-from diffjax.files import images
+from diffjax.evaluation import features, image_statistics, references, statistics_origin
+from diffjax.files import download, images
 
 SHAPE = (8, 8, 1)
 PIXELS = features.pixels(images.to_uint8(digits.load()[0]))
@@ -60,6 +60,65 @@ def test_statistics_of_other_features(tmp_path, name, dim, wanted, message):
     extract = features.Features(wanted, features.load("pixels").apply)
     with pytest.raises(ValueError, match=re.escape(path) + ".*" + message):
         load(path, extract)
+
+
+def statistics_of(tmp_path, features_, shape=SHAPE):
+    path = str(tmp_path / "own.npz")
+    about = statistics_origin.describe(features_.record, shape, name="digits", sha256="1" * 64)
+    moments = moments_of(PIXELS)
+    image_statistics.save(path, moments, features_name=features_.name, measured=about)
+    return path
+
+
+def own(function, sha256="a" * 64):
+    apply = features.load("pixels").apply
+    return features.Features("embed", apply, function=function, sha256=sha256)
+
+
+def test_statistics_of_another_module_s_function_of_that_name(tmp_path):
+    path = statistics_of(tmp_path, own("a:embed"))
+    assert load(path, own("a:embed")).record["statistics_of"] == "digits"
+    with pytest.raises(ValueError, match=r"of the features a:embed, but features='b:embed'"):
+        load(path, own("b:embed"))
+
+
+def test_statistics_of_images_of_another_size(tmp_path):
+    """Of as many features all the same, as Inception's are."""
+    path = statistics_of(tmp_path, own("a:embed"), shape=(4, 16, 1))
+    with pytest.raises(
+        ValueError, match=r"images of \(4, 16, 1\), but the network makes \(8, 8, 1"
+    ):
+        load(path, own("a:embed"))
+
+
+def test_released_statistics_say_their_size_by_their_name(tmp_path, monkeypatch):
+    path = tmp_path / "released.npz"
+    np.savez(path, mu=np.zeros(2048), sigma=np.eye(2048))
+    monkeypatch.setattr(download, "fetch", lambda source: path)
+    extract = features.Features("inception", lambda _, x: (np.zeros((len(x), 2048)), None))
+    assert load("cifar10-32x32", extract, image_shape=(32, 32, 3)).record["image_shape"] == [
+        32,
+        32,
+        3,
+    ]
+    with pytest.raises(ValueError, match=r"'ffhq-64x64' holds statistics of images of \(64, 64, 3"):
+        load("ffhq-64x64", extract, image_shape=(32, 32, 3))
+
+
+def test_what_statistics_do_not_say_is_told(tmp_path, caplog):
+    path = str(tmp_path / "earlier.npz")
+    image_statistics.save(path, moments_of(PIXELS), features_name="embed")
+    load(path, own("a:embed"))
+    assert "doesn't say of which images, and by which function" in caplog.text
+    caplog.clear()
+    load(statistics_of(tmp_path, own("a:embed")), own("a:embed", sha256="b" * 64))
+    assert "another version of its file" in caplog.text
+
+
+def test_the_same_images_are_known_by_their_pixels():
+    one, two = (load("digits", features.load("pixels"), batch_size=size) for size in (100, 33))
+    assert one.record == two.record
+    assert (one.record["name"], one.record["count"]) == ("digits", 1797)
 
 
 def test_images_of_another_size():
