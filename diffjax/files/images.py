@@ -2,12 +2,12 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from diffjax.files import writing
 
@@ -77,20 +77,35 @@ def grid(
     return canvas
 
 
-def save_png(path: str | os.PathLike[str], array: np.ndarray) -> None:
+def save_png(
+    path: str | os.PathLike[str], array: np.ndarray, *, text: Mapping[str, str] | None = None
+) -> None:
     """Write a picture as PNG, making its folder; the file appears complete or not at all.
 
     Args:
       path: file to write or replace.
       array: [H, W], [H, W, 1] or [H, W, 3] uint8.
+      text: keyword -> text, Latin-1, kept in the file; `read_text` reads it.
 
     Raises:
       ValueError: if `array` is of another type or shape.
       OSError: if the file can't be written.
     """
     picture = _to_pil(array)
+    chunks = PngImagePlugin.PngInfo()
+    for keyword, value in (text or {}).items():
+        chunks.add_text(keyword, value)
     with writing.replacing(Path(path)) as partial:
-        picture.save(partial, format="PNG")
+        picture.save(partial, format="PNG", pnginfo=chunks)
+
+
+def read_text(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Read the texts of a PNG file; none where it isn't one."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            return {str(keyword): str(text) for keyword, text in picture.info.items()}
+    except (OSError, ValueError, SyntaxError):
+        return {}
 
 
 def labelled_panels(

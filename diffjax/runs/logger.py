@@ -119,6 +119,8 @@ class RunLogger:
     def write_image(self, step: int, kimg: float, name: str, picture: np.ndarray) -> None:
         """Write `W/samples/<name>_<kimg, 6 digits>.png` and show it in TensorBoard.
 
+        Where another update's picture has that name, this one's has decimals: `_000000.064.png`.
+
         Args:
           step: updates done.
           kimg: thousands of images made; whole ones name the file.
@@ -128,7 +130,9 @@ class RunLogger:
         if not self._is_main:
             return
         path = self._workdir / "samples" / f"{name}_{int(kimg):06d}.png"
-        images.save_png(path, picture)
+        if images.read_text(path).get("step", str(step)) != str(step):
+            path = path.with_name(f"{name}_{kimg:010.3f}.png")
+        images.save_png(path, picture, text={"step": str(step)})
         self._tensorboard.add_image(name, picture, step)
 
     def compiling(self) -> None:

@@ -262,6 +262,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.json and not Path(arguments.json).resolve().parent.is_dir():
             raise FileNotFoundError(f"--json={arguments.json}: its folder isn't there.")
+        if arguments.json and Path(arguments.json).exists():
+            raise FileExistsError(
+                f"--json={arguments.json} is there already; delete it or name another."
+            )
         config = _load_config(arguments.config)
         for field in ("batch_size", "accumulation", "dtype", "updates_per_call"):
             if getattr(arguments, field) is not None:

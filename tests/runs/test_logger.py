@@ -199,6 +199,18 @@ class TestTensorBoard:
         with Image.open(tmp_path / "samples" / "samples_000012.png") as png:
             np.testing.assert_array_equal(np.asarray(png), picture[..., 0])
 
+    def test_pictures_of_one_thousand_images_stand_beside_each_other(self, tmp_path: Path) -> None:
+        def names() -> list[str]:
+            return sorted(path.name for path in (tmp_path / "samples").iterdir())
+
+        for _ in range(2):  # of a run, and of it again
+            for step, kimg in ((1, 12.0), (2, 12.032), (3, 12.5), (4, 13.0)):
+                with logger(tmp_path) as log:
+                    log.write_image(step, kimg, "samples", np.full((2, 2, 1), step, np.uint8))
+            assert names() == [f"samples_0000{kimg}.png" for kimg in ("12.032", "12.500", 12, 13)]
+        with Image.open(tmp_path / "samples" / "samples_000012.png") as png:
+            assert np.asarray(png).max() == 1
+
     def test_needs_no_tensorflow_and_no_pytorch(self, tmp_path: Path) -> None:
         code = (
             "import sys, numpy as np\n"

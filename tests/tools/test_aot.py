@@ -257,6 +257,10 @@ def test_files_that_are_not_there(capsys, tmp_path):
     assert "no get_config()" in refusal(capsys, f"--config={empty}", slice_)
     json_file = f"--json={tmp_path}/none/report.json"
     assert "its folder isn't there" in refusal(capsys, f"--config={DIGITS}", slice_, json_file)
+    (tmp_path / "report.json").write_text("precious")
+    json_file = f"--json={tmp_path}/report.json"
+    assert "is there already" in refusal(capsys, f"--config={DIGITS}", slice_, json_file)
+    assert (tmp_path / "report.json").read_text() == "precious"
 
 
 def test_arguments_have_the_state_s_shapes_and_places():
