@@ -48,6 +48,11 @@ _FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "Of what --mode=
 _ALLOW_CHANGED_CONFIG = flags.DEFINE_bool(
     "allow_changed_config", False, "Go on in a work directory of a run with another config."
 )
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "Folder that --mode=sample and --mode=evaluate write to; the default is the run's own.",
+)
 _DEBUG = flags.DEFINE_bool("debug", False, "Show where an error comes from.")
 
 
@@ -105,11 +110,21 @@ def _run(mode: str, config: Any, workdir: str) -> None:
     elif mode == "sample":
         from diffjax.runs.sample import sample
 
-        sample(config, workdir, allow_changed_config=_ALLOW_CHANGED_CONFIG.value)
+        sample(
+            config,
+            workdir,
+            allow_changed_config=_ALLOW_CHANGED_CONFIG.value,
+            output=_OUTPUT.value or "",
+        )
     elif mode == "evaluate":
         from diffjax.runs.evaluate import evaluate
 
-        evaluate(config, workdir, allow_changed_config=_ALLOW_CHANGED_CONFIG.value)
+        evaluate(
+            config,
+            workdir,
+            allow_changed_config=_ALLOW_CHANGED_CONFIG.value,
+            output=_OUTPUT.value or "",
+        )
     else:
         from diffjax.runs.show import show
 
@@ -175,13 +190,18 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         _refuse(f"an override can't be followed: {error}")  # an item of a list, say
     if len(rest) > 1:
         _refuse(f"{rest[1]!r} isn't a flag: flags start with --")
-    if _WORKDIR.value is not None:
-        if not _WORKDIR.value:
-            _refuse("--workdir is empty: name a folder, or leave it out for the default")
+    for name in ("workdir", "output"):
+        folder = FLAGS[name].value
+        if folder is None:
+            continue
+        if not folder:
+            _refuse(f"--{name} is empty: name a folder, or leave it out for the default")
         try:
-            FLAGS["workdir"].value = paths.expanded(_WORKDIR.value)
+            FLAGS[name].value = paths.expanded(folder)
         except ValueError as error:
-            _refuse(f"--workdir={error}")
+            _refuse(f"--{name}={error}")
+    if FLAGS["output"].present and _MODE.value not in ("sample", "evaluate"):
+        _refuse("--output is for --mode=sample and --mode=evaluate alone")
     if FLAGS["format"].present and _MODE.value != "show":
         _refuse("--format is for --mode=show alone")
     return rest

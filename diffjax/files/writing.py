@@ -32,11 +32,13 @@ _HELP = {
 }
 
 
-def make_writable(workdir: PathLike) -> Path:
+def make_writable(workdir: PathLike, *, field: str = "workdir", instead: str = "") -> Path:
     """Make a work directory if needed, and check that files can be written in it.
 
     Args:
       workdir: a local path, or one on a mounted store.
+      field: name of the setting in an error.
+      instead: what to do instead, in an error; "" names another work directory.
 
     Returns:
       The path of the directory.
@@ -55,8 +57,8 @@ def make_writable(workdir: PathLike) -> Path:
         probe(path)
     except OSError as error:
         raise OSError(
-            f"workdir={path} can't be written to ({error.strerror}): name another --workdir, or "
-            "mend its permissions or its disk"
+            f"{field}={path} can't be written to ({error.strerror}): "
+            f"{instead or 'name another --workdir'}, or mend its permissions or its disk"
         ) from error
     return path
 

@@ -10,43 +10,53 @@ import jax
 from ml_collections import ConfigDict
 
 from diffjax.distributed import sharding
-from diffjax.files import writing
+from diffjax.files import json_values, writing
 from diffjax.files.progress import say
-from diffjax.runs import building, checks, joining, saved_config, subjects
+from diffjax.runs import building, checks, joining, results, saved_config, subjects
 
 
-def evaluate(config: ConfigDict, workdir: str, *, allow_changed_config: bool = False) -> None:
+def evaluate(
+    config: ConfigDict, workdir: str, *, allow_changed_config: bool = False, output: str = ""
+) -> None:
     """Measure a student, its teacher or another network as `config.evaluate` says.
 
     `source` says what: see `subjects.find`. `seeds` measurements of `count` images each, no two of
     which share one, give mean and standard deviation. They are printed, and written with each
-    value to `evaluation_<source>.json` in the work directory.
+    value to `evaluation_<source>.json`, which says too what was measured, against what and with
+    what. An earlier file there of something else is kept under another name.
 
     Args:
       config: of the run.
       workdir: of the run.
       allow_changed_config: asks a run's network also as another config says.
+      output: folder to write to; "" is the work directory.
 
     Raises:
       ValueError: a metric without its reference, or a field that can't be followed.
       FileNotFoundError: nothing to evaluate.
+      OSError: a folder that can't be written to, before anything is computed.
     """
     config = checks.upgraded(config)
     with joining.joined(config):
-        _evaluate(config, workdir, allow_changed_config)
+        _evaluate(config, workdir, allow_changed_config, output)
 
 
-def _evaluate(config: ConfigDict, workdir: str, allow_changed_config: bool) -> None:
+def _evaluate(config: ConfigDict, workdir: str, allow_changed_config: bool, output: str) -> None:
     mesh = sharding.make_mesh(**config.mesh)
     exp = building.build(config)
     settings = config.evaluate
     building.check_evaluation(config)
     if settings.source in subjects.OF_THE_RUN and not allow_changed_config:
         saved_config.check_same_network(Path(workdir), config)
-    writing.make_writable(workdir)
+    folder = results.folder(workdir, output)
     subject = subjects.find(settings.source, Path(workdir), exp, settings.seed, mesh)
     exp = dataclasses.replace(exp, classes=subject.classes)
     evaluator = building.make_evaluator(config, exp, mesh)
+    record = {
+        **evaluator.record,
+        "network": results.network(exp, subject.params, source=settings.source, step=subject.step),
+        "seeds": settings.seeds,
+    }
     measured = [
         evaluator(subject.sampler, subject.params, label_dim=exp.denoiser.label_dim, repeat=repeat)
         for repeat in range(settings.seeds)
@@ -61,6 +71,7 @@ def _evaluate(config: ConfigDict, workdir: str, allow_changed_config: bool) -> N
         "images": settings.count,
         "seeds": settings.seeds,
         **mean,
+        results.MEASURED: json_values.encode("record", record),
     }
     deviation = {}
     if settings.seeds > 1:
@@ -70,7 +81,8 @@ def _evaluate(config: ConfigDict, workdir: str, allow_changed_config: bool) -> N
         f"{name} {value:.5g}" + (f" ± {deviation[name]:.2g}" if deviation else "")
         for name, value in mean.items()
     )
-    path = Path(workdir) / f"evaluation_{subject.name}.json"
+    path = folder / f"evaluation_{subject.name}.json"
+    results.make_way(path, record)
     writing.write_text(path, json.dumps(report, indent=2) + "\n")
     say(f"{subject.title}: {shown}")
     say(f"written to {path}")

@@ -16,7 +16,7 @@ from diffjax.evaluation.evaluator import Evaluator
 from diffjax.files import images, writing
 from diffjax.interfaces import Params
 from diffjax.models import network_folder
-from diffjax.runs import best_network
+from diffjax.runs import best_network, results
 from diffjax.runs.experiment import Experiment
 from diffjax.runs.logger import RunLogger
 
@@ -66,21 +66,28 @@ class Reporter:
         self._logger = logger
         self._sampler = exp.sampler(seed=seed, mesh=mesh)
         self._evaluator = evaluator
+        self._measure: results.Record = {}
+        if evaluator is not None:
+            self._measure = {**evaluator.record, "network": results.asked(exp)}
+            del self._measure["metrics"]  # each number's name says its own
         self._evaluation_sampler: sampling.SampleBatch | None = None
         self._best: best_network.BestNetwork | None = None
 
     def open_best(self, step: int) -> None:
-        """Go on with the best network of this run; an earlier run's there makes way."""
+        """Go on with the best network of this run; an earlier run's there is kept aside."""
         name = self._metric
         if self._evaluator is None or not name or jax.process_index() != 0:
             return
         folder = self._workdir / best_network.FOLDER
-        if step == 0:
-            shutil.rmtree(folder, ignore_errors=True)
+        if step == 0 and best_network.has_one(folder):
+            aside = best_network.set_aside(folder)
+            self._logger.note(f"{folder} is of an earlier run: kept as {aside.name}")
         self._best = best_network.BestNetwork(
             folder,
             metric=self._evaluator.names[name],
             higher_is_better=evaluator.METRICS[name].higher_is_better,
+            measured=self._measure,
+            report=self._logger.note,
         )
 
     def grid_images(self, state: Any) -> np.ndarray | None:
@@ -108,6 +115,8 @@ class Reporter:
         )
         seconds = time.monotonic() - start
         timing = {"evaluation_seconds": seconds}
+        if jax.process_index() == 0:
+            self._note(results.note_measure(self._workdir, step, self._measure))
         self._logger.write_scalars(step, kimg, self.measured, timing)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in self.measured.items())
         self._logger.note(f"{kimg:.1f} kimg: {shown}  ({seconds:.1f} s)")
@@ -119,6 +128,9 @@ class Reporter:
         params = jax.device_put(self._exp.averaged(state), sharding.replicated(self._mesh))
         self._write_comparison(params, inputs, step, kimg)
         network = self._workdir / NETWORK
+        before = self._finished_step()
+        if before not in (None, step):
+            self._logger.note(f"{network} was that of update {before}, and is now of {step}")
         if jax.process_index() == 0:
             shutil.rmtree(network, ignore_errors=True)  # of a shorter run that went on
             network_folder.save_denoiser(
@@ -131,8 +143,14 @@ class Reporter:
 
     def is_finished(self, step: int) -> bool:
         """Tell whether `finish` was done for this step, and not only for a shorter run."""
+        return self._finished_step() == step
+
+    def _finished_step(self) -> int | None:
         path = self._workdir / NETWORK / _RECORD
-        return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["step"] == step
+        if not path.is_file():
+            return None
+        step: int = json.loads(path.read_text(encoding="utf-8"))["step"]
+        return step
 
     def _write_comparison(self, params: Params, inputs: Any, step: int, kimg: float) -> None:
         panels = [
@@ -161,6 +179,10 @@ class Reporter:
             value = self.measured[self._evaluator.names[self._metric]]
             exp = self._exp
             self._best.offer(step, kimg, value, exp.init_kwargs, params, classes=exp.classes)
+
+    def _note(self, text: str) -> None:
+        if text:
+            self._logger.note(text)
 
     def _first_images(self, sampler: sampling.SampleBatch, params: Params) -> np.ndarray:
         return sampling.first_images(

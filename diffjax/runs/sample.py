@@ -8,36 +8,43 @@ from ml_collections import ConfigDict
 
 from diffjax.distributed import sharding
 from diffjax.evaluation import sampling
-from diffjax.files import images, writing
+from diffjax.files import images
 from diffjax.files.progress import say, warn_once
 from diffjax.interfaces import Array
-from diffjax.runs import building, checks, joining, saved_config, subjects
+from diffjax.runs import building, checks, joining, results, saved_config, subjects
 
 _FORMATS = ("png", "npz")
 
 
-def sample(config: ConfigDict, workdir: str, *, allow_changed_config: bool = False) -> None:
+def sample(
+    config: ConfigDict, workdir: str, *, allow_changed_config: bool = False, output: str = ""
+) -> None:
     """Write a grid of a student, its teacher or another network, and with a count its images.
 
     `config.sample` has: `source`, as `subjects.find` takes it; `count` (0 for the grid alone);
     `format`, "png" for one file an image or "npz" for one file with `images` and `classes`;
     `label`, one class or −1 for all; `seed`; `batch_size`, which changes no image.
 
+    Source, label, seed and count are in the files' names, and `<name>.json` says what else decides
+    their content. Earlier files there of something else are kept under other names.
+
     Args:
       config: of the run.
-      workdir: of the run; images go to `samples/` in it.
+      workdir: of the run.
       allow_changed_config: asks a run's network also as another config says.
+      output: folder to write to, in `samples/` there; "" is the work directory.
 
     Raises:
       ValueError: a field that can't be followed.
       FileNotFoundError: no checkpoint to sample from.
+      OSError: a folder that can't be written to, before anything is computed.
     """
     config = checks.upgraded(config)
     with joining.joined(config):
-        _sample(config, workdir, allow_changed_config)
+        _sample(config, workdir, allow_changed_config, output)
 
 
-def _sample(config: ConfigDict, workdir: str, allow_changed_config: bool) -> None:
+def _sample(config: ConfigDict, workdir: str, allow_changed_config: bool, output: str) -> None:
     mesh = sharding.make_mesh(**config.mesh)
     settings, exp = config.sample, building.build(config)
     if settings.format not in _FORMATS:
@@ -51,12 +58,15 @@ def _sample(config: ConfigDict, workdir: str, allow_changed_config: bool) -> Non
         )
     if settings.source in subjects.OF_THE_RUN and not allow_changed_config:
         saved_config.check_same_network(Path(workdir), config)
-    writing.make_writable(workdir)
+    folder = results.folder(workdir, output) / "samples"
     subject = subjects.find(settings.source, Path(workdir), exp, settings.seed, mesh)
     if subject.classes and settings.label not in (-1, *subject.classes):
         warn_once(f"config.sample.label={settings.label}: no images of this class were trained on.")
     sampler, params = subject.sampler, subject.params
-    folder = Path(workdir) / "samples"
+    network = results.network(exp, subject.params, source=settings.source, step=subject.step)
+    record = {"network": network, "label": settings.label, "seed": settings.seed}
+    label = f"_label{settings.label}" if settings.label >= 0 else ""
+    name = f"{subject.name}{label}_seed{settings.seed}"
 
     def classes(indices: Array) -> Array:
         if settings.label >= 0:
@@ -77,11 +87,13 @@ def _sample(config: ConfigDict, workdir: str, allow_changed_config: bool) -> Non
     is_main = jax.process_index() == 0
     if is_main:
         scale = images.visible_scale(shown.shape[1])
-        grid_path = folder / f"{subject.name}_seed{settings.seed}.png"
-        images.save_png(grid_path, images.grid(shown, columns=config.grid.columns, scale=scale))
-        say(f"{subject.title}: grid in {grid_path}")
+        path = folder / f"{name}.png"
+        picture = images.grid(shown, columns=config.grid.columns, scale=scale)
+        shape = {"rows": config.grid.rows, "columns": config.grid.columns}
+        with results.placed(path, {**record, **shape}) as partial:
+            images.save_png(partial, picture)
+        say(f"{subject.title}: grid in {path}")
     if settings.count:
-        name = f"{subject.name}_seed{settings.seed}_{settings.count}"
         produced = sampling.batches(
             sampler, params, settings.count, batch_size=batch_size, classes=classes
         )
@@ -89,9 +101,10 @@ def _sample(config: ConfigDict, workdir: str, allow_changed_config: bool) -> Non
             for _ in produced:
                 pass
             return
-        if settings.format == "png":
-            sampling.write_pngs(folder / name, produced)
-        else:
-            name += ".npz"
-            sampling.write_npz(folder / name, produced, settings.count)
-        say(f"{settings.count} images in {folder / name}")
+        path = folder / f"{name}_{settings.count}{'.npz' if settings.format == 'npz' else ''}"
+        with results.placed(path, {**record, "count": settings.count}) as partial:
+            if settings.format == "png":
+                sampling.write_pngs(partial, produced)
+            else:
+                sampling.write_npz(partial, produced, settings.count)
+        say(f"{settings.count} images in {path}")

@@ -31,6 +31,7 @@ class Subject:
       sampler: how it is sampled.
       params: its parameters, on the devices.
       classes: those to draw; () for all.
+      step: updates that it was trained for; None where that isn't known.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Subject:
     sampler: sampling.SampleBatch
     params: Params
     classes: tuple[int, ...] = ()
+    step: int | None = None
 
 
 def find(source: str, workdir: Path, exp: Experiment, seed: int, mesh: Mesh) -> Subject:
@@ -64,11 +66,13 @@ def find(source: str, workdir: Path, exp: Experiment, seed: int, mesh: Mesh) -> 
             params, meta = exp.restore_average(checkpointer, mesh)
         title = f"{exp.caption}, {meta['kimg']:.1f} kimg"
         sampler = exp.sampler(seed=seed, mesh=mesh)
-        return Subject(source, title, exp.evaluations, sampler, params, exp.classes)
+        step = meta["step"]
+        return Subject(source, title, exp.evaluations, sampler, params, exp.classes, step)
     if source == "best":
         folder, record = best_network.find_best(workdir)
         title = f"{exp.caption}, {record['kimg']:.1f} kimg, best {record['metric']}"
-        return _network(source, title, str(folder), exp, seed, mesh)
+        subject = _network(source, title, str(folder), exp, seed, mesh)
+        return dataclasses.replace(subject, step=record["step"])
     if not re.search(r"[/.]", source) and not Path(source).exists():
         raise ValueError(
             f"source={source!r} is unknown; known are: {', '.join(_SOURCES)}, and a network's path."

@@ -188,14 +188,15 @@ class Checkpointer:
           step: likewise as for `restore`.
 
         Returns:
-          `(tree, meta)`.
+          `(tree, meta)`, in which `meta["step"]` tells which checkpoint it is.
 
         Raises:
           FileNotFoundError: if there is no such checkpoint.
           ValueError: if other arrays are stored there, or it is damaged, as for `restore`.
         """
         path = self._find(step)
-        return stored_trees.read_part(path / "state", abstract, places), _read_meta(path)
+        tree = stored_trees.read_part(path / "state", abstract, places)
+        return tree, {**_read_meta(path), "step": int(path.name)}
 
     def meta(self, step: int) -> dict[str, Any]:
         """Read what a complete checkpoint holds besides the state."""

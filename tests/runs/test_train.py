@@ -287,11 +287,11 @@ def test_sampling_from_the_teacher_with_churn(sid_run):
     for batch_size in (8, 16):
         config.sample.batch_size = batch_size
         sample(config, str(workdir))
-        sampled = np.load(workdir / "samples" / "teacher_seed0_8.npz")
+        sampled = np.load(workdir / "samples" / "teacher_label3_seed0_8.npz")
         images.append(sampled["images"].astype(int))
         assert set(sampled["classes"]) == {3}
     assert np.abs(images[0] - images[1]).max() <= 1
-    assert (workdir / "samples" / "teacher_seed0.png").exists()
+    assert (workdir / "samples" / "teacher_label3_seed0.png").exists()
 
 
 def test_the_best_network_is_kept(sid_run):
