@@ -200,3 +200,95 @@ def test_mistakes_are_told():
         churned(latents(), noise=n[:5])
     with pytest.raises(AssertionError):
         samplers.edm_heun(gaussian(), latents(), jnp.ones((3, 1)))
+
+
+def network(x, sigma):
+    """A small network in place of a denoiser, one `tanh` an evaluation."""
+    return jnp.tanh(x @ jnp.asarray([[0.3, -1.0], [0.7, 0.2]], x.dtype)) / (1 + sigma[:, None])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+@pytest.mark.parametrize("churn", [{}, {"s_churn": 5.0, "s_min": 0.1, "s_noise": 1.1}])
+def test_scan_is_the_loop(steps, churn):
+    z, sigmas = latents(), np.append(np.geomspace(20.0, 0.01, steps), 0.0)
+    options = {**churn, "rng": key(4)}
+    unrolled = samplers.edm_heun(network, z, sigmas, loop="unroll", **options)
+    scanned = samplers.edm_heun(network, z, sigmas, loop="scan", **options)
+    np.testing.assert_allclose(scanned, unrolled, rtol=1e-5, atol=1e-5)
+    again = samplers.edm_heun(network, z, sigmas, loop="scan", **options)
+    np.testing.assert_array_equal(scanned, again)
+
+
+@pytest.mark.parametrize("traced", ["latents", "sigmas", "captured"])
+def test_inside_jit_the_network_is_compiled_once(traced):
+    z, sigmas, n = latents(), noise.heun_sigmas(18), jax.random.normal(key(3), (18, 3, 2))
+
+    def sample(x, levels, scale, loop="auto"):
+        def denoise(x, sigma):
+            return scale * network(x, sigma)
+
+        return samplers.edm_heun(denoise, x, levels, s_churn=5.0, noise=n, loop=loop)
+
+    variable = {
+        "latents": lambda value, **loop: sample(value, sigmas, 1.0, **loop),
+        "sigmas": lambda value, **loop: sample(np.asarray(z), value, 1.0, **loop),
+        "captured": lambda value, **loop: sample(z, sigmas, value, **loop),
+    }[traced]
+    value = {"latents": z, "sigmas": jnp.asarray(sigmas), "captured": jnp.float32(1)}[traced]
+    compiled = jax.jit(variable).lower(value)
+    assert compiled.as_text().count("stablehlo.tanh") == 1
+    unrolled = jax.jit(functools.partial(variable, loop="unroll")).lower(value)
+    assert unrolled.as_text().count("stablehlo.tanh") == 35
+    np.testing.assert_allclose(
+        compiled.compile()(value), sample(z, sigmas, 1.0), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_outside_jit_the_denoiser_gets_numbers():
+    recorder = Recorder(gaussian())  # reads σ, which a traced loop would not let it
+    samplers.edm_heun(recorder, latents(), noise.heun_sigmas(3))
+    assert len(recorder.sigmas) == 5
+
+
+def test_scan_and_loop_have_one_gradient():
+    def total(scale, loop):
+        z, sigmas = latents(), noise.heun_sigmas(4, 0.1, 5.0)
+        return samplers.edm_heun(
+            lambda x, sigma: scale * network(x, sigma), z, sigmas, loop=loop
+        ).sum()
+
+    scanned, unrolled = (jax.grad(total)(0.8, loop) for loop in ("scan", "unroll"))
+    assert np.isfinite(unrolled)
+    np.testing.assert_allclose(scanned, unrolled, rtol=1e-4)
+
+
+@pytest.mark.parametrize("loop", ["scan", "unroll"])
+@pytest.mark.parametrize("churn", [{}, {"s_churn": 3.0, "rng": jax.random.key(2)}])
+def test_the_type_is_that_of_the_latents(loop, churn):
+    sigmas, z = noise.heun_sigmas(5, 0.01, 20.0), latents()
+    single = samplers.edm_heun(network, z, sigmas, loop=loop, **churn)
+    asked = []
+
+    def denoise(x, sigma):
+        asked.append((x.dtype, sigma.dtype))
+        return network(x, sigma).astype(jnp.float32)
+
+    with jax.enable_x64(True):
+        # The setting alone changes no draw and no image.
+        same = samplers.edm_heun(network, z, sigmas, loop=loop, **churn)
+        double = samplers.edm_heun(denoise, z.astype(jnp.float64), sigmas, loop=loop, **churn)
+    assert (single.dtype, same.dtype, double.dtype) == (jnp.float32, jnp.float32, jnp.float64)
+    np.testing.assert_allclose(same, single, rtol=1e-5, atol=1e-6)
+    assert set(asked) == {(np.dtype("float64"),) * 2}
+    if not churn:  # whose draws are others in float64
+        np.testing.assert_allclose(double, single, rtol=1e-4, atol=1e-4)
+    for small in (jnp.bfloat16, jnp.float16):
+        samples = samplers.edm_heun(network, z.astype(small), sigmas, loop=loop, **churn)
+        assert samples.dtype == jnp.float32
+
+
+def test_without_a_step_or_with_an_unknown_loop_it_says_so():
+    with pytest.raises(ValueError, match="sigmas has 1 entries"):
+        samplers.edm_heun(gaussian(), latents(), jnp.zeros(1))
+    with pytest.raises(ValueError, match="loop='while'; known are: auto, scan, unroll"):
+        samplers.edm_heun(gaussian(), latents(), noise.heun_sigmas(3), loop="while")
