@@ -111,18 +111,21 @@ class Loop:
         if not self.schedule.is_over(self.images) and not self._is_compiled(updates):
             self._logger.note("told to stop before the first update; the same command goes on")
             return False
-        while not self.schedule.is_over(self.images):
-            count = min(self._updates_per_call, self.schedule.updates_to_stop(self.images))
+        while count := self._next_count():
             read = inputs if stream is None else {**inputs, **next(stream)}
             self.state, totals = updates(self.state, read, key, count)
             self._after_call(totals, count)
-            self._dog.done(self.step)
+            self._dog.done(self.step, awaited=self._next_count())
             if self._happenings():
                 self._logger.note(
                     f"told to stop: saved update {self.step}; the same command goes on"
                 )
                 return False
         return True
+
+    def _next_count(self) -> int:
+        """Count the updates of the next call; 0 at the end."""
+        return min(self._updates_per_call, self.schedule.updates_to_stop(self.images))
 
     def _is_compiled(self, updates: Callable[..., Any]) -> bool:
         """Wait for updates that are being compiled; return False if told to stop before."""
@@ -163,17 +166,22 @@ class Loop:
             if self._stop.requested():
                 self._show()  # which may be worse news
                 # Measuring may take longer than is left, so that the run that goes on does it.
-                saves.save_and_wait(step, self.state, {**self._meta(), "unreported": True})
+                self._save_and_wait(unreported=True)
                 return True
             self._report()
             # While updates are skipped the state stays what it was; saving it again and again
             # would only push out the checkpoints before it.
             is_due = schedule.due(schedule.checkpoint, self.images) and not self._is_skipping
             if schedule.is_over(self.images):
-                saves.save_and_wait(step, self.state, self._meta())
+                self._save_and_wait()
             elif is_due or (schedule.is_stop(self.images) and saves.must_save_again()):
-                saves.save(step, self.state, self._meta())
+                with self._dog.paused("saving"):
+                    saves.save(step, self.state, self._meta())
         return False
+
+    def _save_and_wait(self, **more: bool) -> None:
+        with self._dog.paused("saving the last checkpoint"):
+            self._checkpointer.save_and_wait(self.step, self.state, {**self._meta(), **more})
 
     def _meta(self) -> dict[str, Any]:
         """Figures that a checkpoint holds besides the state."""
@@ -190,7 +198,8 @@ class Loop:
         measures = step > 0 and schedule.due(schedule.evaluate, self.images)
         if not draws_grid and not measures:
             return
-        pictures = self._reporter.grid_images(self.state)
+        with self._dog.paused("drawing samples"):
+            pictures = self._reporter.grid_images(self.state)
         if pictures is None:
             self._warn(f"warning: at step {step} there are no samples to show: they hold NaN")
             return
@@ -199,7 +208,8 @@ class Loop:
             self._reporter.write_grid(pictures, step, self._kimg)
         if measures:
             try:
-                self._reporter.evaluate(self.state, step, self._kimg)
+                with self._dog.paused("evaluating"):
+                    self._reporter.evaluate(self.state, step, self._kimg)
             except FloatingPointError as error:  # all processes agree on it
                 self._warn(f"warning: nothing was measured at step {step}: {error}")
 
@@ -242,7 +252,7 @@ class Loop:
         # Where the device stopped, whatever was queued after it.
         self.step, self.images = int(self.state.step), int(self.state.images)
         step = self.step
-        self._checkpointer.save_and_wait(step, self.state, self._meta())
+        self._save_and_wait()
         failed = failures.FailedUpdates(
             seed=self._origin.seed,
             first_step=step - int(totals.skipped_in_a_row),

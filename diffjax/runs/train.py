@@ -143,7 +143,8 @@ def _run(
             if schedule.is_over(loop.images) and reporter.is_finished(loop.step):
                 logger.note(f"{workdir} is complete; a larger duration_kimg would go on.")
             elif loop.run(updates, inputs, key):
-                reporter.finish(loop.state, inputs, loop.step, loop.images / 1000)
+                with dog.paused("writing the last pictures and the network"):
+                    reporter.finish(loop.state, inputs, loop.step, loop.images / 1000)
 
 
 def _images_seen(checkpoints: Path) -> int | None:

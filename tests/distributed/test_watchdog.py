@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -106,6 +107,82 @@ def test_both_can_be_switched_off():
         case.update(1.0)
     case.wait(1e6)
     assert (case.lines, case.ends) == ([], [])
+
+
+def test_after_the_last_update_none_is_awaited(trained):
+    trained.now += 1.0
+    trained.dog.done(22, awaited=0)
+    trained.wait(90.0)
+    assert trained.lines == []
+    trained.wait(11.0)
+    (reason,) = trained.ends
+    assert reason.startswith("nothing was done for 101 s since update 22. The same command")
+
+
+def test_a_call_of_many_updates_after_a_call_of_one_may_take_as_long_as_they_do(trained):
+    trained.now += 1.0
+    trained.dog.done(22, awaited=16)
+    trained.wait(99.0)
+    assert trained.lines == []
+    trained.now += 1.0
+    trained.dog.done(38, awaited=1)
+    # That one returns once the sixteen before it are done.
+    trained.wait(99.0)
+    assert trained.lines == []
+
+
+def test_a_call_that_waits_for_the_call_before_too_is_not_slow():
+    """Where every second call catches up with the device, half of the calls take no time."""
+    case = Case()
+    for _ in range(7):
+        case.update(0.0)
+        case.wait(12.0)
+        case.update(0.0)
+    case.update(0.0)
+    case.wait(12.0)
+    assert case.lines == []
+
+
+def test_other_work_is_named_and_compared_with_its_own_kind(trained):
+    def save(seconds):
+        with trained.dog.paused(), trained.dog.paused("saving"):
+            trained.wait(seconds)
+
+    for _ in range(5):
+        save(5.0)
+    save(49.0)
+    assert trained.lines == []
+    save(51.0)
+    assert trained.lines == [
+        "saving after update 21 has taken 51.0 s so far; the median is 5 s",
+    ]
+    trained.wait(9.0)
+    assert len(trained.lines) == 1  # the update has only begun
+    trained.wait(2.0)
+    assert trained.lines[1].startswith("update 22 has taken 11.0 s")
+    with trained.dog.paused("evaluating"), trained.dog.paused():  # still that
+        trained.wait(60.0)
+        trained.wait(41.0)
+    (reason,) = trained.ends
+    assert reason.startswith(
+        "nothing was done for 101 s since update 21, while evaluating. The same command"
+    )
+
+
+def test_before_the_first_update_it_says_so():
+    case = Case()
+    case.wait(101.0)
+    (reason,) = case.ends
+    assert "since the start, while compiling or in the first update. The same" in reason
+
+
+def test_time_in_which_this_process_was_stopped_is_left_out(trained):
+    """As by SIGSTOP, a debugger, or a machine that sleeps: the clock leaps."""
+    with trained.dog:
+        for _ in range(3):
+            trained.now += 1000.0
+            time.sleep(0.7)  # more than two ticks of the watching thread
+    assert (trained.lines, trained.ends) == ([], [])
 
 
 HANGS = """

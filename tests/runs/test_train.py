@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffjax.distributed import sharding
+from diffjax.distributed import sharding, watchdog
 from diffjax.models import network_folder
-from diffjax.runs import best_network, building, experiment, subjects
+from diffjax.runs import best_network, building, experiment, reporting, subjects
 from diffjax.runs.evaluate import evaluate
 from diffjax.runs.sample import sample
 from diffjax.runs.train import train
@@ -240,6 +240,42 @@ def test_many_updates_per_call_are_the_same_updates(sid_run, tmp_path):
         for name in ("fake_loss", "delta"):
             mean = np.mean([one[name] for one in pair])
             np.testing.assert_allclose(row[name], mean, rtol=2e-3)
+
+
+def test_work_that_is_no_update_is_never_called_one(sid_run, tmp_path, monkeypatch, capsys):
+    workdir, config = sid_run
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    longer = config.copy_and_resolve_references()
+    longer.duration_kimg *= 3
+    passed, dogs, worked = [0.0], [], []
+
+    class Dog(watchdog.Watchdog):
+        def __init__(self, **options):
+            options["hang_seconds"] = 0.0
+            super().__init__(**options, clock=lambda: sum(passed))
+            dogs.append(self)
+
+    monkeypatch.setattr(watchdog, "Watchdog", Dog)
+
+    def takes_an_hour(owner, name):
+        do = getattr(owner, name)
+
+        def done(*args, **kwargs):
+            passed.append(3600.0)
+            dogs[-1].check()
+            worked.append(name)
+            return do(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, done)
+
+    reporter, checkpointer = reporting.Reporter, checkpointing.Checkpointer
+    for name in ("grid_images", "write_grid", "evaluate", "finish"):
+        takes_an_hour(reporter, name)
+    takes_an_hour(checkpointer, "save")
+    takes_an_hour(checkpointer, "save_and_wait")
+    train(longer, str(tmp_path))
+    assert {"evaluate", "finish", "save", "save_and_wait"} <= set(worked)
+    assert "has taken" not in capsys.readouterr().out
 
 
 def test_several_programs_make_the_same_run(sid_run, tmp_path):
