@@ -35,6 +35,7 @@ def prepare(
 
     Args:
       deterministic: makes equal runs equal to the bit on GPUs, at some cost; CPUs are so anyway.
+        Equal are runs on as many devices of one kind, on a CPU with as many cores.
       distributed: joins the other processes of a pod or cluster. JAX finds them in the environment
         on TPU pods, under SLURM, Open MPI and Kubernetes; anywhere else JAX_COORDINATOR_ADDRESS
         (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID name them.

@@ -21,7 +21,7 @@ _UPDATE, _FIRST_UPDATE = "update", "compiling or in the first update"
 
 @dataclasses.dataclass
 class _Work:
-    """What the main thread is at, since when, and whether that was reported as slow."""
+    """Work of the main thread, since when, and whether it was reported as slow."""
 
     name: str
     since: float

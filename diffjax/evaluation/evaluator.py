@@ -183,7 +183,8 @@ class Evaluator:
           reference: real images that metrics compare with; None where no metric compares.
           count: number of images to generate.
           batch_size: images that one device makes at a time. It isn't divided by the number of
-            devices, so that each image is equal to the bit however many devices there are.
+            devices, so that a device is given the same work however many there are, and on as many
+            cores a device makes images that are equal to the bit.
           seed: of the images and their classes.
           mesh: the devices.
           classes: those that are drawn; () for all.

@@ -1,11 +1,12 @@
 """Sampling of images: from a student in one step, or from a teacher by EDM's sampler.
 
-Every image has a key of its own, from the seed and its index, so that image i is the same whatever
-the batch size and the number of images.
+Every image has a key of its own, from the seed and its index, so that image i is the same, up to
+rounding, whatever the batch size, the number of images and the devices.
 """
 
 import dataclasses
 import functools
+import itertools
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from diffjax.models.denoiser import NetworkDenoiser
 
 # (parameters, indices [B], classes [B]) -> images [B, H, W, C] in [-1, 1], split over the devices.
 SampleBatch = Callable[[Params, Array, Array], Array]
+# uint8 images [B, H, W, C] and their classes [B], a batch at a time.
+Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 
 
 def keys(seed: int, indices: Array) -> PRNGKey:
@@ -136,6 +139,9 @@ def heun(
 ) -> SampleBatch:
     """Sampler by EDM's method over a mesh, one compiled network evaluation.
 
+    Outside of `jit`, where all of diffjax calls it, the loop is Python's, so that a CPU keeps its
+    threads. Inside it is one compiled loop.
+
     Args:
       denoiser: the network.
       settings: of the sampler.
@@ -205,7 +211,7 @@ def batches(
     *,
     batch_size: int,
     classes: Callable[[Array], Array],
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Batches:
     """Sample `count` images, a batch at a time, every batch of one size so that one compiles.
 
     Args:
@@ -226,7 +232,41 @@ def batches(
         yield pictures[:left], np.asarray(chosen)[:left]
 
 
-def write_pngs(directory: Path, produced: Iterator[tuple[np.ndarray, np.ndarray]]) -> int:
+def look_ahead(produced: Batches, count: int) -> tuple[np.ndarray, Batches]:
+    """Take the first images off, and give them back.
+
+    Args:
+      produced: images and classes, as `batches` gives them, no fewer than `count`.
+      count: of images to look at.
+
+    Returns:
+      uint8 [count, H, W, C], and an iterator over all of `produced`.
+    """
+    seen, left = [], count
+    for batch in produced:
+        seen.append(batch)
+        left -= len(batch[0])
+        if left <= 0:
+            break
+    pictures = np.concatenate([pictures for pictures, _ in seen])
+    return pictures[:count], itertools.chain(seen, produced)
+
+
+def cut(produced: Batches, count: int) -> Batches:
+    """End after `count` images.
+
+    Args:
+      produced: images and classes, as `batches` gives them.
+      count: of images to let through.
+    """
+    for pictures, classes in produced:
+        yield pictures[:count], classes[:count]
+        count -= len(pictures)
+        if count <= 0:
+            return
+
+
+def write_pngs(directory: Path, produced: Batches) -> int:
     """Write each image as a file `<index, 6 digits>.png`.
 
     Args:
@@ -247,7 +287,7 @@ def write_pngs(directory: Path, produced: Iterator[tuple[np.ndarray, np.ndarray]
     return index
 
 
-def write_npz(path: Path, produced: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> int:
+def write_npz(path: Path, produced: Batches, count: int) -> int:
     """Write one .npz with `images` [N, H, W, C] uint8 and `classes` [N].
 
     Batches are written as they come, so that memory stays that of a batch; the file has its name

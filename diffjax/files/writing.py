@@ -201,7 +201,7 @@ def _system_error(error: BaseException | None) -> OSError | None:
     while error is not None:
         if isinstance(error, OSError) and error.strerror:
             return error
-        if isinstance(error, OSError) or error.__cause__ is not None:  # raised with words
+        if isinstance(error, OSError) or error.__suppress_context__:  # raised with words
             return None
         error = error.__context__
     return None

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffjax import methods
-from diffjax.files import paths
+from diffjax.files import paths, progress
 from diffjax.methods.settings import (
     COUNT,
     FLAG,
@@ -68,7 +68,7 @@ IMAGE_SHAPE = Rule(
     "(height, width, channels) of a square image are needed, such as (32, 32, 3)",
 )
 DURATION = Rule(  # images are counted in 32 bits
-    lambda v: is_number(v) and 0 < v < 4e6, "a number over 0, and under 4e6, is needed"
+    lambda v: is_number(v) and 0 < v < 4e6, "a positive number is needed, and under 4e6"
 )
 TEXT = Rule(lambda v: isinstance(v, str), "a string is needed")
 NAME = Rule(lambda v: isinstance(v, str) and bool(v), "a string that isn't empty is needed")
@@ -251,9 +251,10 @@ def _check_learning_time(config: ConfigDict, group: str) -> None:
         )
     rampup = settings.get("rampup_kimg", 0.0)
     if rampup and not last:
-        raise ValueError(
+        progress.warn_once(
             f"config.{group}.rampup_kimg={rampup} starts from a learning rate of 0, and "
-            f"duration_kimg={duration} is one update of batch_size={config.batch_size}; make it 0."
+            f"duration_kimg={duration} is one update of batch_size={config.batch_size}: nothing is "
+            "learnt."
         )
     decay = settings.get("decay_kimg", 0.0)
     if decay and frozen + decay > duration:

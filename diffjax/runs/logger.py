@@ -3,7 +3,8 @@
 In the run's folder W:
 
 * `W/metrics.jsonl`: one JSON object a line, `step`, `kimg` and the scalars that the seed decides.
-  Two equal runs give equal files, also if one of them was interrupted and resumed. Means are over
+  Two equal runs give equal files, also if one of them was interrupted and resumed, on as many
+  devices of one kind and, on a CPU, as many cores; on a GPU with `deterministic`. Means are over
   the updates since the last line that were kept; `skipped` counts those that were not.
 * `W/timing.jsonl`: the same for times and rates, which no seed decides.
 * `W/tensorboard/`: all of these and the sample grids as TensorBoard event files.

@@ -23,7 +23,7 @@ def sample(
 
     `config.sample` has: `source`, as `subjects.find` takes it; `count` (0 for the grid alone);
     `format`, "png" for one file an image or "npz" for one file with `images` and `classes`;
-    `label`, one class or −1 for all; `seed`; `batch_size`, which changes no image.
+    `label`, one class or −1 for all; `seed`; `batch_size`, which changes images by rounding alone.
 
     Source, label, seed and count are in the files' names, and `<name>.json` says what else decides
     their content. Earlier files there of something else are kept under other names.
@@ -74,16 +74,16 @@ def _sample(config: ConfigDict, workdir: str, allow_changed_config: bool, output
         return sampling.random_classes(settings.seed, indices, label_dim, subject.classes)
 
     grid_size = config.grid.rows * config.grid.columns
-    batch_size = sharding.round_up(settings.batch_size, mesh)
-    shown, _ = next(
-        sampling.batches(
-            sampler,
-            params,
-            grid_size,
-            batch_size=sharding.round_up(grid_size, mesh),
-            classes=classes,
-        )
+    total = max(grid_size, settings.count)
+    produced = sampling.batches(
+        sampler,
+        params,
+        total,
+        # One size, and each image once: the grid's are the first of them.
+        batch_size=sharding.round_up(min(settings.batch_size, total), mesh),
+        classes=classes,
     )
+    shown, produced = sampling.look_ahead(produced, grid_size)
     is_main = jax.process_index() == 0
     if is_main:
         scale = images.visible_scale(shown.shape[1])
@@ -94,9 +94,7 @@ def _sample(config: ConfigDict, workdir: str, allow_changed_config: bool, output
             images.save_png(partial, picture)
         say(f"{subject.title}: grid in {path}")
     if settings.count:
-        produced = sampling.batches(
-            sampler, params, settings.count, batch_size=batch_size, classes=classes
-        )
+        produced = sampling.cut(produced, settings.count)
         if not is_main:  # which takes its part in making them
             for _ in produced:
                 pass

@@ -97,7 +97,7 @@ def _run(
         step = int(state.step)
         logger = RunLogger(
             workdir,
-            total_kimg=schedule.total(int(state.images)) / 1000,
+            total_kimg=schedule.images_at_end(int(state.images)) / 1000,
             is_main=jax.process_index() == 0,
             resume_step=step if meta else None,
         )

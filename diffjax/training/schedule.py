@@ -62,7 +62,12 @@ class Schedule:
         """Tell whether the run ends where so many images were seen."""
         return images >= self.duration
 
-    def total(self, images: int) -> int:
+    @property
+    def total(self) -> int:
+        """Updates of a run from its start."""
+        return self.updates_left(0)
+
+    def images_at_end(self, images: int) -> int:
         """Count the images that will have been seen at the end, from those seen so far."""
         return images + self.updates_left(images) * self.batch_size
 

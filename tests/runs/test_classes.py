@@ -61,8 +61,8 @@ def teacher(dataset, tmp_path_factory):
     )
     state = exp.init_state({})
     reporter.open_best(0)
-    reporter.evaluate(state, 1)
-    reporter.finish(state, {}, 1)
+    reporter.evaluate(state, 1, 0.02)
+    reporter.finish(state, {}, 1, 0.02)
     return workdir
 
 

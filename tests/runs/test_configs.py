@@ -659,9 +659,10 @@ def test_the_generators_rate_waits_and_decays(frozen, decay, rates):
     optimizer = building.build(config).update.optimizers["generator"]
     params = {"x": jnp.zeros(1)}
     state, steps = optimizer.init(params), []
-    for _ in rates:
+    for i, _ in enumerate(rates):
         # Of equal gradients Adam makes steps of a learning rate each.
-        update, state = optimizer.update({"x": jnp.ones(1)}, state, params)
+        images = jnp.uint32(i * config.batch_size)
+        update, state = optimizer.update({"x": jnp.ones(1)}, state, params, images=images)
         steps.append(-float(update["x"][0]) / config.generator.learning_rate)
     np.testing.assert_allclose(steps, rates, atol=1e-5)
 

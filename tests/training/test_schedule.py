@@ -37,15 +37,16 @@ def test_with_one_batch_size_periods_are_whole_updates(batch_size):
         anything = update % log == 0 or update % checkpoint == 0 or update == total
         assert schedule.is_stop(images) == anything
         assert (images in stops(schedule)) == anything
-    assert schedule.total(0) == total * batch_size
+    assert schedule.images_at_end(0) == total * batch_size
     assert schedule.updates_left(batch_size) == total - 1
+    assert schedule.total == total
 
 
 @pytest.mark.parametrize(("batch_size", "seen"), [(32, 16), (16, 40), (7, 33), (64, 99), (50, 1)])
 def test_another_batch_size_goes_on_from_the_images_seen(batch_size, seen):
     schedule = of_kimg(batch_size)
     found = stops(schedule, seen)
-    assert found[-1] == schedule.total(seen)
+    assert found[-1] == schedule.images_at_end(seen)
     assert 100 <= found[-1] < 100 + batch_size
     multiples = range(schedule.log, found[-1] + 1, schedule.log)
     met = [images for images in found if schedule.due(schedule.log, images)]
@@ -57,7 +58,7 @@ def test_another_batch_size_goes_on_from_the_images_seen(batch_size, seen):
 def test_what_is_over_stays_over():
     schedule = of_kimg(16)
     assert all(map(schedule.is_over, (112, 1000)))
-    assert (schedule.updates_left(1000), schedule.total(1000)) == (0, 1000)
+    assert (schedule.updates_left(1000), schedule.images_at_end(1000)) == (0, 1000)
 
 
 @pytest.mark.parametrize(
