@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import logging
 
-from diffjax.files import kinds, writing
+from diffjax.files import kinds, paths, writing
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 60
@@ -125,9 +125,15 @@ def _other_digest(path: Path, expected: str | None) -> str | None:
 
 
 def _cache_path(url: str, cache_dir: str | os.PathLike[str] | None) -> Path:
-    folder = Path(cache_dir or os.environ.get("DIFFJAX_CACHE") or "~/.cache/diffjax").expanduser()
+    folder = os.fspath(cache_dir or os.environ.get("DIFFJAX_CACHE") or "~/.cache/diffjax")
+    try:
+        folder = paths.expanded(folder)
+    except ValueError as error:
+        raise ValueError(
+            f"{url} is to be kept in {error}, or name a folder by DIFFJAX_CACHE"
+        ) from error
     name = Path(urllib.parse.urlsplit(url).path).name or "download"
-    return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
+    return Path(folder) / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
 
 
 def _check_url(url: str) -> None:

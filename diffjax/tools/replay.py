@@ -27,6 +27,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffjax.distributed import numerics, runtime, sharding
+from diffjax.files import paths
 from diffjax.interfaces import Array, PRNGKey
 from diffjax.methods import Turn
 from diffjax.methods.base import AllParams
@@ -230,11 +231,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workdir", required=True, type=Path, help="of the run that stopped")
+    parser.add_argument("--workdir", required=True, help="of the run that stopped")
     parser.add_argument("--step", type=int, help="one of the record's; the first by default")
     arguments = parser.parse_args(argv)
     try:
-        stages, failed = replay(arguments.workdir.expanduser(), arguments.step)
+        stages, failed = replay(Path(paths.expanded(arguments.workdir)), arguments.step)
     except (FloatingPointError, OSError, ValueError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

@@ -7,8 +7,9 @@ import pytest
 from diffjax import main
 from diffjax.convert import __main__ as convert
 from diffjax.evaluation import image_statistics
-from diffjax.files import paths
+from diffjax.files import download, paths
 from diffjax.runs import bases, checks
+from diffjax.tools import replay
 
 
 @pytest.fixture
@@ -60,6 +61,14 @@ def test_commands(home, capsys):
     (home / "there.npz").write_text("")
     assert image_statistics.main(["--data=digits", "--output=~/there.npz"]) == 1
     assert f"{home}/there.npz is there already" in capsys.readouterr().err
+
+
+def test_no_home_to_keep_downloads_in(monkeypatch):
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where no user is known
+    monkeypatch.delenv("DIFFJAX_CACHE", raising=False)
+    with pytest.raises(ValueError, match=r"x\.pkl is to be kept in ~/\.cache.*DIFFJAX_CACHE"):
+        download.fetch("https://localhost/x.pkl")
+    assert replay.main(["--workdir=~/x"]) == 1
 
 
 def test_a_generator_that_never_learns_is_refused():
