@@ -8,6 +8,7 @@ import difflib
 import gc
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,7 @@ _USER_ERRORS = (
     OSError,
     ValueError,
 )
+_INTERRUPTED = 128 + signal.SIGINT
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -70,8 +72,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         _run(_MODE.value, _CONFIG.value, workdir)
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command resumes", file=sys.stderr)
-        return 130
+        again = "resumes" if _MODE.value == "train" else "starts again"
+        print(f"\ninterrupted: the same command {again}", file=sys.stderr)
+        return _INTERRUPTED
     except _USER_ERRORS as error:
         if _DEBUG.value or not _is_for_the_user(error):
             raise
@@ -294,6 +297,9 @@ def cli() -> NoReturn:
     gc.set_threshold(100_000, 50, 100)
     try:
         app.run(main, flags_parser=_parse_flags)
+    except KeyboardInterrupt:  # while flags are parsed
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
     except SystemExit as end:
         if background_compilation.is_compiling() and _is_alone():  # for nobody
             sys.stdout.flush()

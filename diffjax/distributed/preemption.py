@@ -1,15 +1,21 @@
-"""Preemption by SIGTERM, as TPU maintenance, SLURM and Kubernetes announce it, and by SIGHUP."""
+"""Requests to save and end: SIGTERM, as TPU maintenance, SLURM and Kubernetes send it, and others.
 
+SIGHUP is sent by a terminal that closes, and SIGINT by Ctrl-C.
+"""
+
+import contextlib
 import os
 import signal
 import threading
 import time
 from types import FrameType, TracebackType
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
 EXIT_CODE_AT_ONCE = 128 + signal.SIGTERM
+INTERRUPTED = 128 + signal.SIGINT
 # `timeout` and some schedulers signal a process, and then its group with the process in it.
 ECHO_SECONDS = 2.0
 
@@ -17,7 +23,10 @@ ECHO_SECONDS = 2.0
 class Preemption:
     """Listener to SIGTERM, so that a run can save and end in good order.
 
-    SIGHUP, of a terminal that closes, counts as one, unless it is ignored as `nohup` has it.
+    SIGHUP, of a terminal that closes, counts as one, and so does SIGINT, unless they are ignored as
+    `nohup` and shells have it for what runs in the background. Before the first question SIGINT is
+    a `KeyboardInterrupt` at once; after one that was answered by yes, by a process by itself, it is
+    one at the end of the context.
 
     A process by itself catches the signal here; a second one ends it at once, unless it comes so
     soon that it must be an echo of the first. Several processes leave it to JAX's coordination
@@ -29,16 +38,19 @@ class Preemption:
         """Prepare; nothing is caught until the context is entered."""
         self._requested = False
         self._questions = 0
-        self._previous: object = None
-        self._previous_hangup: object = None
+        self._is_interrupted = self._is_told = False
+        self._interrupted_at: float | None = None
+        self._previous: dict[int, Any] = {}
         self._previous_wakeup = -1
         self._catches = False
 
     def __enter__(self) -> "Preemption":
         in_main_thread = threading.current_thread() is threading.main_thread()
         self._catches = in_main_thread and jax.process_count() == 1
-        if in_main_thread and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-            self._previous_hangup = signal.signal(signal.SIGHUP, _terminate)
+        if in_main_thread:
+            for number, handler in ((signal.SIGHUP, _terminate), (signal.SIGINT, self._interrupt)):
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, handler)
         if self._catches:
             # Python runs handlers between its own instructions, which a compilation holds up for
             # minutes, so that a thread listens for the second signal.
@@ -46,7 +58,7 @@ class Preemption:
             os.set_blocking(self._wakeup, False)
             self._previous_wakeup = signal.set_wakeup_fd(self._wakeup)
             threading.Thread(target=_end_at_second, args=(self._listen,), daemon=True).start()
-            self._previous = signal.signal(signal.SIGTERM, self._on_signal)
+            self._previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._on_signal)
         return self
 
     def __exit__(
@@ -55,12 +67,13 @@ class Preemption:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
         if self._catches:
-            signal.signal(signal.SIGTERM, self._previous)  # type: ignore[arg-type]
             signal.set_wakeup_fd(self._previous_wakeup)
             os.close(self._wakeup)  # which ends the thread
-        if self._previous_hangup is not None:
-            signal.signal(signal.SIGHUP, self._previous_hangup)  # type: ignore[arg-type]
+        if self._is_interrupted and self._is_told and error is None:
+            raise KeyboardInterrupt
 
     def requested(self) -> bool:
         """Whether to save and end now.
@@ -71,6 +84,7 @@ class Preemption:
         self._questions += 1
         if jax.process_count() > 1:
             return bool(multihost_utils.reached_preemption_sync_point(self._questions))
+        self._is_told |= self._requested
         return self._requested
 
     def requested_alone(self) -> bool:
@@ -78,11 +92,28 @@ class Preemption:
 
         It may be asked as often as one likes.
         """
+        self._is_told |= self._requested
         return self._requested
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del number, frame
         self._requested = True
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if not self._questions:  # nothing is there yet to be saved
+            raise KeyboardInterrupt
+        now = time.monotonic()
+        if self._interrupted_at is None:
+            self._interrupted_at = now
+            again = f"; Ctrl-C after {ECHO_SECONDS:.0f} s ends it at once, without a save"
+            with contextlib.suppress(OSError):  # of a terminal that is gone
+                os.write(2, f"\ninterrupted: saving after this update{again}\n".encode())
+        elif now - self._interrupted_at > ECHO_SECONDS:
+            os._exit(INTERRUPTED)
+        if self._catches:
+            self._is_interrupted = self._requested = True
+        else:
+            _terminate(number, frame)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -91,14 +122,14 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _end_at_second(listen: int) -> None:
-    """Read the numbers of the signals that come, and end at a second SIGTERM."""
+    """Read the numbers of the signals that come, and end at a second request."""
     first: float | None = None
     while numbers := os.read(listen, 1):
-        if numbers[0] != signal.SIGTERM:
+        if numbers[0] not in (signal.SIGTERM, signal.SIGINT):
             continue
         now = time.monotonic()
         if first is None:
             first = now
         elif now - first > ECHO_SECONDS:
-            os._exit(EXIT_CODE_AT_ONCE)
+            os._exit(128 + numbers[0])
     os.close(listen)

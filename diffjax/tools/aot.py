@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import importlib.metadata
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -284,6 +285,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ModuleNotFoundError, OSError, ValueError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0 if report.fits else 1
 
 

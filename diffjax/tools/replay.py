@@ -14,6 +14,7 @@ versions, which round otherwise; or it can't be done.
 
 import argparse
 import dataclasses
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -239,6 +240,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (FloatingPointError, OSError, ValueError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     step = failed.first_step if arguments.step is None else arguments.step
     print(f"the update of step {step}, seed {failed.seed}, from checkpoint {failed.checkpoint}")
     for name, here in failures.versions().items():

@@ -12,8 +12,9 @@ from diffjax.distributed import preemption
 from tests.support.processes import PATIENCE, ROOT
 
 SECOND_SIGNAL = """
-import hashlib, os
+import hashlib, os, signal
 from diffjax.distributed import preemption
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in background
 with preemption.Preemption():
     print("ready", flush=True)
     # As a compilation does, this lets no handler of Python's run for a minute.
@@ -21,18 +22,25 @@ with preemption.Preemption():
 """
 
 
-def test_a_second_signal_ends_at_once_whatever_goes_on():
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, preemption.EXIT_CODE_AT_ONCE),
+        (signal.SIGINT, preemption.INTERRUPTED),
+    ],
+)
+def test_a_second_signal_ends_at_once_whatever_goes_on(number, code):
     process = subprocess.Popen(
         [sys.executable, "-c", SECOND_SIGNAL], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)  # an echo of the first
+    process.send_signal(number)  # an echo of the first
     time.sleep(preemption.ECHO_SECONDS)
     assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=PATIENCE) == preemption.EXIT_CODE_AT_ONCE
+    process.send_signal(number)
+    assert process.wait(timeout=PATIENCE) == code
 
 
 FINISHES = """
@@ -84,13 +92,67 @@ def test_a_terminal_that_closes_is_a_sigterm():
     assert signal.getsignal(signal.SIGHUP) == before
 
 
-def test_nohup_stays_ignored():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_what_is_ignored_stays_ignored(number):
+    before = signal.signal(number, signal.SIG_IGN)
     try:
         with preemption.Preemption() as stop:
-            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), number)
             time.sleep(0.05)
             assert not stop.requested()
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert signal.getsignal(number) == signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(number, before)
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in a terminal, since shells have it ignored for what runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.signal(signal.SIGINT, before) == signal.default_int_handler
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def within(work):
+    """What `work` does with a context, and how that ends."""
+    with preemption.Preemption() as stop:
+        work(stop)
+
+
+def test_ctrl_c_is_answered_before_it_ends_the_context(interruptible, capfd):
+    told = []
+
+    def work(stop):
+        told.append(stop.requested())
+        interrupt()
+        interrupt()  # too soon to be meant
+        told.append(stop.requested())
+
+    with pytest.raises(KeyboardInterrupt):
+        within(work)
+    assert told == [False, True]
+    assert capfd.readouterr().err.count("interrupted: saving after this update") == 1
+
+
+def test_ctrl_c_where_nothing_is_there_to_be_saved_or_all_is_done(interruptible):
+    reached = []
+    with pytest.raises(KeyboardInterrupt):
+        within(lambda stop: (interrupt(), reached.append(stop)))
+    assert not reached
+    within(lambda stop: (stop.requested(), interrupt(), reached.append(stop)))
+    assert reached  # nobody asks any more
+
+
+def test_an_error_is_worse_news_than_ctrl_c(interruptible):
+    def work(stop):
+        stop.requested()
+        interrupt()
+        assert stop.requested()
+        raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        within(work)

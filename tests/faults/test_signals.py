@@ -65,6 +65,28 @@ def test_sigterm(tmp_path, undisturbed, updates, seconds, kind):
     assert_same_runs(tmp_path, undisturbed(kind), kind)
 
 
+INTERRUPTIBLE = """
+import signal, sys
+from diffjax import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in background
+sys.argv[0] = "main"
+main.cli()
+"""
+
+
+def test_ctrl_c_saves(tmp_path, undisturbed):
+    process = Process(tmp_path, "teacher", LONGER, program=["-c", INTERRUPTIBLE])
+    process.wait_for_updates(2)
+    process.signal(signal.SIGINT)
+    assert process.end() == 128 + signal.SIGINT
+    (line,) = [line for line in process.lines if "told to stop" in line]
+    saved = int(line.split("saved update ")[1].split(";")[0])
+    assert (tmp_path / "checkpoints" / str(saved)).is_dir()
+    assert process.lines[-1] == "interrupted: the same command resumes"
+    run_here(tmp_path)
+    assert_same_runs(tmp_path, undisturbed())
+
+
 # A compiler that takes longer than the test would wait for it.
 ENDLESS = f"""
 import signal, sys, time
