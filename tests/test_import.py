@@ -4,6 +4,7 @@ import doctest
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,44 @@ def test_the_version_can_be_read_without_an_import():
         if line.startswith("__version__")
     ]
     assert line == f'__version__ = "{diffjax.__version__}"'
+
+
+NAMESPACE = """
+import sys
+from importlib.machinery import PathFinder
+package, parent = sys.argv[1:]
+sys.path[:] = [parent, *(path for path in sys.path if path not in ("", package))]
+class Late:  # as an editable install finds a package, after the folders of the path
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("diffjax.") and name.count(".") == 1:
+            return PathFinder.find_spec(name, [f"{package}/diffjax"])
+sys.meta_path.insert(0, Late())
+import diffjax
+assert diffjax.__file__ is None
+from diffjax.convert import teacher
+from diffjax.training import failures
+print(teacher.describe("digits")["img_resolution"], failures.versions()["diffjax"])
+"""
+
+
+def test_a_folder_of_the_packages_name_does_not_hide_its_files(tmp_path):
+    """As where a script lies in the parent folder of a checkout."""
+    (tmp_path / "diffjax" / "docs").mkdir(parents=True)
+    command = [sys.executable, "-I", "-c", NAMESPACE, str(ROOT), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stdout == f"8 {diffjax.__version__}\n", done.stderr
+
+
+def test_a_zipped_package_says_what_it_lacks(tmp_path):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for path in (ROOT / "diffjax").rglob("*.py"):
+            archive.write(path, path.relative_to(ROOT))
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'all.zip')!r})\n"
+        "from diffjax.convert import teacher\n"
+        "teacher.describe('digits')\n"
+    )
+    command = [sys.executable, "-I", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "'digits' comes with diffjax, but " in done.stderr
+    assert "all.zip/diffjax/assets isn't there" in done.stderr

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import importlib.resources
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,10 @@ from diffjax.interfaces import Params
 from diffjax.models import network_folder
 from diffjax.models.denoiser import from_edm_kwargs
 
-# Denoisers that come with the package, as folders of `diffjax/assets`.
+# Denoisers that come with the package, as folders of `diffjax/assets`. They lie beside this file's
+# package, wherever a namespace of its name points.
 SHIPPED = ("cifar_tiny", "digits")
+_ASSETS = Path(__file__).parents[1] / "assets"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +120,12 @@ def _version(source: str) -> tuple[str, int, int]:
 
 def _directory(source: str) -> Path | None:
     if source in SHIPPED:
-        return Path(str(importlib.resources.files("diffjax") / "assets" / source))
+        if not _ASSETS.is_dir():
+            raise FileNotFoundError(
+                f"teacher {source!r} comes with diffjax, but {_ASSETS} isn't there: this diffjax "
+                "lies in a zip or was copied in part; install it as a folder, by pip"
+            )
+        return _ASSETS / source
     path = Path(source)
     return path if path.is_dir() else None
 

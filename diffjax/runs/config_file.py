@@ -1,6 +1,7 @@
 """Config files: Python files whose `get_config()` gives a ConfigDict."""
 
 import contextlib
+import os
 import re
 import runpy
 import sys
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ml_collections import ConfigDict, FrozenConfigDict
+
+_CHECKOUT = Path(__file__).parents[2]  # has configs/, unlike an installed package's
 
 
 class ConfigFileError(Exception):
@@ -31,7 +34,9 @@ def load(name: str) -> ConfigDict:
     """
     path, _, argument = name.partition(":")
     if not Path(path).is_file():
-        raise ConfigFileError(f"there is no config file {path}")
+        ours = _CHECKOUT / path
+        where = f"; {ours} is one" if ours.is_file() else ""
+        raise ConfigFileError(f"there is no config file {path} in {os.getcwd()}{where}")
     with _importing_from(Path(path).resolve().parent):
         try:
             get_config = runpy.run_path(path).get("get_config")

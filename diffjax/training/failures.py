@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import platform
+import runpy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from diffjax.files import json_values, writing
 from diffjax.training.metric_sums import MetricSums
 
 RECORD_FILE = "failed_update.json"
+_PACKAGE = Path(__file__).parents[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +81,17 @@ def read(workdir: Path) -> FailedUpdates:
 def versions() -> dict[str, str]:
     """List the versions and devices that decide how numbers round."""
     return {
-        "diffjax": diffjax.__version__,
+        "diffjax": _own_version(),
         "jax": jax.__version__,
         "python": platform.python_version(),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
+
+
+def _own_version() -> str:
+    # A folder of this name, seen before an editable install, hides the package's own names.
+    own = vars(diffjax) if diffjax.__file__ else runpy.run_path(str(_PACKAGE / "__init__.py"))
+    return str(own["__version__"])
 
 
 def not_finite(totals: MetricSums) -> list[str]:
