@@ -1,0 +1,232 @@
+"""Teachers: whatever denoises, as plain functions in a frozen record."""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from diffjax.interfaces import Array, Params, PRNGKey
+from diffjax.models import trainable as trainable_lib
+
+Cond = Any  # a pytree of [B, ...], or None
+CondLaw = Callable[[PRNGKey, int], Cond]
+Denoise = Callable[[Params, Array, Array, Cond], Array]
+
+_NEEDED = ("denoise", "params", "shape", "sigma_data", "sigma_min", "sigma_max")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Teacher:
+    """Denoiser D(y; σ) ≈ E[x₀ | x₀ + σ n = y] in the data's own units, and what it is right for.
+
+    Any object with these names will do where a teacher is asked for; those with a default may be
+    absent.
+
+    Attributes:
+      denoise: (params, y [B, *shape], sigma [B] float32, cond) -> [B, *shape] float32. Pure.
+      params: pytree. Its inexact arrays are trained, cast and sharded; all else is carried along.
+      shape: of one example: (2,), (16000,), (32, 32, 1), (4, 64, 64). No axis has a meaning.
+      sigma_data: standard deviation of the data, in the teacher's units. Published settings are
+        multiplied by sigma_data/0.5.
+      sigma_min: least noise level at which the teacher is right.
+      sigma_max: greatest such noise level. Noise levels are clipped to the two, the sampler's too.
+      cond: law of the conditions, (key, batch) -> pytree of [batch, ...]; None: unconditional.
+      process: the process that the network was trained on, for model cards and samplers; None:
+        EDM's, which `denoise` has in any case.
+      gain: σ -> output of `denoise` per unit of the network's output; None: sigma_data, as EDM's
+        c_out saturates.
+      trainable: (path, leaf) -> whether the leaf is trained; False for Fourier features and the
+        like. What an adapter put below "frozen" isn't trained whatever this says.
+      preview: [N, *shape] -> picture; None: by rank.
+    """
+
+    denoise: Denoise
+    params: Params
+    shape: tuple[int, ...]
+    sigma_data: float
+    sigma_min: float
+    sigma_max: float
+    cond: CondLaw | None = None
+    process: Any = None
+    gain: Callable[[float], float] | None = None
+    trainable: trainable_lib.Trainable = trainable_lib.not_frozen
+    preview: Callable[[Array], Any] | None = None
+
+
+def checked(obj: Any, name: str) -> Teacher:
+    """Make a `Teacher` of what a user's function returned, or say what is wrong with it.
+
+    Nothing is computed: the law of conditions is traced, `denoise` isn't called.
+
+    Args:
+      obj: any object with the names of `Teacher`.
+      name: where it comes from, such as "my_teacher:sky", for the message.
+
+    Returns:
+      A `Teacher` whose shape is a tuple of ints and whose noise levels are floats.
+
+    Raises:
+      ValueError: in one line, naming the field.
+    """
+    missing = [each for each in _NEEDED if not hasattr(obj, each)]
+    if missing:
+        kind = type(obj).__name__
+        without = "" if len(missing) == len(_NEEDED) else f" without {', '.join(missing)}"
+        raise ValueError(
+            f"{name} returned {kind}{without}; it must return {', '.join(_NEEDED)} "
+            "(diffjax.models.Teacher)"
+        )
+    fields = {
+        field.name: getattr(obj, field.name)
+        for field in dataclasses.fields(Teacher)
+        if hasattr(obj, field.name)
+    }
+    fields["shape"] = shape_of_example(fields["shape"], name)
+    for each in ("sigma_data", "sigma_min", "sigma_max"):
+        fields[each] = positive(fields[each], f"{name}: {each}")
+    if fields["sigma_min"] >= fields["sigma_max"]:
+        raise ValueError(
+            f"{name}: sigma_min={fields['sigma_min']:g} must be less than "
+            f"sigma_max={fields['sigma_max']:g}"
+        )
+    optional = ("cond", "gain", "preview")
+    check_callables(fields, ("denoise", "trainable"), optional, name)
+    teacher = Teacher(**fields)
+    check_params(teacher.params, teacher.trainable, name)
+    if teacher.cond is not None:
+        drawn(teacher.cond, f"{name}: cond", "set cond=None for an unconditional teacher")
+    return teacher
+
+
+def shape_of_example(shape: Any, name: str) -> tuple[int, ...]:
+    """Make a tuple of ints of a shape.
+
+    Args:
+      shape: sequence of positive integers, at least one.
+      name: whose shape it is, for the message.
+
+    Raises:
+      ValueError: if it is anything else.
+    """
+    if isinstance(shape, tuple | list) and shape:
+        axes = [each for each in shape if _is_integer(each) and each > 0]
+        if len(axes) == len(shape):
+            return tuple(int(each) for each in axes)
+    raise ValueError(
+        f"{name}: shape={shape!r} must be a tuple of positive integers, the shape of one example "
+        "without the batch, such as (32, 32, 3) or (2,)"
+    )
+
+
+def positive(value: Any, name: str) -> float:
+    """Make a float of a positive finite number.
+
+    Args:
+      value: a number, or an array of one.
+      name: of the field, for the message.
+
+    Raises:
+      ValueError: if it is anything else.
+    """
+    shaped = getattr(value, "shape", None)
+    numeric = isinstance(value, numbers.Real) if shaped is None else shaped in ((), (1,))
+    if numeric and not isinstance(value, bool):
+        try:
+            number = float(value.reshape(()) if shaped else value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if 0 < number < math.inf:
+            return number
+    shown = f"{value!r}" if shaped in (None, (), (1,)) else f"array of shape {shaped}"
+    raise ValueError(f"{name}={shown} must be a positive finite number")
+
+
+def check_callables(
+    fields: dict[str, Any], needed: tuple[str, ...], optional: tuple[str, ...], name: str
+) -> None:
+    """Check that fields are functions.
+
+    Args:
+      fields: values by name; absent ones have a default that is right.
+      needed: names of those that must be functions.
+      optional: names of those that may also be None.
+      name: whose fields they are, for the message.
+
+    Raises:
+      ValueError: naming the field that isn't.
+    """
+    for each in (*needed, *optional):
+        if each not in fields or callable(fields[each]):
+            continue
+        if each in optional and fields[each] is None:
+            continue
+        or_none = " or None" if each in optional else ""
+        kind = type(fields[each]).__name__
+        raise ValueError(f"{name}: {each} is of type {kind}; it must be a function{or_none}")
+
+
+def check_params(params: Params, trainable: trainable_lib.Trainable, name: str) -> None:
+    """Check that there is something to train, and that `trainable` can be asked about it.
+
+    Args:
+      params: pytree.
+      trainable: (path, leaf) -> bool.
+      name: whose they are, for the message.
+
+    Raises:
+      ValueError: if no leaf is an inexact array, or if `trainable` fails.
+    """
+    if not any(trainable_lib.is_inexact_array(leaf) for leaf in jax.tree.leaves(params)):
+        kind = type(params).__name__
+        raise ValueError(
+            f"{name}: params ({kind}) holds no array of floating-point numbers; it must be a pytree "
+            "of arrays (of an Equinox or NNX model, the second that from_equinox or from_nnx gives)"
+        )
+    try:
+        trainable_lib.split(params, trainable)
+    except Exception as error:  # a user's function: anything
+        raise ValueError(f"{name}: trainable(path, leaf) failed ({_one_line(error)})") from error
+
+
+def drawn(law: Callable[[PRNGKey, int], Any], name: str, remedy: str) -> Any:
+    """Trace what a law draws.
+
+    Args:
+      law: (key, batch) -> pytree of [batch, ...].
+      name: of the law, for the message.
+      remedy: what to do if it draws nothing, for the message.
+
+    Returns:
+      Pytree of `jax.ShapeDtypeStruct`s [*leaf], without the axis of the batch.
+
+    Raises:
+      ValueError: if it fails, or gives no array, or one without an axis of the batch.
+    """
+    batch = 3
+    try:
+        tree = jax.eval_shape(lambda key: law(key, batch), jax.random.key(0))
+    except Exception as error:  # a user's function: anything
+        raise ValueError(f"{name}(key, {batch}) failed ({_one_line(error)})") from error
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    if not leaves:
+        raise ValueError(f"{name}(key, {batch}) gave no array; {remedy}")
+    for path, leaf in leaves:
+        if leaf.shape[:1] != (batch,):
+            at = "".join(f"[{each!r}]" for each in trainable_lib.names(path))
+            raise ValueError(
+                f"{name}(key, {batch}){at} has shape {list(leaf.shape)}; its first axis must be "
+                f"the batch, {batch}"
+            )
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:300]
