@@ -71,19 +71,8 @@ def checked(obj: Any, name: str) -> Teacher:
     Raises:
       ValueError: in one line, naming the field.
     """
-    missing = [each for each in _NEEDED if not hasattr(obj, each)]
-    if missing:
-        kind = type(obj).__name__
-        without = "" if len(missing) == len(_NEEDED) else f" without {', '.join(missing)}"
-        raise ValueError(
-            f"{name} returned {kind}{without}; it must return {', '.join(_NEEDED)} "
-            "(diffjax.models.Teacher)"
-        )
-    fields = {
-        field.name: getattr(obj, field.name)
-        for field in dataclasses.fields(Teacher)
-        if hasattr(obj, field.name)
-    }
+    check_names(obj, _NEEDED, name, "diffjax.models.Teacher")
+    fields = fields_of(obj, Teacher)
     fields["shape"] = shape_of_example(fields["shape"], name)
     for each in ("sigma_data", "sigma_min", "sigma_max"):
         fields[each] = positive(fields[each], f"{name}: {each}")
@@ -99,6 +88,38 @@ def checked(obj: Any, name: str) -> Teacher:
     if teacher.cond is not None:
         drawn(teacher.cond, f"{name}: cond", "set cond=None for an unconditional teacher")
     return teacher
+
+
+def check_names(obj: Any, needed: tuple[str, ...], name: str, record: str) -> None:
+    """Check that an object has the names of a record.
+
+    Args:
+      obj: any object.
+      needed: names that it must have.
+      name: whose it is, for the message.
+      record: full name of the record, for the message.
+
+    Raises:
+      ValueError: naming those that are missing.
+    """
+    missing = [each for each in needed if not hasattr(obj, each)]
+    if missing:
+        without = "" if len(missing) == len(needed) else f" without {', '.join(missing)}"
+        raise ValueError(
+            f"{name} returned {type(obj).__name__}{without}; it must return {', '.join(needed)} "
+            f"({record})"
+        )
+
+
+def fields_of(obj: Any, record: Any) -> dict[str, Any]:
+    """Collect what an object has of a record's fields, by name.
+
+    Args:
+      obj: any object.
+      record: a dataclass.
+    """
+    names = [field.name for field in dataclasses.fields(record)]
+    return {each: getattr(obj, each) for each in names if hasattr(obj, each)}
 
 
 def shape_of_example(shape: Any, name: str) -> tuple[int, ...]:
