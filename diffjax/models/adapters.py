@@ -308,6 +308,8 @@ class _Immutable:
         return getattr(self.module, name)
 
     def apply(self, *args: Any, **kwargs: Any) -> Any:
+        if "mutable" in kwargs:  # a call that sees to it itself
+            return self.module.apply(*args, **kwargs)
         return self.module.apply(*args, **kwargs, mutable=list(self.mutable))[0]
 
 

@@ -33,8 +33,9 @@ def one_hot(n: int, classes: Sequence[int] = ()) -> CondLaw:
       ValueError: if `n` isn't a positive integer or a class isn't in range.
     """
     n = _count(n, "one_hot: n")
-    chosen = np.asarray(classes if len(classes) else (), np.int64)
-    if chosen.ndim != 1 or (chosen < 0).any() or (chosen >= n).any():
+    chosen = np.asarray(classes) if len(classes) else np.zeros(0, np.int64)
+    integers = chosen.ndim == 1 and chosen.dtype.kind in "iu"
+    if not integers or (chosen < 0).any() or (chosen >= n).any():
         raise ValueError(f"one_hot: classes={tuple(classes)} must be integers in [0, {n})")
     return _OneHot(n, tuple(chosen.tolist()))
 

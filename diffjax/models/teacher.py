@@ -203,8 +203,8 @@ def check_params(params: Params, trainable: trainable_lib.Trainable, name: str) 
     if not any(trainable_lib.is_inexact_array(leaf) for leaf in jax.tree.leaves(params)):
         kind = type(params).__name__
         raise ValueError(
-            f"{name}: params ({kind}) holds no array of floating-point numbers; it must be a pytree "
-            "of arrays (of an Equinox or NNX model, the second that from_equinox or from_nnx gives)"
+            f"{name}: params ({kind}) holds no array of floating-point numbers; it must be a "
+            "pytree of arrays (of an Equinox or NNX model, the second that from_equinox or from_nnx gives)"
         )
     try:
         trainable_lib.split(params, trainable)
