@@ -103,16 +103,16 @@ def from_nnx(
     from flax import nnx
 
     train_only = nnx.Param if train_only is None else train_only
-    graph, trained, rest = nnx.split(model, train_only, ...)
-    if not jax.tree.leaves(trained):
+    graph, *states = nnx.split(model, train_only, ...)
+    (params, unpack), (frozen, unpack_frozen) = map(_as_dicts, states)
+    if not params:
         raise ValueError(f"from_nnx: the model holds nothing of train_only={train_only!r}")
-    (params, unpack), (frozen, unpack_frozen) = _as_dicts(trained), _as_dicts(rest)
 
     def net(params: Params, x: Array, t: Array, cond: Cond = None) -> Array:
         def one(*inputs: Any) -> Any:
             # Merged within the map: NNX forbids writing a variable from another trace.
-            states = unpack(params["params"]), unpack_frozen(params["frozen"])
-            return call(nnx.merge(graph, *states), *inputs)
+            trained, rest = unpack(params["params"]), unpack_frozen(params["frozen"])
+            return call(nnx.merge(graph, trained, rest), *inputs)
 
         return _mapped(one, batched)(x, t, cond)
 
@@ -208,10 +208,10 @@ def from_torch_export(ep: Any) -> tuple[Net, Params]:
     """
     try:
         from torchax import export
-    except ImportError as error:
+    except Exception as error:  # a torch that torchax doesn't fit is an AttributeError
         raise ImportError(
             "from_torch_export needs torchax, which can't be imported "
-            f"({str(error).splitlines()[0]}): pip install torch torchax"
+            f"({str(error).splitlines()[0]}): pip install torchax, and a torch that it works with"
         ) from error
     signature = getattr(ep, "graph_signature", None)
     if signature is None:
@@ -327,7 +327,11 @@ def _as_dicts(tree: Any) -> tuple[dict[str, Any], Callable[[Any], Any]]:
     nested: dict[str, Any] = {}
     for place, (_, leaf) in zip(places, leaves, strict=True):
         _put(nested, place, leaf)
-    return nested, lambda given: structure.unflatten([_get(given, place) for place in places])
+
+    def back(given: Any) -> Any:
+        return jax.tree.unflatten(structure, [_get(given, place) for place in places])
+
+    return nested, back
 
 
 def _put(nested: dict[str, Any], place: Sequence[str], value: Any) -> None:

@@ -58,7 +58,7 @@ def uniform(spec: Any) -> CondLaw:
     entries, tree = jax.tree_util.tree_flatten_with_path(spec, is_leaf=_is_pair)
     if not entries:
         raise ValueError(f"uniform: {spec!r} describes nothing to draw")
-    checked = []
+    checked: list[int | tuple[float, float]] = []
     for path, entry in entries:
         at = "".join(f"[{each!r}]" for each in trainable_lib.names(path))
         if _is_pair(entry):
@@ -245,11 +245,11 @@ def _interleave(a: Array, b: Array) -> Array:
 
 def _null(law: CondLaw, null: Any) -> Any:
     form = teacher_lib.drawn(law, "guided: cond", "it must be conditional")
-    wanted = jax.tree.structure(form)
-    if jax.tree.structure(null) != wanted:
+    given, wanted = (str(jax.tree.structure(tree)) for tree in (null, form))
+    if given != wanted:
         raise ValueError(
-            f"guided: null is of the form {jax.tree.structure(null)}, the condition is {wanted}; "
-            "give the condition of one example that stands for none"
+            f"guided: null is of the form {given}, the condition of {wanted}; give the condition "
+            "of one example that stands for none"
         )
 
     def fitted(path: Any, like: jax.ShapeDtypeStruct, leaf: Any) -> np.ndarray:

@@ -204,7 +204,8 @@ def check_params(params: Params, trainable: trainable_lib.Trainable, name: str) 
         kind = type(params).__name__
         raise ValueError(
             f"{name}: params ({kind}) holds no array of floating-point numbers; it must be a "
-            "pytree of arrays (of an Equinox or NNX model, the second that from_equinox or from_nnx gives)"
+            "pytree of arrays (of an Equinox or NNX model: the second that from_equinox or "
+            "from_nnx gives)"
         )
     try:
         trainable_lib.split(params, trainable)

@@ -160,7 +160,7 @@ def test_nnx_leaves_the_model_as_it_is():
 
 
 def test_nnx_trains_what_is_asked_for():
-    net, params = models.from_nnx(Nnx(nnx.Rngs(0)), train_only=nnx.PathContains("norm"))
+    _, params = models.from_nnx(Nnx(nnx.Rngs(0)), train_only=nnx.PathContains("norm"))
     assert paths(params["params"]) == {"norm/bias", "norm/scale", "norm/mean", "norm/var"}
     assert "layers/0/kernel" in paths(params["frozen"])
     with pytest.raises(ValueError, match="from_nnx: the model holds nothing of train_only="):
