@@ -213,23 +213,26 @@ def from_torch_export(ep: Any) -> tuple[Net, Params]:
             "from_torch_export needs torchax, which can't be imported "
             f"({str(error).splitlines()[0]}): pip install torchax, and a torch that it works with"
         ) from error
-    signature = getattr(ep, "graph_signature", None)
-    if signature is None:
+    if not hasattr(ep, "graph_signature"):
         raise ValueError(
             f"from_torch_export: {type(ep).__name__} is no exported program; make one by "
             "torch.export.export(network.eval(), (x, t))"
         )
+    ep = ep.run_decompositions()
+    signature = ep.graph_signature
     states, program = export.exported_program_to_jax(ep)
-    names = [*signature.parameters, *signature.buffers, *signature.lifted_tensor_constants]
+    # torchax lists constants after buffers, and the program takes them as its signature has them.
+    listed = [*signature.parameters, *signature.buffers, *signature.lifted_tensor_constants]
     trained = set(signature.parameters)
+    place = {name: ("params" if name in trained else "frozen", *name.split(".")) for name in listed}
     params: dict[str, Any] = {"params": {}, "frozen": {}}
-    places = [("params" if name in trained else "frozen", *name.split(".")) for name in names]
-    for place, value in zip(places, states, strict=True):
-        _put(params, place, jnp.asarray(value))
+    for name, value in zip(listed, states, strict=True):
+        _put(params, place[name], jnp.asarray(value))
+    taken = [place[each.target] for each in signature.input_specs if each.target is not None]
 
     def net(params: Params, x: Array, t: Array, cond: Cond = None) -> Array:
         inputs = (x, t) if cond is None else (x, t, cond)
-        out = program([_get(params, place) for place in places], inputs)
+        out = program([_get(params, each) for each in taken], inputs)
         return out[0] if isinstance(out, tuple | list) else out
 
     return net, params

@@ -209,19 +209,22 @@ def test_torch_export_says_what_it_needs(monkeypatch):
 
 
 def test_torch_export_gives_names_to_torchaxs_list(monkeypatch):
-    """Of parameters, buffers and constants, in the order of the program's signature."""
+    """Listed as parameters, buffers, constants; taken in the order of the program's signature."""
+    taken = ["net.0.weight", "net.0.bias", "c0", "net.1.running_mean", None, None]
     program = types.SimpleNamespace(
         graph_signature=types.SimpleNamespace(
             parameters=["net.0.weight", "net.0.bias"],
             buffers=["net.1.running_mean"],
             lifted_tensor_constants=["c0"],
+            input_specs=[types.SimpleNamespace(target=target) for target in taken],
         )
     )
+    program.run_decompositions = lambda: program
 
     def to_jax(ep):
         assert ep is program
         states = [np.full(2, 2.0, np.float32), np.ones(2), np.full(2, 0.5), np.array(3)]
-        return states, lambda s, inputs: (s[0] * inputs[0] + s[1] - s[2] + s[3],)
+        return states, lambda s, inputs: (s[0] * inputs[0] + s[1] + s[2] - s[3],)
 
     export = types.SimpleNamespace(exported_program_to_jax=to_jax)
     monkeypatch.setitem(sys.modules, "torchax", types.SimpleNamespace(export=export))
