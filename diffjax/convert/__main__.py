@@ -1,18 +1,21 @@
 """Convert a network of EDM's or SiD's authors to a folder that configs can name as teacher.
 
 python -m diffjax.convert --source=edm-cifar10-32x32-uncond-vp --output=teachers/cifar10
+python -m diffjax.convert --source=sid-student.pkl --init_sigma=2.5 --output=students/cifar10
 """
 
 import argparse
+import dataclasses
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffjax.convert import catalogue, edm
+from diffjax.convert import catalogue, edm, teacher
 from diffjax.files import download, paths, writing
 from diffjax.files.progress import say
-from diffjax.models import network_folder
+from diffjax.models import model_card, network_folder
+from diffjax.models.model_card import ModelCard
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,9 +25,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--source", required=True, help="a pickle's path or https URL, or a released network's name"
     )
     parser.add_argument("--output", required=True, help="the folder to make")
+    parser.add_argument(
+        "--init_sigma",
+        type=float,
+        help="of a one-step student, the noise level at which it is asked; leave it out for a "
+        "denoiser",
+    )
     arguments = parser.parse_args(argv)
     try:
-        convert(paths.expanded(arguments.source), paths.expanded(arguments.output))
+        convert(
+            paths.expanded(arguments.source),
+            paths.expanded(arguments.output),
+            init_sigma=arguments.init_sigma,
+        )
     except (OSError, ValueError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -35,18 +48,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def convert(source: str, output: str) -> None:
+def convert(source: str, output: str, *, init_sigma: float | None = None) -> None:
     """Convert one network and save it as a denoiser's folder.
 
     Args:
       source: a pickle's path or https URL, or a released network's name.
       output: the folder to make.
+      init_sigma: noise level at which a student is asked; None leaves open what a pickle holds.
 
     Raises:
       FileExistsError: if `output` is there and not an empty folder.
       OSError: if the source can't be had or the output can't be written.
-      ValueError: if the source is no EDM network.
+      ValueError: if the source is no EDM network, or `init_sigma` is not positive or given for a
+        released denoiser.
     """
+    card = _card(source, init_sigma)
     folder = Path(output)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"{output} exists already; name another folder or delete it")
@@ -54,10 +70,24 @@ def convert(source: str, output: str) -> None:
     with download.reading(_locate(source)) as path:
         init_kwargs, state_dict = edm.read_pickle(path)
         try:
-            _, params = edm.to_denoiser(init_kwargs, state_dict)
+            denoiser, params = edm.to_denoiser(init_kwargs, state_dict)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-    network_folder.save_denoiser(output, init_kwargs, params)
+    card = dataclasses.replace(card, **model_card.of_denoiser(denoiser))
+    network_folder.save_denoiser(output, init_kwargs, params, card=card)
+
+
+def _card(source: str, init_sigma: float | None) -> ModelCard:
+    kind = teacher.card(source).kind
+    if init_sigma is None:
+        return ModelCard(kind)
+    if kind or not init_sigma > 0:
+        raise ValueError(
+            f"--init_sigma={init_sigma:g}: "
+            + (f"{source} is a denoiser" if kind else "a positive number is needed")
+            + "; only a student has one"
+        )
+    return ModelCard(model_card.STUDENT, init_sigma=init_sigma, steps=1)
 
 
 def _locate(source: str) -> str:

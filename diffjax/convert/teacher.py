@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from diffjax.convert import catalogue, edm
-from diffjax.files import download
+from diffjax.files import digests, download
 from diffjax.interfaces import Params
-from diffjax.models import network_folder
+from diffjax.models import model_card, network_folder
 from diffjax.models.denoiser import from_edm_kwargs
+from diffjax.models.model_card import ModelCard
 
 # Denoisers that come with the package, as folders of `diffjax/assets`. They lie beside this file's
 # package, wherever a namespace of its name points.
@@ -24,10 +25,12 @@ class Teacher:
     Attributes:
       init_kwargs: constructor arguments, as `denoiser.from_edm_kwargs` takes them.
       params: parameters of the denoiser, float32.
+      card: what it is; a pickle doesn't say.
     """
 
     init_kwargs: dict[str, Any]
     params: Params
+    card: ModelCard = dataclasses.field(default_factory=ModelCard)
 
 
 # The pickle that `describe` read last, until `load` asks for one.
@@ -47,8 +50,14 @@ def describe(source: str, *, field: str = "teacher") -> dict[str, Any]:
     Raises:
       FileNotFoundError: if there is nothing there.
       ConnectionError: if it can't be downloaded.
-      ValueError: if it is no denoiser.
+      ValueError: if it is no denoiser, or a student, which was made of one.
     """
+    what = card(source)
+    if what.kind == model_card.STUDENT:
+        raise ValueError(
+            f"{field}={source} is {what.title}, which makes images in one evaluation and takes no "
+            "noise off any more: name a denoiser, such as its own teacher."
+        )
     if source in catalogue.RELEASED:
         return catalogue.RELEASED[source].init_kwargs
     directory = _directory(source)
@@ -73,6 +82,42 @@ def classes(source: str) -> tuple[int, ...]:
     return () if directory is None else network_folder.load_classes(directory)
 
 
+def card(source: str) -> ModelCard:
+    """Read what a network is, as far as that is known without a download.
+
+    Args:
+      source: as `load` takes it.
+
+    Raises:
+      FileNotFoundError: if a folder holds no network.
+      ValueError: if its description is damaged.
+    """
+    if source in catalogue.RELEASED:
+        return ModelCard(model_card.DENOISER)
+    directory = _directory(source)
+    return ModelCard() if directory is None else network_folder.load_card(directory)
+
+
+def content(source: str) -> dict[str, Any]:
+    """Describe what a teacher's file or folder holds, wherever it lies; a URL is downloaded.
+
+    Args:
+      source: as `load` takes it.
+
+    Returns:
+      `sha256`, and of a file what `digests.of_file` gives.
+
+    Raises:
+      OSError: if there is nothing there, or it can't be downloaded.
+      ValueError: if a folder is damaged.
+    """
+    directory = _directory(source)
+    if directory is not None:
+        return network_folder.content(directory)
+    url = catalogue.RELEASED[source].url if source in catalogue.RELEASED else source
+    return digests.of_file(download.fetch(url))
+
+
 def load(source: str, *, field: str = "teacher") -> Teacher:
     """Read a teacher's description and parameters.
 
@@ -95,7 +140,9 @@ def load(source: str, *, field: str = "teacher") -> Teacher:
     if directory is not None:
         init_kwargs = network_folder.load_denoiser_kwargs(directory)
         abstract = from_edm_kwargs(init_kwargs).abstract_params()
-        return Teacher(init_kwargs, network_folder.load_params(directory, abstract))
+        params = network_folder.load_params(directory, abstract)
+        return Teacher(init_kwargs, params, card(source))
+    what = card(source)
     if source in catalogue.RELEASED:
         source = catalogue.RELEASED[source].url
     elif "://" not in source and not Path(source).exists():
@@ -106,7 +153,7 @@ def load(source: str, *, field: str = "teacher") -> Teacher:
             _, params = edm.to_denoiser(init_kwargs, state_dict)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-    return Teacher(init_kwargs, params)
+    return Teacher(init_kwargs, params, what)
 
 
 def _version(source: str) -> tuple[str, int, int]:

@@ -6,7 +6,16 @@ sources and reference statistics are computed from them. Distillation reads none
 """
 
 from diffjax.data.loader import Batch, in_order, shuffled
-from diffjax.data.opening import load_all, open_source, verify
+from diffjax.data.opening import content, load_all, open_source, verify
 from diffjax.data.source import DataSource
 
-__all__ = ["Batch", "DataSource", "in_order", "load_all", "open_source", "shuffled", "verify"]
+__all__ = [
+    "Batch",
+    "DataSource",
+    "content",
+    "in_order",
+    "load_all",
+    "open_source",
+    "shuffled",
+    "verify",
+]

@@ -1,15 +1,17 @@
 """Data sets by name or path, opened, verified or loaded as a whole."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from diffjax.data import digits, files, prepared
+from diffjax.data import digits, files, labels, prepared
 from diffjax.data.source import ArraySource, DataSource
-from diffjax.files import images
+from diffjax.files import digests, images
 from diffjax.files.progress import warn_once
 
 _FORMS = "digits, a zip as EDM's dataset_tool.py writes it, a folder of images, tfds:NAME[#SPLIT]"
@@ -63,6 +65,33 @@ def verify(source: DataSource, *, progress: Callable[[int], None] | None = None)
     for count, _ in enumerate(_decoded(source), start=1):
         if progress is not None:
             progress(count)
+
+
+def content(source: DataSource) -> dict[str, Any]:
+    """Describe what a data set holds: its files, or a few of its images where it isn't of files.
+
+    Args:
+      source: from `open_source`.
+
+    Returns:
+      `sha256` and sizes, as `files.digests` gives them; otherwise `images`, their number, and
+      `sha256` of 64 of them at most, spread evenly, and of their classes.
+
+    Raises:
+      OSError: if a file can't be read.
+      ValueError: if an image can't be.
+    """
+    path = Path(source.name)
+    if isinstance(source, files.FileSource) and path.is_file():
+        return digests.of_file(path)
+    if isinstance(source, files.FileSource):
+        described = [labels.FILE_NAME] if (path / labels.FILE_NAME).is_file() else []
+        return digests.of_files(path, [*source.files, *described])
+    digest = hashlib.sha256(repr((len(source), source.image_shape, source.num_classes)).encode())
+    for index in sorted({(len(source) - 1) * i // 63 for i in range(64)}):
+        pixels, label = source[index]
+        digest.update(np.ascontiguousarray(pixels).tobytes() + str(label).encode())
+    return {"images": len(source), "sha256": digest.hexdigest()}
 
 
 def load_all(source: DataSource) -> tuple[np.ndarray, np.ndarray]:

@@ -69,12 +69,32 @@ class NetworkDenoiser:
 
     def abstract_params(self) -> Params:
         """Tree of parameters as `jax.ShapeDtypeStruct`s, without computing any."""
-        # What they don't depend on is set aside, so that a run traces a network for them once.
-        network = self.network.clone(
-            dtype=jnp.float32, dropout=0.0, attention="xla", rematerialize=False
-        )
-        abstract = _abstract_params(dataclasses.replace(self, network=network))
+        # Of the function alone, so that a run traces a network for them once.
+        abstract = _abstract_params(self.function())
         return jax.tree.map(lambda leaf: leaf, abstract)  # a tree of the caller's own
+
+    def function(self) -> "NetworkDenoiser":
+        """Denoiser without what decides only how it is computed or trained.
+
+        Two that give equal values, up to rounding, for equal parameters have equal ones of these.
+        """
+        network = self.network.clone(
+            dtype=jnp.float32,
+            dropout=0.0,
+            label_dropout=0.0,
+            attention="xla",
+            rematerialize=False,
+        )
+        return dataclasses.replace(self, network=network)
+
+    def differences(self, other: "NetworkDenoiser") -> list[str]:
+        """List the settings by which another denoiser is another function, `name: own -> other`."""
+        own, theirs = (_settings(each.function()) for each in (self, other))
+        return [
+            f"{name}: {own.get(name)} -> {theirs.get(name)}"
+            for name in sorted(own.keys() | theirs.keys())
+            if own.get(name) != theirs.get(name)
+        ]
 
     def __call__(
         self,
@@ -135,6 +155,20 @@ class NetworkDenoiser:
             raise ValueError("labels given to an unconditional denoiser (label_dim 0).")
         chex.assert_shape(labels, (batch, self.label_dim))
         return labels.astype(jnp.float32)
+
+
+def _settings(denoiser: NetworkDenoiser) -> dict[str, Any]:
+    """All that a denoiser was made of, by name."""
+    network, preconditioning = denoiser.network, denoiser.preconditioning
+    names = [field.name for field in dataclasses.fields(network)]
+    return {
+        "network": type(network).__name__,
+        "preconditioning": type(preconditioning).__name__,
+        "image_shape": denoiser.image_shape,
+        "label_dim": denoiser.label_dim,
+        **{name: getattr(network, name) for name in names if name not in ("parent", "name")},
+        **vars(preconditioning),
+    }
 
 
 @functools.cache

@@ -1,10 +1,11 @@
 """Folder of a network: its description and its arrays.
 
-`denoiser.json` says how to build the network and `params/` holds its arrays, written by Orbax, with
-digests that tell damage. A folder appears under its final name only when complete. Paths are local
-or mounted; object stores want a mount.
+`denoiser.json` says how to build the network and, as its model card, what it is. `params/` holds
+its arrays, written by Orbax, with digests that tell damage. A folder appears under its final name
+only when complete. Paths are local or mounted; object stores want a mount.
 """
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ import orbax.checkpoint as ocp
 from diffjax.files import digests, json_values, kinds, orbax_support, writing
 from diffjax.files.orbax_support import PathLike, SaveError
 from diffjax.interfaces import Params
+from diffjax.models import model_card
+from diffjax.models.model_card import ModelCard
 
 FORMAT_VERSION = 1
 _DESCRIPTION = "denoiser.json"
@@ -32,6 +35,7 @@ def save_denoiser(
     *,
     dtype: Any | None = None,
     classes: Sequence[int] = (),
+    card: ModelCard | None = None,
 ) -> None:
     """Write a denoiser that `load_denoiser_kwargs` and `load_params` read back.
 
@@ -46,6 +50,7 @@ def save_denoiser(
       dtype: floating-point type to store floating arrays in, such as `jnp.float16` for a small
         file; None keeps their own.
       classes: those that it was trained on; () for all.
+      card: says what the network is; None leaves that open.
 
     Raises:
       FileExistsError: if `directory` holds something already.
@@ -58,7 +63,7 @@ def save_denoiser(
     with writing.explained(directory):
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise FileExistsError(f"{directory} exists and isn't empty: name another folder")
-    description = json.dumps(_describe(init_kwargs, classes), indent=2, allow_nan=False) + "\n"
+    description = json_values.dumps("description", _describe(init_kwargs, classes, card))
     arrays = jax.tree_util.tree_map_with_path(lambda k, x: _cast(k, x, dtype), params)
 
     # Written beside its final place and renamed, so that the folder appears complete or not at all.
@@ -112,7 +117,38 @@ def load_classes(directory: PathLike) -> tuple[int, ...]:
     return _read(directory)[1]
 
 
-def _read(directory: PathLike) -> tuple[dict[str, Any], tuple[int, ...]]:
+def load_card(directory: PathLike) -> ModelCard:
+    """Read what a saved denoiser is; a folder that was written before doesn't say.
+
+    Args:
+      directory: a folder that `save_denoiser` wrote.
+
+    Raises:
+      FileNotFoundError: if there is no denoiser.
+      ValueError: if its description is damaged or of a version that isn't known here.
+    """
+    return _read(directory)[2]
+
+
+def content(directory: PathLike) -> dict[str, Any]:
+    """Describe what decides a saved denoiser's values, wherever it lies, without its arrays.
+
+    Args:
+      directory: a folder that `save_denoiser` wrote.
+
+    Returns:
+      `sha256`, of its arguments and its arrays' digests, against which `load_params` reads.
+
+    Raises:
+      FileNotFoundError: if there is no denoiser.
+      ValueError: if its description or digests are damaged.
+    """
+    directory = orbax_support.local_path(directory)
+    described = json_values.dumps("init_kwargs", load_denoiser_kwargs(directory))
+    return {"sha256": digests.of_written(directory, _PARAMS, described)}
+
+
+def _read(directory: PathLike) -> tuple[dict[str, Any], tuple[int, ...], ModelCard]:
     path = orbax_support.local_path(directory) / _DESCRIPTION
     if not path.is_file():
         raise FileNotFoundError(
@@ -127,7 +163,8 @@ def _read(directory: PathLike) -> tuple[dict[str, Any], tuple[int, ...]]:
             "class_name": description["class_name"],
             **json_values.decode(description["init_kwargs"]),
         }
-        return init_kwargs, _classes(description.get(_CLASSES, []), init_kwargs)
+        card = model_card.read(json_values.decode(description.get("model_card", {})))
+        return init_kwargs, _classes(description.get(_CLASSES, []), init_kwargs), card
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} isn't a denoiser's description ({error}){kinds.but(path)}"
@@ -193,7 +230,9 @@ def _without_others() -> ocp.options.MultiprocessingOptions:
     )
 
 
-def _describe(init_kwargs: Mapping[str, Any], classes: Sequence[int]) -> dict[str, Any]:
+def _describe(
+    init_kwargs: Mapping[str, Any], classes: Sequence[int], card: ModelCard | None
+) -> dict[str, Any]:
     if "class_name" not in init_kwargs:
         raise ValueError("init_kwargs lacks class_name, the class of the preconditioned network")
     rest = {key: value for key, value in init_kwargs.items() if key != "class_name"}
@@ -202,6 +241,7 @@ def _describe(init_kwargs: Mapping[str, Any], classes: Sequence[int]) -> dict[st
         "class_name": init_kwargs["class_name"],
         "init_kwargs": json_values.encode("init_kwargs", rest),
         **({_CLASSES: list(classes)} if classes else {}),
+        **({} if card is None else {"model_card": dataclasses.asdict(card)}),
     }
 
 

@@ -16,6 +16,7 @@ from diffjax.files import json_values, writing
 from diffjax.files.progress import say
 from diffjax.interfaces import Params
 from diffjax.models import network_folder
+from diffjax.models.model_card import ModelCard
 from diffjax.runs import results
 
 FOLDER = "best"
@@ -70,6 +71,7 @@ class BestNetwork:
         value: float,
         init_kwargs: Mapping[str, Any],
         params: Params,
+        card: ModelCard | None = None,
         *,
         classes: tuple[int, ...] = (),
     ) -> bool:
@@ -81,6 +83,7 @@ class BestNetwork:
           value: of the metric; NaN is never better.
           init_kwargs: of the denoiser, as `save_denoiser` takes them.
           params: its parameters, which this process can read.
+          card: what it is.
           classes: that it was trained on, as `save_denoiser` takes them.
 
         Returns:
@@ -91,7 +94,7 @@ class BestNetwork:
         self._best = self._score(value)
         folder = self.directory / str(step)
         shutil.rmtree(folder, ignore_errors=True)
-        network_folder.save_denoiser(folder, init_kwargs, params, classes=classes)
+        network_folder.save_denoiser(folder, init_kwargs, params, card=card, classes=classes)
         record = {"metric": self._metric, "value": value, "step": step, "kimg": kimg}
         if self._measured is not None:
             record["measured"] = self._measured

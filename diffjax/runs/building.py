@@ -95,6 +95,7 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
         initial=config.get(cls.samples_from, {}).get("initial", ""),
         teacher=config.get("teacher", ""),
         classes=classes,
+        method_name=config.method,
     )
 
 
@@ -239,7 +240,8 @@ def _network(
                 "to 1."
             )
     if "teacher" in cls.reads:
-        return {**teachers.describe(config.teacher), "dropout": config.dropout}, data_input
+        described = teachers.describe(config.teacher, field="config.teacher")
+        return {**described, "dropout": config.dropout}, data_input
     assert source is not None, "a network is described by a teacher or by its data"
     resolution, _, channels = source.image_shape
     return {

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from diffjax.distributed import sharding
 from diffjax.files import json_values, writing
 from diffjax.files.progress import say
-from diffjax.runs import building, checks, joining, results, saved_config, subjects
+from diffjax.runs import building, checks, joining, results, subjects
 
 
 def evaluate(
@@ -46,8 +46,8 @@ def _evaluate(config: ConfigDict, workdir: str, allow_changed_config: bool, outp
     exp = building.build(config)
     settings = config.evaluate
     building.check_evaluation(config)
-    if settings.source in subjects.OF_THE_RUN and not allow_changed_config:
-        saved_config.check_same_network(Path(workdir), config)
+    if not allow_changed_config:
+        subjects.check(settings.source, Path(workdir), config, exp)
     folder = results.folder(workdir, output)
     subject = subjects.find(settings.source, Path(workdir), exp, settings.seed, mesh)
     exp = dataclasses.replace(exp, classes=subject.classes)

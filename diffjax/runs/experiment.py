@@ -15,8 +15,10 @@ from diffjax.evaluation import sampling
 from diffjax.files import orbax_support
 from diffjax.interfaces import Params
 from diffjax.methods import Method
-from diffjax.models.denoiser import NetworkDenoiser
+from diffjax.models import model_card
+from diffjax.models.denoiser import NetworkDenoiser, from_edm_kwargs
 from diffjax.models.generator import DenoiserGenerator
+from diffjax.models.model_card import ModelCard
 from diffjax.runs.inputs import Input
 from diffjax.training import layouts, stored_trees
 from diffjax.training import state as train_state
@@ -44,6 +46,7 @@ class Experiment:
         own start.
       teacher: name of the teacher, for errors.
       classes: those that are drawn, where images of others were never seen; () for all.
+      method_name: name of the method, for errors and model cards.
     """
 
     update: Update
@@ -56,6 +59,7 @@ class Experiment:
     initial: str = ""
     teacher: str = ""
     classes: tuple[int, ...] = ()
+    method_name: str = ""
 
     @property
     def method(self) -> Method:
@@ -103,13 +107,25 @@ class Experiment:
             return {}
         learner = self.method.samples_from
         field = f"config.{learner}.initial"
-        params = teachers.load(self.initial, field=field).params
+        network = teachers.load(self.initial, field=field)
+        card, params = network.card, network.params
+        if card.init_sigma not in (None, self.init_sigma):
+            raise ValueError(
+                f"{field}={self.initial} is {card.title}, and config.init_sigma="
+                f"{self.init_sigma:g} would ask it elsewhere: set config.init_sigma to "
+                f"{card.init_sigma:g}."
+            )
         differences = orbax_support.differing_arrays(params, self.denoiser.abstract_params())
+        what = "Its arrays"
+        if not differences:  # arrays don't tell all
+            what = "The teacher's settings and its own"
+            own = from_edm_kwargs(network.init_kwargs)
+            differences = "; ".join(self.denoiser.differences(own))
         if differences:
             raise ValueError(
                 f"{field}={self.initial} is another network than the teacher {self.teacher}; "
-                "name a student of this teacher, or '' for the teacher itself. Its arrays: "
-                f"{differences}"
+                "name a student of this teacher, or '' for the teacher itself. "
+                f"{what}: {differences}"
             )
         return {learner: params}
 
@@ -224,16 +240,34 @@ class Experiment:
             return "student, 1 evaluation"
         return f"samples, {self.evaluations} evaluations"
 
+    def card(self, images: int) -> ModelCard:
+        """Model card of the network that is sampled, after training on so many images."""
+        is_student = self.is_one_step
+        return ModelCard(
+            kind=model_card.STUDENT if is_student else model_card.DENOISER,
+            method=self.method_name,
+            init_sigma=self.init_sigma if is_student else None,
+            steps=1 if is_student else None,
+            dtype=np.dtype(self.denoiser.network.dtype).name,
+            images=images,
+            **model_card.of_denoiser(self.denoiser),
+        )
+
     def sampler(
-        self, *, seed: int, mesh: Mesh, denoiser: NetworkDenoiser | None = None
+        self,
+        *,
+        seed: int,
+        mesh: Mesh,
+        denoiser: NetworkDenoiser | None = None,
+        init_sigma: float | None = None,
     ) -> sampling.SampleBatch:
-        """Compile sampling, of the learner or of another network that is asked as it is."""
+        """Compile sampling, of the learner or of another network, at the same σ_init or its own."""
         network = denoiser or self.denoiser
         if not self.is_one_step:
             return sampling.heun(network, settings=self.heun, seed=seed, mesh=mesh)
         generator = self.method.networks[self.method.samples_from]
         if denoiser is not None:
-            generator = DenoiserGenerator(denoiser, self.init_sigma)
+            generator = DenoiserGenerator(denoiser, init_sigma or self.init_sigma)
         return sampling.one_step(
             generator,
             seed=seed,

@@ -26,6 +26,9 @@ class Input(Protocol):
     def abstract(self) -> Any:
         """Shapes and types of what updates read, or None where it is streamed."""
 
+    def content(self) -> dict[str, Any]:
+        """Describe by sizes and digests what is there, wherever it lies."""
+
     def narrowed(self, tree: Any) -> Any:
         """Convert what `load` read to the type that updates read it in."""
 
@@ -57,6 +60,10 @@ class TeacherInput:
         dtype = self.storage or jnp.float32
         narrowed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), params["params"])
         return {**params, "params": narrowed}
+
+    def content(self) -> dict[str, Any]:
+        """Describe the teacher's file or folder."""
+        return teachers.content(self.source)
 
     def narrowed(self, tree: Params) -> Params:
         """Convert parameters to the type that they are kept in; buffers stay as they are.
@@ -111,6 +118,10 @@ class DataInput:
     def abstract(self) -> Dataset | None:
         """Shapes and types of all images, or None where they are streamed."""
         return None if self.is_streamed else dataset.abstract(self.source)
+
+    def content(self) -> dict[str, Any]:
+        """Describe the data set's files."""
+        return data.content(self.source)
 
     def narrowed(self, tree: Dataset | None) -> Dataset | None:
         """Images as they are: uint8 already."""

@@ -134,7 +134,11 @@ class Reporter:
         if jax.process_index() == 0:
             shutil.rmtree(network, ignore_errors=True)  # of a shorter run that went on
             network_folder.save_denoiser(
-                network, self._exp.init_kwargs, params, classes=self._exp.classes
+                network,
+                self._exp.init_kwargs,
+                params,
+                card=self._exp.card(round(1000 * kimg)),
+                classes=self._exp.classes,
             )
             # Written last: without it the end of the run comes again.
             record = {"step": step, "kimg": kimg}
@@ -178,7 +182,8 @@ class Reporter:
             assert self._evaluator is not None
             value = self.measured[self._evaluator.names[self._metric]]
             exp = self._exp
-            self._best.offer(step, kimg, value, exp.init_kwargs, params, classes=exp.classes)
+            card = exp.card(round(1000 * kimg))
+            self._best.offer(step, kimg, value, exp.init_kwargs, params, card, classes=exp.classes)
 
     def _note(self, text: str) -> None:
         if text:

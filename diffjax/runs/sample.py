@@ -11,7 +11,7 @@ from diffjax.evaluation import sampling
 from diffjax.files import images
 from diffjax.files.progress import say, warn_once
 from diffjax.interfaces import Array
-from diffjax.runs import building, checks, joining, results, saved_config, subjects
+from diffjax.runs import building, checks, joining, results, subjects
 
 _FORMATS = ("png", "npz")
 
@@ -56,8 +56,8 @@ def _sample(config: ConfigDict, workdir: str, allow_changed_config: bool, output
         raise ValueError(
             f"config.sample.label={settings.label}: the network has {label_dim} classes; -1 is all."
         )
-    if settings.source in subjects.OF_THE_RUN and not allow_changed_config:
-        saved_config.check_same_network(Path(workdir), config)
+    if not allow_changed_config:
+        subjects.check(settings.source, Path(workdir), config, exp)
     folder = results.folder(workdir, output) / "samples"
     subject = subjects.find(settings.source, Path(workdir), exp, settings.seed, mesh)
     if subject.classes and settings.label not in (-1, *subject.classes):

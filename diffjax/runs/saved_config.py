@@ -1,13 +1,14 @@
 """The config of a run, kept in its work directory, so that no other one goes on there unnoticed."""
 
 import json
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from diffjax.files import json_values, writing
-from diffjax.runs import bases, checks
+from diffjax.runs import bases, checks, provenance
 
 FILE = "config.json"
 _RESULTS = ("checkpoints", "metrics.jsonl")
@@ -63,7 +64,9 @@ def load(workdir: Path) -> ConfigDict:
     return checks.upgraded(ConfigDict(json_values.decode(values))).lock()
 
 
-def changes(old: ConfigDict, new: ConfigDict) -> list[str]:
+def changes(
+    old: ConfigDict, new: ConfigDict, *, is_free: Callable[[str], bool] | None = None
+) -> list[str]:
     """List the fields that decide what is trained and differ, as `field: old -> new`.
 
     A field that one of them lacks, since it is new, has the value of the method's base there.
@@ -71,7 +74,9 @@ def changes(old: ConfigDict, new: ConfigDict) -> list[str]:
     Args:
       old: of a run, in today's fields.
       new: likewise.
+      is_free: tells which fields may differ; None is those of `FREE`.
     """
+    is_free = is_free or _is_free
     before, after = (bases.flat(config.to_dict()) for config in (old, new))
     if "method" in before and before["method"] == after.get("method"):
         base = bases.fields(after["method"])
@@ -79,22 +84,27 @@ def changes(old: ConfigDict, new: ConfigDict) -> list[str]:
     return [
         f"{name}: {_shown(before, name)} -> {_shown(after, name)}"
         for name in sorted(before.keys() | after.keys())
-        if not _is_free(name) and _shown(before, name) != _shown(after, name)
+        if not is_free(name) and _shown(before, name) != _shown(after, name)
     ]
 
 
 def check_unchanged(workdir: Path, config: ConfigDict) -> None:
     """Check that a config is the one that was run in a work directory, if one was.
 
-    A run that got no further than its first update, such as one whose batch is too large, left
-    nothing that another config could spoil.
+    What inputs hold, where that was kept, is compared by `provenance.check` instead of their names.
 
     Raises:
       ValueError: naming each field that differs and isn't in `FREE`.
     """
-    if not (workdir / FILE).exists() or not any(_has_content(workdir / name) for name in _RESULTS):
+    if not (workdir / FILE).exists() or not has_begun(workdir):
         return
-    different = changes(load(workdir), config)
+    kept = provenance.load(workdir)
+    by_content = kept.inputs if kept else {}
+    different = [
+        change
+        for change in changes(load(workdir), config)
+        if change.partition(":")[0] not in by_content
+    ]
     if different:
         raise ValueError(
             f"{workdir} is of a run with another config ({'; '.join(different)}): name another "
@@ -102,29 +112,63 @@ def check_unchanged(workdir: Path, config: ConfigDict) -> None:
         )
 
 
-# Fields, and groups of them, that decide which images a trained network makes.
-OF_THE_NETWORK = ("method", "init_sigma", "dtype", "network", "conditional")
+def has_begun(workdir: Path) -> bool:
+    """Tell whether a run left something in a work directory that another config could spoil.
+
+    One that got no further than its first update, such as one whose batch is too large, didn't.
+    """
+    return any(_has_content(workdir / name) for name in _RESULTS)
 
 
-def check_same_network(workdir: Path, config: ConfigDict) -> None:
+# Fields that decide which images a trained network makes, of given arguments.
+OF_THE_IMAGES = ("method", "init_sigma", "dtype")
+# Fields, and groups of them, that decide the arguments too.
+OF_THE_NETWORK = (*OF_THE_IMAGES, "network", "conditional")
+_ONLY_IN_TRAINING = ("network.dropout",)
+
+
+def check_same_network(
+    workdir: Path,
+    config: ConfigDict,
+    *,
+    fields: Collection[str] = OF_THE_NETWORK,
+    besides: Iterable[str] = (),
+) -> None:
     """Check that a run's network would be asked as it was trained, if its config was kept.
+
+    Args:
+      workdir: of the run.
+      config: by which its network would be asked.
+      fields: those, and groups of them, that count.
+      besides: what else differs, a text each.
 
     Raises:
       ValueError: naming each field that decides its images and differs.
     """
-    if not (workdir / FILE).exists():
-        return
-    different = [
-        change
-        for change in changes(load(workdir), config)
-        if change.split(":")[0].split(".")[0] in OF_THE_NETWORK
-    ]
+    different = list(besides)
+    if (workdir / FILE).exists():
+        different += changed_fields(workdir, config, fields)
     if different:
         raise ValueError(
             f"{workdir} is of a run with another config ({'; '.join(different)}), whose network "
             "would make other images: give the run's own values, or --allow_changed_config to have "
             "it so"
         )
+
+
+def changed_fields(workdir: Path, config: ConfigDict, fields: Collection[str]) -> list[str]:
+    """List which of some fields, and groups of them, differ from those of a run.
+
+    Args:
+      workdir: of the run, whose config was kept.
+      config: another one.
+      fields: their names.
+    """
+    return [
+        change
+        for change in changes(load(workdir), config, is_free=lambda name: name in _ONLY_IN_TRAINING)
+        if (name := change.partition(":")[0]) in fields or name.partition(".")[0] in fields
+    ]
 
 
 def _has_content(path: Path) -> bool:

@@ -5,14 +5,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from diffjax.convert import teacher as teachers
 from diffjax.distributed import sharding
 from diffjax.evaluation import sampling
+from diffjax.files.progress import say
 from diffjax.interfaces import Params
+from diffjax.models import model_card
 from diffjax.models.denoiser import from_edm_kwargs
-from diffjax.runs import best_network, building
+from diffjax.runs import best_network, building, provenance, saved_config
 from diffjax.runs.experiment import Experiment
 from diffjax.training import checkpointing
 
@@ -43,20 +47,69 @@ class Subject:
     step: int | None = None
 
 
+def check(source: str, workdir: Path, config: ConfigDict, exp: Experiment) -> None:
+    """Check that what a source names of a run is sampled as that run would, before it is read.
+
+    What is sampled in another way by intent, or can't be compared, is told.
+
+    Args:
+      source: as `find` takes it; what isn't the run's passes.
+      workdir: of the run.
+      config: by which it would be sampled.
+      exp: built from it.
+
+    Raises:
+      ValueError: naming what decides the images and differs.
+    """
+    if source not in (*OF_THE_RUN, "teacher"):
+        return
+    kept, notes = provenance.load(workdir), []
+    has_config = (workdir / saved_config.FILE).exists()
+    fields: tuple[str, ...] = saved_config.OF_THE_IMAGES
+    besides: list[str] = []
+    if source == "teacher":
+        fields = ("dtype",) if kept else ("dtype", "teacher")
+        if kept and "teacher" in exp.inputs and "teacher" in kept.inputs:
+            now = {"source": exp.teacher, **exp.inputs["teacher"].content()}
+            if not provenance.same(kept.inputs["teacher"], now):
+                besides = [f"teacher: the content of {exp.teacher} is not the run's"]
+    elif kept:
+        besides = from_edm_kwargs(kept.network).differences(exp.denoiser)
+    else:
+        fields = saved_config.OF_THE_NETWORK
+        if has_config and (moved := saved_config.changed_fields(workdir, config, ("teacher",))):
+            notes.append(f"{moved[0]}; whether both describe one network was not kept")
+    if source == "best" and not has_config:
+        folder, _ = best_network.find_best(workdir)
+        card = teachers.card(str(folder))
+        if card.init_sigma not in (None, exp.init_sigma):
+            besides.append(f"init_sigma: {card.init_sigma:g} -> {exp.init_sigma:g}")
+    saved_config.check_same_network(workdir, config, fields=fields, besides=besides)
+    if not has_config and saved_config.has_begun(workdir):
+        notes.append(f"{workdir} has no config.json to compare this config with")
+    if has_config and (source == "teacher" or not exp.is_one_step):
+        heun = saved_config.changed_fields(workdir, config, ("heun",))
+        notes += [f"not sampled as the run does, {change}" for change in heun]
+    for note in notes:
+        _tell(note)
+
+
 def find(source: str, workdir: Path, exp: Experiment, seed: int, mesh: Mesh) -> Subject:
     """Find the network that a source names.
 
     Args:
       source: "student", the average of the newest checkpoint; "best", the network in `best/`;
         "teacher", sampled by Heun's method; or a network's folder, file or URL, such as a
-        converted student, which is asked as the run's own network is.
+        converted student. A student is asked at its own σ_init; one that doesn't say what it is is
+        asked as the run's own network is, and that is told.
       workdir: of the run.
       exp: the run.
       seed: of the samples.
       mesh: the devices.
 
     Raises:
-      ValueError: the run has no such thing, or the network is for other images.
+      ValueError: the run has no such thing, or the network is for other images, or is sampled in
+        another way than the run's.
       FileNotFoundError: nothing is there.
     """
     if source == "teacher":
@@ -77,9 +130,7 @@ def find(source: str, workdir: Path, exp: Experiment, seed: int, mesh: Mesh) -> 
         raise ValueError(
             f"source={source!r} is unknown; known are: {', '.join(_SOURCES)}, and a network's path."
         )
-    name = Path(source).stem or "network"
-    title = f"{source}, {exp.evaluations} evaluation{'s' if exp.evaluations > 1 else ''}"
-    return _network(name, title, source, exp, seed, mesh)
+    return _network(Path(source).stem or "network", "", source, exp, seed, mesh)
 
 
 def _teacher(exp: Experiment, seed: int, mesh: Mesh) -> Subject:
@@ -102,8 +153,24 @@ def _network(name: str, title: str, path: str, exp: Experiment, seed: int, mesh:
             f"source={path}: a network of {denoiser.image_shape} with {denoiser.label_dim} "
             f"classes, but the config is for {own.image_shape} with {own.label_dim}."
         )
+    card = network.card
+    if card.kind and (card.kind == model_card.STUDENT) != exp.is_one_step:
+        own_way = "in one evaluation" if exp.is_one_step else "by Heun's method"
+        raise ValueError(
+            f"source={path} is {card.title}, and the networks of this config, of the method "
+            f"{exp.method_name}, are sampled {own_way}: name a config of its own kind."
+        )
+    if not card.kind:
+        how = f"one evaluation at init_sigma {exp.init_sigma:g}" if exp.is_one_step else "Heun"
+        _tell(
+            f"{path} doesn't say whether it is a student or a denoiser; it is sampled as the "
+            f"config's own network is, by {how}"
+        )
     params = sharding.put(network.params, sharding.state(network.params, mesh))
-    sampler = exp.sampler(seed=seed, mesh=mesh, denoiser=denoiser)
+    sampler = exp.sampler(seed=seed, mesh=mesh, denoiser=denoiser, init_sigma=card.init_sigma)
+    if not title:
+        title = f"{path}, {exp.evaluations} evaluation{'s' if exp.evaluations > 1 else ''}"
+        title += f" at init_sigma {card.init_sigma:g}" if card.init_sigma else ""
     classes = exp.classes
     if own.label_dim and (found := teachers.classes(path)):
         classes = building.drawn_classes(found, own.label_dim, f"source={path} was trained on")
@@ -119,6 +186,11 @@ def restore(workdir: Path, exp: Experiment, mesh: Mesh) -> tuple[Any, dict[str, 
     """
     with _checkpoints(workdir) as checkpointer:
         return exp.restore(checkpointer, mesh)
+
+
+def _tell(note: str) -> None:
+    if jax.process_index() == 0:
+        say(f"note: {note}")
 
 
 def _checkpoints(workdir: Path) -> checkpointing.Checkpointer:

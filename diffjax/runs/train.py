@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -13,7 +13,16 @@ from diffjax.distributed import numerics, peers, preemption, sharding, watchdog
 from diffjax.evaluation import evaluator
 from diffjax.files import writing
 from diffjax.interfaces import Params, PRNGKey
-from diffjax.runs import building, checks, decays, joining, ownership, reporting, saved_config
+from diffjax.runs import (
+    building,
+    checks,
+    decays,
+    joining,
+    ownership,
+    provenance,
+    reporting,
+    saved_config,
+)
 from diffjax.runs.experiment import Experiment
 from diffjax.runs.logger import RunLogger
 from diffjax.runs.loop import Loop
@@ -22,6 +31,14 @@ from diffjax.training.background_compilation import BackgroundCompiled
 from diffjax.training.separate_programs import SeparatePrograms
 
 _CHECKPOINTS = "checkpoints"
+
+
+class _Before(NamedTuple):
+    """What an earlier start left: images seen, None if there was none, and what is to be told."""
+
+    images: int | None
+    remarks: list[str]
+    allow_changes: bool
 
 
 def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = False) -> None:
@@ -59,7 +76,8 @@ def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = Fals
         images = _images_seen(Path(workdir) / _CHECKPOINTS)
         remarks = _check_changes(config, Path(workdir), images, allowed=allow_changed_config)
         with preemption.Preemption() as stop, contextlib.ExitStack() as stack:
-            _run(config, workdir, exp, mesh, stop, others, stack, images, remarks)
+            before = _Before(images, remarks, allow_changed_config)
+            _run(config, workdir, exp, mesh, stop, others, stack, before)
 
 
 def _run(
@@ -70,23 +88,30 @@ def _run(
     stop: preemption.Preemption,
     others: peers.Peers,
     stack: contextlib.ExitStack,
-    images: int | None,
-    remarks: list[str],
+    before: _Before,
 ) -> None:
     """Go from the newest checkpoint, or the start, to the end; `stack` holds the directory."""
     # First, so that one that can't be had, or doesn't fit, is refused before anything is written.
     # A run that goes on doesn't need them, nor look for them.
-    initial = exp.load_initial() if images is None else {}
+    initial = exp.load_initial() if before.images is None else {}
     workdir = writing.make_writable(folder)
     stack.enter_context(ownership.owned(workdir, is_writer=jax.process_index() == 0))
+    inputs_now, notes = provenance.check(
+        config,
+        exp,
+        workdir,
+        has_begun=saved_config.has_begun(workdir),
+        allow_changed=before.allow_changes,
+    )
     key = numerics.key(config.seed)
     schedule = building.schedule(config)
-    updates = _compile(config, exp, mesh, key, is_needed=not schedule.is_over(images or 0))
+    updates = _compile(config, exp, mesh, key, is_needed=not schedule.is_over(before.images or 0))
     measure = building.make_evaluator(config, exp, mesh) if config.evaluate.every_kimg else None
     inputs = exp.load_inputs()
     inputs = sharding.put(inputs, sharding.state(inputs, mesh))
     if jax.process_index() == 0:
         saved_config.save(workdir, config)
+        provenance.save(workdir, inputs_now)
         numerics.record(workdir, failures.versions())
     with checkpointing.Checkpointer(
         workdir / _CHECKPOINTS, keep=config.keep_checkpoints
@@ -102,8 +127,8 @@ def _run(
             resume_step=step if meta else None,
         )
         checkpointer.report = logger.note
-        for remark in remarks:
-            logger.note(remark)
+        for note in (*before.remarks, *notes):
+            logger.note(note)
         dog = watchdog.Watchdog(
             slow_factor=config.watchdog.slow_factor,
             slow_seconds=config.watchdog.slow_seconds,

@@ -1,5 +1,6 @@
 """Whole runs, in miniature: what is written, that equal seeds give equal runs, and resuming."""
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import diffjax
 from diffjax.distributed import sharding, watchdog
 from diffjax.models import network_folder
-from diffjax.runs import best_network, building, experiment, reporting, subjects
+from diffjax.runs import best_network, building, experiment, provenance, reporting, subjects
 from diffjax.runs.evaluate import evaluate
 from diffjax.runs.sample import sample
 from diffjax.runs.train import train
@@ -99,6 +101,30 @@ def test_files_of_a_run(sid_run):
     assert list((workdir / "tensorboard").iterdir())
     picture = np.asarray(Image.open(workdir / "samples" / "comparison_000000.png"))
     assert picture.shape[1] > picture.shape[0]
+
+
+def test_a_run_says_what_its_network_is_and_what_it_read(sid_run):
+    workdir, config = sid_run
+    card = network_folder.load_card(workdir / "network")
+    assert dataclasses.asdict(card) == {
+        "kind": "student",
+        "method": "sid",
+        "init_sigma": 2.5,
+        "steps": 1,
+        "label_dim": 10,
+        "sigma_data": 0.5,
+        "dtype": "float32",
+        "images": 4 * BATCH,
+        "versions": {"diffjax": diffjax.__version__, "jax": jax.__version__},
+    }
+    best, record = best_network.find_best(workdir)
+    kept = dataclasses.replace(card, images=round(1000 * record["kimg"]))
+    assert network_folder.load_card(best) == kept
+    inputs = provenance.load(workdir).inputs
+    assert inputs == {
+        "teacher": {"source": config.teacher, **network_folder.content(config.teacher)},
+        "evaluate.reference": {"source": "digits"},
+    }
 
 
 def test_the_update_is_compiled_while_the_teacher_is_read(sid_run, tmp_path, monkeypatch):

@@ -96,3 +96,8 @@ def test_each_tree_has_its_place(kind, unpacked):
     assert int(state.images) == 2 * unpacked.batch_size
     expected = json.loads((FOLDER / "trees.json").read_text())[kind]
     assert {name: sha256(tree) for name, tree in found.items()} == expected
+    # Sampling reads one of them alone.
+    with Checkpointer(WORKDIR / "checkpoints", read_only=True) as checkpointer:
+        average, read = exp.restore_average(checkpointer, mesh)
+    assert sha256(average) == expected[f"{exp.method.samples_from}_ema"]
+    assert read == meta
