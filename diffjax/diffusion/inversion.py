@@ -18,7 +18,7 @@ POINTS = 4096
 _CELLS, _NODES = 1024, 5
 
 
-def evaluate(function: Function, *arguments: np.ndarray) -> Any:
+def evaluate(function: Callable[..., Any], *arguments: np.ndarray) -> Any:
     """Call a JAX function in float64, now, whatever is being traced and whatever the types are.
 
     Args:
