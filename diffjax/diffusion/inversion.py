@@ -144,8 +144,8 @@ def tabulate(log_sigma: LogSigma, t_min: float, t_max: float) -> Tabulated:
     """
     grid = np.linspace(t_min, t_max, POINTS)
     logs = _logs(log_sigma, grid)
-    inside = np.spacing(1.0) ** 0.5 * (t_max - t_min)  # σ is 0 or infinite at an end: just inside
-    for end, at in ((0, t_min + inside), (-1, t_max - inside)):
+    little = np.spacing(1.0) ** 0.5 * (t_max - t_min)  # σ is 0 or infinite at an end: just inside
+    for end, at in ((0, t_min + little), (-1, t_max - little)):
         if not np.isfinite(logs[end]):
             grid[end] = at
             logs[end] = _logs(log_sigma, grid[[end]])[0]
@@ -154,11 +154,17 @@ def tabulate(log_sigma: LogSigma, t_min: float, t_max: float) -> Tabulated:
     levels = np.linspace(logs[0], logs[-1], POINTS)
     k = np.clip(np.searchsorted(logs, levels, side="right") - 1, 0, POINTS - 2)
     low, high = grid[k], grid[k + 1]
-    for _ in range(54):
+    for _ in range(20):
         middle = (low + high) / 2
         below = _logs(log_sigma, middle) < levels
         low, high = np.where(below, middle, low), np.where(below, high, middle)
     times = (low + high) / 2
+    for _ in range(2):  # Newton's method, which doubles the digits
+        error, slope = evaluate(log_sigma.and_slope, times, np.exp(levels))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            better = times - error / slope
+        inside = (better >= np.minimum(low, high)) & (better <= np.maximum(low, high))
+        times = np.where(inside, better, times)
     times[[0, -1]] = grid[[0, -1]]
     _, slope = evaluate(log_sigma.and_slope, times, np.exp(levels))
     interval = levels[1] - levels[0]

@@ -74,11 +74,13 @@ def test_every_prediction_on_every_process_is_the_exact_denoiser(processes, name
     normal = np.random.RandomState(0).standard_normal((len(sigma), 4))
     y = jnp.asarray(scale * normal, jnp.float32)
     denoise = process.denoiser(gaussian(process, predicts, sd), predicts)
-    found = jax.jit(denoise)({}, y, sigma, None)
+    found = denoise({}, y, sigma, None)
     assert found.dtype == jnp.float32
     expected = sd**2 * np.asarray(y, np.float64) / scale**2
     # What float32 can hold: outputs that are multiplied by σ carry their rounding along.
     np.testing.assert_allclose(found / scale, expected / scale, atol=2e-6)
+    if name == "vp":  # compiled, too
+        np.testing.assert_allclose(jax.jit(denoise)({}, y, sigma), found, rtol=1e-5, atol=1e-5)
     few = np.asarray(sigma) < 50
     np.testing.assert_allclose(found[few], expected[few], atol=2e-5)
 
@@ -89,7 +91,8 @@ def test_time_and_noise_level_are_inverse(processes, name):
     with jax.enable_x64(True):
         sigma = jnp.asarray(levels(process, 500))
         t = process.t_of_sigma(sigma)
-        assert process.t_min <= t.min() <= t.max() <= process.t_max
+        slack = 1e-12 * process.t_max
+        assert process.t_min - slack <= t.min() <= t.max() <= process.t_max + slack
         np.testing.assert_allclose(process.sigma(t), sigma, rtol=1e-11)
     sigma = jnp.asarray(sigma, jnp.float32)
     assert process.t_of_sigma(sigma).dtype in (jnp.float32, jnp.int32)
@@ -160,7 +163,8 @@ def test_sigma_data_is_the_unit_of_the_network():
     np.testing.assert_allclose(denoise.gain(4.0), 4 * 3 / 5, rtol=1e-10)
 
 
-@pytest.mark.parametrize(("name", "predicts"), PAIRS)
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+@pytest.mark.parametrize("name", ["vp", "flow_data_at_1", "ve"])
 def test_gain_is_the_change_of_the_output(processes, name, predicts):
     process = processes[name]
     sigma = float(levels(process)[30])
@@ -203,7 +207,7 @@ def assert_equal(found, expected):
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("name",), golden_cases.cases("process_ddpm"))
+@pytest.mark.parametrize("name", golden_cases.cases("process_ddpm"))
 def test_ddpm_against_published_schedulers(name):
     case = golden_cases.Case(name)
     with jax.enable_x64(True):
@@ -235,7 +239,7 @@ def test_ddpm_against_published_schedulers(name):
             np.testing.assert_array_equal(nearest, case.raw(f"{prefix}query_t_nearest"))
 
 
-@pytest.mark.parametrize(("name",), golden_cases.cases("process_flow"))
+@pytest.mark.parametrize("name", golden_cases.cases("process_flow"))
 def test_flow_against_published_schedulers(name):
     case = golden_cases.Case(name)
     with jax.enable_x64(True):
@@ -266,7 +270,7 @@ def sit_paths():
     }
 
 
-@pytest.mark.parametrize(("name",), golden_cases.cases("process_sit"))
+@pytest.mark.parametrize("name", golden_cases.cases("process_sit"))
 def test_functions_of_the_user_against_published_paths(name):
     case = golden_cases.Case(name)
     with jax.enable_x64(True):
@@ -321,7 +325,7 @@ FALLING = np.asarray([0.99, 0.9, 0.8, 0.5])
         (lambda: Process.rectified_flow(t_max=1.0), "t_max=1.0"),
         (lambda: Process.ve(2.0, 1.0), "sigma_min < sigma_max"),
         (lambda: Process.vp(-1.0), "beta=-1.0 must be positive"),
-        (lambda: Process.vp(lambda t: 1 - t, t_max=2.0), "beta is -.* at t=1.0"),
+        (lambda: Process.vp(lambda t: 1 - t, t_max=2.0), "beta is -.* at t=1;"),
         (lambda: Process.vp(t_max=0.0), "t_max=0.0"),
         (
             lambda: Process(jnp.ones_like, lambda t: t * (1 - t), t_min=0.1, t_max=0.9),
