@@ -73,7 +73,7 @@ def checked_ends(log_sigma: LogSigma, t_min: float, t_max: float) -> tuple[float
       ValueError: naming the time at which σ isn't positive, or turns.
     """
     t = np.linspace(t_min, t_max, POINTS)
-    sigma = evaluate(log_sigma.ratio, t)
+    sigma = evaluate(jax.jit(log_sigma.ratio), t)
     wrong = np.isnan(sigma) | (sigma < 0)
     wrong[1:-1] |= (sigma[1:-1] == 0) | np.isinf(sigma[1:-1])
     if wrong.any():
@@ -152,21 +152,22 @@ def tabulate(log_sigma: LogSigma, t_min: float, t_max: float) -> Tabulated:
     if logs[0] > logs[-1]:
         grid, logs = grid[::-1], logs[::-1]
     levels = np.linspace(logs[0], logs[-1], POINTS)
+    log, log_and_slope = jax.jit(log_sigma), jax.jit(log_sigma.and_slope)
     k = np.clip(np.searchsorted(logs, levels, side="right") - 1, 0, POINTS - 2)
     low, high = grid[k], grid[k + 1]
     for _ in range(20):
         middle = (low + high) / 2
-        below = _logs(log_sigma, middle) < levels
+        below = evaluate(log, middle) < levels
         low, high = np.where(below, middle, low), np.where(below, high, middle)
     times = (low + high) / 2
     for _ in range(2):  # Newton's method, which doubles the digits
-        error, slope = evaluate(log_sigma.and_slope, times, np.exp(levels))
+        error, slope = evaluate(log_and_slope, times, np.exp(levels))
         with np.errstate(divide="ignore", invalid="ignore"):
             better = times - error / slope
         inside = (better >= np.minimum(low, high)) & (better <= np.maximum(low, high))
         times = np.where(inside, better, times)
     times[[0, -1]] = grid[[0, -1]]
-    _, slope = evaluate(log_sigma.and_slope, times, np.exp(levels))
+    _, slope = evaluate(log_and_slope, times, np.exp(levels))
     interval = levels[1] - levels[0]
     with np.errstate(divide="ignore"):
         slopes = interval / slope
@@ -174,7 +175,7 @@ def tabulate(log_sigma: LogSigma, t_min: float, t_max: float) -> Tabulated:
 
 
 def _logs(log_sigma: LogSigma, t: np.ndarray) -> np.ndarray:
-    return np.array(evaluate(log_sigma, t), np.float64)
+    return np.array(evaluate(jax.jit(log_sigma), t))
 
 
 def integral(beta: Function, t_max: float) -> Function:
