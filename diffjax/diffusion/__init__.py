@@ -1,1 +1,1 @@
-"""Diffusion: noise levels, preconditioning, samplers and augmentation, without networks."""
+"""Diffusion: noise levels, preconditioning, processes, samplers, augmentation; no networks."""

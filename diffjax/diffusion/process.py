@@ -1,8 +1,8 @@
 """Diffusion processes as data: x_t = a(t) x₀ + s(t) ε, of which all else is derived.
 
 y = x_t/a has the noise level σ = s/a, so that a network trained on any process is a denoiser
-D(y; σ), as `Process.denoiser` makes it. Times and noise levels are elementwise, in the type of
-what is given; functions that need no JAX type are tabulated once, in float64.
+D(y; σ), as `Process.denoiser` makes it. Functions of times and of noise levels are elementwise, in
+the type of what is given; tables of them are made once, in float64.
 """
 
 import dataclasses
@@ -36,8 +36,8 @@ class Process:
         refined between them; σ outside of the range is clipped to it.
       table: [N] σ at t = 0, 1, …, N − 1, if the network knows those times only. t_of_sigma is then
         by default the integer whose log σ is nearest.
-      sigma_min: least σ for t in [t_min, t_max].
-      sigma_max: greatest such σ.
+      sigma_min: least σ for t in [t_min, t_max]; 0 if s is 0 at an end.
+      sigma_max: greatest such σ; infinite if a is 0 at an end.
 
     Raises:
       ValueError: for an empty range of t, or a σ that isn't positive or not monotone.
