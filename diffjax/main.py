@@ -301,7 +301,10 @@ def cli() -> NoReturn:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(_INTERRUPTED)
     except SystemExit as end:
-        if background_compilation.is_compiling() and _is_alone():  # for nobody
+        # A compilation is for nobody now, and so is what was asked of a device, amid which Python's
+        # own ending can crash.
+        is_busy = background_compilation.is_compiling() or end.code == _INTERRUPTED
+        if is_busy and _is_alone():
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(end.code if isinstance(end.code, int) else bool(end.code))

@@ -6,14 +6,13 @@ python -m diffjax.convert --source=sid-student.pkl --init_sigma=2.5 --output=stu
 
 import argparse
 import dataclasses
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from diffjax.convert import catalogue, edm, teacher
 from diffjax.files import download, paths, writing
-from diffjax.files.progress import say
+from diffjax.files.progress import leave_interrupted, say
 from diffjax.models import model_card, network_folder
 from diffjax.models.model_card import ModelCard
 
@@ -42,8 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        leave_interrupted()
     say(f"Wrote {arguments.output}")
     return 0
 

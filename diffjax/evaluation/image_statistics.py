@@ -14,7 +14,6 @@ import io
 import json
 import math
 import os
-import signal
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from diffjax.distributed import peers, sharding
 from diffjax.evaluation import features, statistics_origin
 from diffjax.evaluation.features import INCEPTION, Features
 from diffjax.files import download, kinds, paths, writing
-from diffjax.files.progress import ProgressLine, say, write
+from diffjax.files.progress import ProgressLine, leave_interrupted, say, write
 from diffjax.metrics import Moments
 
 _RELEASED_AT = "https://nvlabs-fi-cdn.nvidia.com/edm/fid-refs/"
@@ -208,8 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        leave_interrupted()
     return 0
 
 

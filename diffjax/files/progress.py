@@ -5,11 +5,12 @@ import functools
 import math
 import os
 import shutil
+import signal
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from absl import logging
 
@@ -54,6 +55,16 @@ def warn_once(text: str) -> None:
       text: of one line.
     """
     logging.warning("%s", text)
+
+
+def leave_interrupted() -> NoReturn:
+    """End this process after Ctrl-C with a line and exit code 130.
+
+    It is ended at once: devices may be at work, amid which Python's own ending can crash.
+    """
+    write("", sys.stdout)
+    write("\ninterrupted\n", sys.stderr)
+    os._exit(128 + signal.SIGINT)
 
 
 class ProgressLine:

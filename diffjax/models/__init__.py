@@ -6,6 +6,7 @@ called. `models.denoiser` and `models.network_folder`, which need Flax and Orbax
 their own names.
 """
 
+from diffjax.diffusion.process import Process
 from diffjax.models.adapters import (
     channels_first,
     from_equinox,
@@ -28,6 +29,7 @@ from diffjax.models.teacher import Teacher
 
 __all__ = [
     "Generator",
+    "Process",
     "Teacher",
     "channels_first",
     "denoiser_generator",

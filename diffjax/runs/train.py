@@ -34,7 +34,7 @@ _CHECKPOINTS = "checkpoints"
 
 
 class _Before(NamedTuple):
-    """What an earlier start left: images seen, None if there was none, and what is to be told."""
+    """Traces of an earlier start: images seen, None if there was none, and lines to tell."""
 
     images: int | None
     remarks: list[str]

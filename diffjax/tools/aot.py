@@ -16,7 +16,6 @@ import argparse
 import dataclasses
 import importlib.metadata
 import json
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from ml_collections import ConfigDict
 
 from diffjax.distributed import numerics, sharding
 from diffjax.files import writing
+from diffjax.files.progress import leave_interrupted
 from diffjax.runs import building, config_file
 from diffjax.runs.experiment import Experiment
 from diffjax.tools import hlo, layout, slices
@@ -286,8 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        leave_interrupted()
     return 0 if report.fits else 1
 
 

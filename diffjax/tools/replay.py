@@ -14,7 +14,6 @@ versions, which round otherwise; or it can't be done.
 
 import argparse
 import dataclasses
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from ml_collections import ConfigDict
 
 from diffjax.distributed import numerics, runtime, sharding
 from diffjax.files import paths
+from diffjax.files.progress import leave_interrupted
 from diffjax.interfaces import Array, PRNGKey
 from diffjax.methods import Turn
 from diffjax.methods.base import AllParams
@@ -241,8 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        leave_interrupted()
     step = failed.first_step if arguments.step is None else arguments.step
     print(f"the update of step {step}, seed {failed.seed}, from checkpoint {failed.checkpoint}")
     for name, here in failures.versions().items():

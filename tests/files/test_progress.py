@@ -43,3 +43,9 @@ def test_a_stream_that_is_closed():
     stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     stream.close()
     progress.write("nobody", stream)
+
+
+def test_leave_interrupted():
+    code = "from diffjax.files import progress; print('all', end=''); progress.leave_interrupted()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "all", "\ninterrupted\n")
