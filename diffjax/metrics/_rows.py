@@ -25,7 +25,7 @@ def as_rows(name: str, array: Any) -> Float64Array:
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         raise ValueError(
             f"{name} holds NaN or infinity in {len(bad)} of {len(rows)} rows, the first being row "
-            f"{bad[0]}: look at the images that these rows were computed from."
+            f"{bad[0]}: look at what these rows were computed from."
         )
     return rows
 
@@ -56,3 +56,32 @@ def as_row_pair(
         if len(rows) < at_least:
             raise ValueError(f"{name} has {len(rows)} rows, but {why} needs at least {at_least}.")
     return rows_a, rows_b
+
+
+def as_flat_pair(
+    name_a: str, a: Any, name_b: str, b: Any, *, at_least: int = 1, why: str = "a distance"
+) -> tuple[Float64Array, Float64Array]:
+    """Convert two sets of examples of any one shape to float64 [N, D] and [M, D].
+
+    Args:
+      name_a: of `a` in an error.
+      a: [N, *shape].
+      name_b: of `b` in an error.
+      b: [M, *shape].
+      at_least: the fewest examples that each needs.
+      why: what asks for so many, for the error.
+
+    Raises:
+      ValueError: the shapes of an example differ, a set is too small, or a number isn't finite.
+    """
+    a, b = np.asarray(a), np.asarray(b)
+    for name, array in ((name_a, a), (name_b, b)):
+        if array.ndim == 0 or array.size == 0:
+            raise ValueError(f"{name} must be [N, *shape], got shape {array.shape}.")
+    if a.shape[1:] != b.shape[1:]:
+        raise ValueError(
+            f"examples of {name_a} and {name_b} must have one shape, got {a.shape[1:]} and "
+            f"{b.shape[1:]}."
+        )
+    flat_a, flat_b = (array.reshape(len(array), -1) for array in (a, b))
+    return as_row_pair(name_a, flat_a, name_b, flat_b, at_least=at_least, why=why)
