@@ -1,8 +1,9 @@
 """Distances between sets of images or other samples, long sums in float64.
 
-Those on features take arrays of features or logits, one row an image, and know nothing of images or
-networks: `diffjax.convert.inception` makes features from images. `moments`, `sliced_wasserstein` and
-`mmd` take samples of any shape as they are, in the units of the data; `modes` takes points.
+Those on features take arrays of features or logits, one row an image, and know nothing of images
+or networks: `diffjax.convert.inception` makes features from images. `moments`,
+`sliced_wasserstein` and `mmd` take samples of any shape as they are, in the units of the data;
+`modes` takes points.
 """
 
 from diffjax.metrics.frechet import Moments, frechet_distance

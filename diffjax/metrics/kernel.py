@@ -85,7 +85,7 @@ def mmd(
     Args:
       x: [N, *shape] samples, N at least 2.
       y: [M, *shape] samples, M at least 2.
-      kernel: which kernel; another than "gaussian" takes no notice of what follows.
+      kernel: which kernel; the widths below are the Gaussian's alone.
       bandwidth: the Gaussian's middle width, in the units of x; None: the median distance
         between samples of both sets together (of at most 1,000 of each, evenly spaced). To
         compare several sets with one, give all the same.
@@ -97,24 +97,29 @@ def mmd(
 
     Raises:
       ValueError: shapes of examples differ, a set has fewer than 2 or isn't finite, the kernel has
-        another name, or a width isn't positive.
+        another name, or a width isn't positive or not the kernel's.
     """
     rows_x, rows_y = as_flat_pair("x", x, "y", y, at_least=2, why="an unbiased estimate")
     if kernel == "energy":
+        if bandwidth is not None:
+            raise ValueError(f"the energy kernel has no bandwidth, got {bandwidth}.")
         return _unbiased_mmd2(_energy_kernel, rows_x, rows_y)
     if kernel != "gaussian":
         raise ValueError(f"kernel must be 'gaussian' or 'energy', got {kernel!r}.")
     if bandwidth is None:
         bandwidth = _median_distance(rows_x, rows_y)
+        if bandwidth == 0:
+            raise ValueError("most samples of x and y are equal: give mmd a bandwidth.")
     widths = bandwidth * np.asarray(scales, np.float64)
     if widths.size == 0 or not np.all((widths > 0) & np.isfinite(widths)):
         raise ValueError(f"widths must be positive, got {bandwidth} times {tuple(scales)}.")
 
     def gaussians(a: Float64Array, b: Float64Array) -> Float64Array:
-        squared = _squared_distances(a, b)
-        return sum((np.exp(squared / (-2 * width**2)) for width in widths), np.zeros(())) / len(
-            widths
-        )
+        exponents = _squared_distances(a, b) / -2
+        total = np.zeros_like(exponents)
+        for width in widths:
+            total += np.exp(exponents / width**2)
+        return total / len(widths)
 
     return _unbiased_mmd2(gaussians, rows_x, rows_y)
 

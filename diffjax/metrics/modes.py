@@ -41,10 +41,11 @@ def modes(
     widths = np.asarray(sd, np.float64)
     if widths.shape not in ((), (len(means),)):
         raise ValueError(f"sd must be a number or [{len(means)}], got shape {widths.shape}.")
-    settings = {"sd": widths, "radius": radius, "least_share": least_share}
+    settings: dict[str, npt.ArrayLike] = {"sd": sd, "radius": radius, "least_share": least_share}
     for name, value in settings.items():
-        if not np.all(np.greater(value, 0) & np.isfinite(value)):
-            raise ValueError(f"{name} must be positive and finite, got {value}.")
+        number = np.asarray(value)
+        if not np.all((number > 0) & np.isfinite(number)):
+            raise ValueError(f"{name} must be positive and finite, got {value!r}.")
     distances = np.stack([np.linalg.norm(points - mean, axis=1) for mean in means], axis=1)
     nearest = distances.argmin(axis=1)
     reach = radius * np.broadcast_to(widths, len(means))

@@ -55,6 +55,6 @@ def _norm_of_difference(a: Float64Array, b: Float64Array) -> float:
     """Compute |a^T a - b^T b|_F, without a [D, D] matrix where there are fewer rows than that."""
     if len(a) + len(b) < a.shape[1]:
         # [a; b]^T = Q R, and Q's orthonormal columns leave the norm of Q (R S R^T) Q^T as it is.
-        r = np.linalg.qr(np.concatenate([a, b]).T, mode="r")
+        r: Float64Array = np.linalg.qr(np.concatenate([a, b]).T)[1]
         a, b = r[:, : len(a)].T, r[:, len(a) :].T
     return float(np.linalg.norm(a.T @ a - b.T @ b))
