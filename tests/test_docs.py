@@ -28,7 +28,14 @@ MODULES = [
     "runs.bases",
     *(
         f"files.{name}"
-        for name in ("restricted_pickle", "torch_state_dict", "torch_storage", "images", "download")
+        for name in (
+            "restricted_pickle",
+            "torch_state_dict",
+            "torch_storage",
+            "images",
+            "previews",
+            "download",
+        )
     ),
 ]
 # First words of functions that do something: what they return needs words of its own.

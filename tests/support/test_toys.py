@@ -26,7 +26,9 @@ def test_the_denoiser_is_y_plus_the_score(shape):
         denoise = toys.mixture_denoiser(centres, sd, weights=weights)
         for sigma in (0.01, 0.3, 2.0, 80.0):
             y = jnp.asarray(toys.mixture(6, centres, sd)) + sigma * rng.standard_normal((6, *shape))
-            score = jax.vmap(lambda one, s=sigma: jax.grad(log_density)(one, s, centres, sd, weights))
+            score = jax.vmap(
+                lambda one, s=sigma: jax.grad(log_density)(one, s, centres, sd, weights)
+            )
             result = denoise(y, jnp.full(6, sigma))
             assert result.dtype == y.dtype == jnp.float64
             np.testing.assert_allclose(result, y + sigma**2 * score(y), rtol=1e-9, atol=1e-10)
@@ -41,13 +43,16 @@ def test_the_denoiser_is_exact_in_float32_at_every_noise_level():
         y = y.astype(np.float32)
         single = denoise(jnp.asarray(y), jnp.full(64, sigma, jnp.float32))
         with jax.enable_x64(True):
-            exact = denoise(jnp.asarray(y, jnp.float64), jnp.full(64, np.float32(sigma), jnp.float64))
+            exact = denoise(
+                jnp.asarray(y, jnp.float64), jnp.full(64, np.float32(sigma), jnp.float64)
+            )
             np.testing.assert_allclose(single, exact, atol=5e-5)
 
 
 def test_eight_gaussians():
     x = toys.eight_gaussians(40000)
-    assert x.shape == (40000, 2) and x.dtype == np.float32
+    assert x.shape == (40000, 2)
+    assert x.dtype == np.float32
     assert np.array_equal(x, toys.eight_gaussians(40000))
     assert not np.array_equal(x, toys.eight_gaussians(40000, seed=1))
     np.testing.assert_allclose(x.mean(axis=0), 0, atol=0.03)
