@@ -35,8 +35,8 @@ def picture(
     | image, see `as_images` | a grid of images |
     | any other | None |
 
-    Scatters, histograms and curves have the ranges of their axes as text, in the units of x; ranges
-    are whole multiples of sigma_data. The widest 0.5 % at either end of a coordinate don't widen
+    Scatters, histograms and curves have the ranges of their axes as text, in the units of x; they are
+    cut at multiples of sigma_data, and a unit is as long on both axes of a scatter. The widest 0.5 % at either end of a coordinate don't widen
     the range of a scatter or histogram, and the text says how many lie outside.
 
     Args:
@@ -120,8 +120,10 @@ def _checked(x: ArrayLike, sigma_data: float) -> np.ndarray:
 def _whole(low: float, high: float, sigma_data: float) -> tuple[float, float]:
     """Widen a range to whole multiples of sigma_data, and to two of them at least."""
     first, last = math.floor(low / sigma_data), math.ceil(high / sigma_data)
-    if last - first < 2:
-        first, last = first - 1, first + 1
+    # Far from zero, where samples that have diverged lie, one more would round to nothing.
+    least = max(1, abs(first) // 10**6)
+    if last - first < 2 * least:
+        first, last = first - least, first + least
     return first * sigma_data, last * sigma_data
 
 
@@ -136,7 +138,7 @@ def _fractions(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
 
 
 def _range_text(name: str, window: tuple[float, float]) -> str:
-    return f"{name}: {window[0]:.4g} to {window[1]:.4g}"
+    return f"{name}: {window[0]:.6g} to {window[1]:.6g}"
 
 
 def _count_text(count: int, outside: int) -> str:
