@@ -27,17 +27,14 @@ def picture(
 ) -> Image.Image | None:
     """Draw samples as what their shape says they are.
 
-    | shape of an example | picture |
-    |-|-|
-    | (2,) | a scatter of all points, darker where many lie |
-    | (1,) | a histogram |
-    | (L,) | curves below each other, on one scale |
-    | image, see `as_images` | a grid of images |
-    | any other | None |
+    Points, (2,), are a scatter, darker where many lie; numbers, (1,), a histogram; other examples
+    of one axis are curves below each other, on one scale; images (see `as_images`) are a grid. An
+    example of any other shape has no picture.
 
-    Scatters, histograms and curves have the ranges of their axes as text, in the units of x; they are
-    cut at multiples of sigma_data, and a unit is as long on both axes of a scatter. The widest 0.5 % at either end of a coordinate don't widen
-    the range of a scatter or histogram, and the text says how many lie outside.
+    Scatters, histograms and curves have the ranges of their axes as text, in the units of x. The
+    ranges are cut at multiples of sigma_data, and a unit is as long on both axes of a scatter. The
+    widest 0.5 % at either end of a coordinate don't widen the range of a scatter or histogram, and
+    the text says how many samples lie outside.
 
     Args:
       x: [N, *shape] floating-point samples in the units of the data.
