@@ -146,7 +146,7 @@ class ProcessDenoiser:
       predicts: the network's output: "x0"; "eps"; "v" = a ε − s x₀; "velocity" = a' x₀ + s' ε, the
         derivative of x_t in t; "score" = ∇ log p(x_t) = −ε/s.
       time_scale: t is multiplied by it for the network.
-      sigma_data: the network was trained on the data divided by it; None: on the data as they are.
+      sigma_data: standard deviation of the data, for `gain` alone; None is 1.
     """
 
     process: HasProcess
@@ -175,13 +175,12 @@ class ProcessDenoiser:
         """
         y = jnp.asarray(y)
         dtype = jnp.promote_types(y.dtype, jnp.float32)
-        scale = 1.0 if self.sigma_data is None else self.sigma_data
-        t = self._t(_levels(sigma, y, dtype) / scale, dtype)
+        t = self._t(_levels(sigma, y, dtype), dtype)
 
         def per_example(values: Array) -> Array:
             return jnp.expand_dims(values, tuple(range(1, y.ndim)))
 
-        x_t = per_example(value_at(self.process.a, t, dtype)) * (y.astype(dtype) / scale)
+        x_t = per_example(value_at(self.process.a, t, dtype)) * y.astype(dtype)
         output = self.net(params, x_t, t if self.time_scale == 1 else t * self.time_scale, cond)
         if jnp.shape(output) != y.shape:
             raise ValueError(
@@ -190,19 +189,23 @@ class ProcessDenoiser:
             )
         factors = map(per_example, _CONVERSIONS[self.predicts](self.process, t, dtype))
         noisy, factor, divisor = factors
-        return (noisy * x_t - factor * jnp.asarray(output).astype(dtype)) / divisor * scale
+        return (noisy * x_t - factor * jnp.asarray(output).astype(dtype)) / divisor
 
     def gain(self, sigma: float) -> float:
-        """Change of D per unit of the network's output at σ, without its sign.
+        """Size of what a unit of the network's output changes in D at σ.
 
-        Learning rates that suit one parametrisation suit another when divided by it.
+        Learning rates that suit one parametrisation suit another when divided by it. A network of
+        x₀ is taken to have outputs of the data's size, and one of the score to divide its last
+        layer by s, as they do, so that its gain is that of ε.
         """
-        scale = 1.0 if self.sigma_data is None else self.sigma_data
+        if self.predicts == "x0":
+            return 1.0 if self.sigma_data is None else self.sigma_data
         with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-            level = jnp.asarray([float(sigma) / scale], jnp.float64)
+            level = jnp.asarray([float(sigma)], jnp.float64)
             t = self._t(level, jnp.float64)
-            at = _CONVERSIONS[self.predicts](self.process, t, jnp.float64)
-            return abs(float(at.output[0] / at.divisor[0])) * scale
+            predicts = "eps" if self.predicts == "score" else self.predicts
+            at = _CONVERSIONS[predicts](self.process, t, jnp.float64)
+            return abs(float(at.output[0] / at.divisor[0]))
 
     def _t(self, sigma: Array, dtype: Any) -> Array:
         """Time of σ, integer on a table; all else is taken at this t, as rounded for the net."""

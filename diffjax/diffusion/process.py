@@ -94,8 +94,8 @@ class Process:
             "score", ∇ log p(x_t).
           time_scale: factor of t for the network, such as 1000 for one that was told t in [0, 1000]
             while the process has t in [0, 1].
-          sigma_data: the network was trained on the data divided by it; y, σ and D stay in the
-            data's units. None: it was trained on the data as they are.
+          sigma_data: standard deviation of the data, the gain of a network that predicts x₀; None
+            is 1. D doesn't depend on it: `models.scaled` is for networks of other units.
 
         Returns:
           denoise(params, y [B, ...], sigma [B], cond), which also has `gain(sigma)`.

@@ -148,17 +148,17 @@ def test_the_network_is_told_time_as_it_knows_it():
     np.testing.assert_array_equal(told[-1][0], [0, 999])
 
 
-def test_sigma_data_is_the_unit_of_the_network():
-    # v-prediction with sigma_data is EDM's c_skip, c_out and c_in, the sign of the output aside.
-    scale = 3.0
-    denoise = Process.vp().denoiser(lambda p, x, t, c: jnp.cos(x), "v", sigma_data=scale)
+def test_sigma_data_is_the_gain_of_x0_and_no_more():
     y, sigma = jnp.asarray([[0.3, -2.0], [5.0, 1.0]]), jnp.asarray([0.5, 4.0])
-    total = (sigma**2 + scale**2)[:, None]
-    expected = y * scale**2 / total - sigma[:, None] * scale / np.sqrt(total) * jnp.cos(
-        y / np.sqrt(total)
-    )
-    np.testing.assert_allclose(denoise({}, y, sigma, None), expected, rtol=2e-5)
-    np.testing.assert_allclose(denoise.gain(4.0), 4 * 3 / 5, rtol=1e-10)
+    for predicts in PREDICTIONS:
+        told, untold = (
+            Process.vp().denoiser(lambda p, x, t, c: jnp.cos(x), predicts, sigma_data=sigma_data)
+            for sigma_data in (3.0, None)
+        )
+        np.testing.assert_array_equal(told({}, y, sigma, None), untold({}, y, sigma, None))
+        assert (told.gain(4.0) == untold.gain(4.0)) == (predicts != "x0")
+        if predicts == "x0":
+            assert told.gain(4.0) == 3
 
 
 @pytest.mark.parametrize("predicts", PREDICTIONS)
@@ -170,7 +170,10 @@ def test_gain_is_the_change_of_the_output(processes, name, predicts):
     y, level = jnp.ones((1, 1)), jnp.full(1, sigma)
     with jax.enable_x64(True):
         change = denoise(1.0, y, level, None) - denoise(0.0, y, level, None)
-    np.testing.assert_allclose(denoise.gain(sigma), abs(change[0, 0]), rtol=1e-4)
+    wanted = abs(change[0, 0])
+    if predicts == "score":  # whose network divides by s
+        wanted /= process.s(process.t_of_sigma(jnp.float32(sigma)))
+    np.testing.assert_allclose(denoise.gain(sigma), wanted, rtol=1e-4)
     assert isinstance(denoise.gain(sigma), float)
 
 
