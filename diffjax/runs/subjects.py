@@ -167,7 +167,9 @@ def _network(name: str, title: str, path: str, exp: Experiment, seed: int, mesh:
             f"config's own network is, by {how}"
         )
     params = sharding.put(network.params, sharding.state(network.params, mesh))
-    sampler = exp.sampler(seed=seed, mesh=mesh, denoiser=denoiser, init_sigma=card.init_sigma)
+    # A run's own best network is asked as the config says, which was compared with the run's.
+    asked_at = None if title else card.init_sigma
+    sampler = exp.sampler(seed=seed, mesh=mesh, denoiser=denoiser, init_sigma=asked_at)
     if not title:
         title = f"{path}, {exp.evaluations} evaluation{'s' if exp.evaluations > 1 else ''}"
         title += f" at init_sigma {card.init_sigma:g}" if card.init_sigma else ""

@@ -66,6 +66,24 @@ def test_the_command_writes_what_a_config_can_name(name, tmp_path):
     assert golden_cases.relative_l2(output, case.expected("D")) < case.output_bound
 
 
+def test_a_student_is_said_to_be_one(source, tmp_path, capsys):
+    output = tmp_path / "student"
+    assert command.main([f"--source={source}", f"--output={output}", "--init_sigma=10"]) == 0
+    card = network_folder.load_card(output)
+    assert (card.kind, card.init_sigma, card.steps) == ("student", 10.0, 1)
+    with pytest.raises(ValueError, match="is a student"):
+        teacher.describe(str(output))
+    name = "edm-cifar10-32x32-uncond-vp"
+    for wrong, value, said in (
+        (source, -1, "--init_sigma=-1: a pos"),
+        (name, 2.5, "is a denoiser"),
+    ):
+        arguments = [f"--source={wrong}", f"--output={tmp_path / 'no'}", f"--init_sigma={value}"]
+        assert command.main(arguments) == 1
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_failing_command_exits_with_one_line(tmp_path):
     bad = tmp_path / "bad.pkl"
     bad.write_bytes(fabricate.pickle_bytes(fabricate.Call("os.system", ("true",))))
