@@ -43,8 +43,9 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "sample", "evaluate", "show"],
-    "What to do; train resumes what it finds, show prints the config and who set what.",
+    ["train", "sample", "evaluate", "check", "show"],
+    "What to do; train resumes what it finds, check asks whether the teacher denoises, show prints "
+    "the config and who set what.",
 )
 _FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "Of what --mode=show prints.")
 _ALLOW_CHANGED_CONFIG = flags.DEFINE_bool(
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     del argv
     workdir = _WORKDIR.value or default_workdir(config_flags.get_config_filename(FLAGS["config"]))
     try:
-        _run(_MODE.value, _CONFIG.value, workdir)
+        is_well = _run(_MODE.value, _CONFIG.value, workdir)
     except KeyboardInterrupt:
         again = "resumes" if _MODE.value == "train" else "starts again"
         print(f"\ninterrupted: the same command {again}", file=sys.stderr)
@@ -82,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
         from diffjax.distributed import runtime
 
         return 2 if isinstance(error, runtime.NoDeviceError) else 1
-    return 0
+    return 0 if is_well else 1
 
 
 def default_workdir(config: str) -> str:
@@ -98,7 +99,8 @@ def default_workdir(config: str) -> str:
     return f"runs/{Path(path).stem}" + (f"-{argument.replace('/', '-')}" if argument else "")
 
 
-def _run(mode: str, config: Any, workdir: str) -> None:
+def _run(mode: str, config: Any, workdir: str) -> bool:
+    """Do what a mode does, and return whether all is well."""
     # Imported late, so that a mistake on the command line is told at once.
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the run's own lines say what matters
@@ -128,10 +130,16 @@ def _run(mode: str, config: Any, workdir: str) -> None:
             allow_changed_config=_ALLOW_CHANGED_CONFIG.value,
             output=_OUTPUT.value or "",
         )
+    elif mode == "check":
+        from diffjax.runs.check import check
+
+        filename = config_flags.get_config_filename(FLAGS["config"])
+        return check(config, folder=os.path.dirname(filename.partition(":")[0]))
     else:
         from diffjax.runs.show import show
 
         show(config, _overridden(), layout=_FORMAT.value)
+    return True
 
 
 def _overridden() -> list[str]:

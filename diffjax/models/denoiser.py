@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import chex
@@ -15,6 +15,8 @@ import numpy as np
 
 from diffjax.diffusion import preconditioning
 from diffjax.interfaces import Array, Params, PRNGKey
+from diffjax.models import conditions
+from diffjax.models.teacher import Teacher
 from diffjax.networks.dhariwal_unet import DhariwalUNet
 from diffjax.networks.song_unet import SongUNet
 
@@ -54,6 +56,30 @@ class NetworkDenoiser:
     def sigma_max(self) -> float:
         """Greatest noise level of the preconditioning."""
         return self.preconditioning.sigma_max
+
+    def as_teacher(self, params: Params, *, classes: Sequence[int] = ()) -> Teacher:
+        """Give this denoiser as the record that anyone's teacher is.
+
+        Noise levels are those of EDM's sampler, 0.002 to 80, within the preconditioning's range.
+
+        Args:
+          params: of this denoiser; its buffers are not trained.
+          classes: those that are drawn; () for all.
+        """
+
+        def denoise(params: Params, y: Array, sigma: Array, cond: Any) -> Array:
+            return self(params, y, sigma, labels=cond)
+
+        return Teacher(
+            denoise=denoise,
+            params=params,
+            shape=self.image_shape,
+            sigma_data=getattr(self.preconditioning, "sigma_data", 0.5),
+            sigma_min=max(self.sigma_min, 0.002),
+            sigma_max=min(self.sigma_max, 80.0),
+            cond=conditions.one_hot(self.label_dim, classes) if self.label_dim else None,
+            trainable=lambda path, leaf: path[0] != "buffers",
+        )
 
     def round_sigma(self, sigma: np.ndarray) -> np.ndarray:
         """Round noise levels to the nearest that the network knows: iDDPM's table, else any."""

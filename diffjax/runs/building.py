@@ -240,7 +240,7 @@ def _network(
                 "to 1."
             )
     if "teacher" in cls.reads:
-        described = teachers.describe(config.teacher, field="config.teacher")
+        described = teachers.describe(config.teacher)
         return {**described, "dropout": config.dropout}, data_input
     assert source is not None, "a network is described by a teacher or by its data"
     resolution, _, channels = source.image_shape

@@ -37,7 +37,7 @@ def load(name: str) -> ConfigDict:
         ours = _CHECKOUT / path
         where = f"; {ours} is one" if ours.is_file() else ""
         raise ConfigFileError(f"there is no config file {path} in {os.getcwd()}{where}")
-    with _importing_from(Path(path).resolve().parent):
+    with importing_from(Path(path).resolve().parent):
         try:
             get_config = runpy.run_path(path).get("get_config")
             if get_config is None:
@@ -55,7 +55,7 @@ def load(name: str) -> ConfigDict:
 
 
 @contextlib.contextmanager
-def _importing_from(folder: Path) -> Iterator[None]:
+def importing_from(folder: Path) -> Iterator[None]:
     """Search a config's folder for modules, as for a script, so that it can import neighbours."""
     sys.path.insert(0, str(folder))
     try:

@@ -233,10 +233,7 @@ def test_trajectory(name):
     start["ema"] = start["gen"]
     setup, fake_scale, generator_scale = build(case, model)
     current = distilling.start(setup, start["gen"], start["fake"])
-    # The count of images need not be of whole batches.
-    images, size = options["start_nimg"], setup.batch_size
-    updates = jnp.float32(images / size) if images % size else jnp.int32(images // size)
-    current = current.replace(step=updates)
+    current = current.replace(images=jnp.uint32(options["start_nimg"]))
     step = jax.jit(distilling.step(setup))
     largest = np.abs(case.exact("gen_loss").sum(axis=1)).max()
     for iteration in range(options["iters"]):
@@ -273,4 +270,4 @@ def test_trajectory(name):
                 norm = np.linalg.norm(after[parameter].astype(np.float64) - before[parameter])
                 expected = case.exact(f"{which}_delta_norm")[iteration][j]
                 np.testing.assert_allclose(norm, expected, rtol=2e-2, atol=1e-6, err_msg=parameter)
-    assert round(float(current.step) * size) == case.exact("nimg_after")[-1]
+    assert int(current.images) == case.exact("nimg_after")[-1]

@@ -1,7 +1,5 @@
 """Distillations of any functions, as tests build them."""
 
-import jax.numpy as jnp
-
 from diffjax import methods
 from diffjax.methods.draws import Batch
 from diffjax.training import ema, state, update
@@ -55,8 +53,3 @@ def step(setup):
         return setup(current, {"teacher": teacher}, setup.method.aligned(draws))
 
     return call
-
-
-def at_step(current, number):
-    """The state as if so many updates had been made."""
-    return current.replace(step=jnp.int32(number))
