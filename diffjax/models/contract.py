@@ -1,0 +1,208 @@
+"""The short check of a teacher: shape, type, finite numbers, and examples that don't mix."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.diffusion.predictions import ProcessDenoiser
+from diffjax.models import slopes
+from diffjax.models import trainable as trainable_lib
+from diffjax.models.teacher import Teacher
+
+_BATCH = 4
+_OTHER_BATCHES = (2, 3)
+_SAME = 1e-2  # relative difference of what should be equal, in the lowest precision met
+_UNBATCHED = "vmap missing? Equinox is unbatched: from_equinox(batched=False)"
+
+
+class NotFiniteError(ValueError):
+    """Numbers of a teacher that aren't finite."""
+
+
+def short(teacher: Teacher, name: str) -> None:
+    """Check one batch: shape, type, finite numbers, independent examples, the form of conditions.
+
+    The network is compiled once and evaluated a few times. Batches of 2 and 3 are traced only.
+
+    Args:
+      teacher: to check, as `teacher.checked` made it.
+      name: of the teacher, such as "my_teacher:sky", for the message.
+
+    Raises:
+      ValueError: in one line, naming what to change; a `NotFiniteError` where that is all that is
+        wrong so far.
+    """
+    for batch in (_BATCH, *_OTHER_BATCHES):
+        _check_form(teacher, name, batch)
+    compiled = slopes.compiled(teacher.denoise, teacher.params)
+    key = jax.random.key(0)
+    cond = None if teacher.cond is None else teacher.cond(jax.random.fold_in(key, 1), _BATCH)
+    n = jax.random.normal(key, (_BATCH, *teacher.shape), jnp.float32)
+
+    def denoise(y: Any, sigma: Any, cond: Any) -> np.ndarray:
+        return np.asarray(compiled(teacher.params, y, sigma, cond))
+
+    middle = float(np.clip(teacher.sigma_data, teacher.sigma_min, teacher.sigma_max))
+    for level in (teacher.sigma_min, middle, teacher.sigma_max):
+        y = n * math.hypot(level, teacher.sigma_data)
+        out = denoise(y, jnp.full((_BATCH,), level, jnp.float32), cond)
+        if not np.isfinite(out).all():
+            share = 1 - np.isfinite(out).mean()
+            raise NotFiniteError(
+                f"{name}: denoise gave numbers that aren't finite at sigma={level:g} ({share:.0%} "
+                "of them); look for a division by 0 there, or narrow sigma_min and sigma_max"
+            )
+    # Levels of an example each, so that one told the wrong σ shows too.
+    low, high = max(middle / 2, teacher.sigma_min), min(2 * middle, teacher.sigma_max)
+    sigma = jnp.geomspace(low, high, _BATCH, dtype=jnp.float32)
+    y = n * jnp.expand_dims(jnp.hypot(sigma, teacher.sigma_data), tuple(range(1, n.ndim)))
+    out = denoise(y, sigma, cond)
+    _check_independence(denoise, y, sigma, cond, out, name)
+    _check_condition(teacher, denoise, y, sigma, cond, out, name)
+
+
+def _check_form(teacher: Teacher, name: str, batch: int) -> None:
+    y = jax.ShapeDtypeStruct((batch, *teacher.shape), jnp.float32)
+    sigma = jax.ShapeDtypeStruct((batch,), jnp.float32)
+    cond = None
+    if teacher.cond is not None:
+        law = teacher.cond
+        cond = jax.eval_shape(lambda key: law(key, batch), jax.random.key(0))
+    try:
+        out = _traced(teacher, y, sigma, cond)
+    except Exception as error:  # a user's function: anything
+        raise ValueError(_failed(teacher, name, y, sigma, cond, error)) from error
+    if not isinstance(out, jax.ShapeDtypeStruct):
+        raise ValueError(
+            f"{name}: denoise returned {type(out).__name__}; it must return one array of y's shape"
+        )
+    if out.shape != y.shape:
+        raise ValueError(_shapes(name, out.shape, y.shape))
+    if out.dtype != jnp.float32:
+        raise ValueError(f"{name}: denoise returned {out.dtype}; cast to float32 in your function")
+
+
+def _traced(teacher: Teacher, y: Any, sigma: Any, cond: Any) -> Any:
+    # The parameters may hold what isn't an array, so that they are closed over.
+    return jax.eval_shape(lambda *given: teacher.denoise(teacher.params, *given), y, sigma, cond)
+
+
+def _shapes(name: str, returned: tuple[int, ...], given: tuple[int, ...]) -> str:
+    return (
+        f"{name}: denoise returned {list(returned)} for y {list(given)}; it must keep the shape of "
+        f"y ({_UNBATCHED})"
+    )
+
+
+def _failed(teacher: Teacher, name: str, y: Any, sigma: Any, cond: Any, error: Exception) -> str:
+    """Name what makes a function fail when it is traced, by trying it otherwise."""
+    lines = str(error).strip().splitlines() or [""]
+    what = f"{type(error).__name__}: {lines[0]}"[:300]
+    if lines[0].startswith("the network returned"):
+        shapes = lines[0].replace("the network returned", "denoise returned")
+        shapes = shapes.replace("x_t [", "y [").replace("keep that shape", "keep the shape of y")
+        return f"{name}: {shapes}"
+    at = f"for y {list(y.shape)}"
+    if isinstance(error, jax.errors.JAXTypeError):
+        return (
+            f"{name}: denoise can't be traced ({what}); it must be a pure function of jax.numpy, "
+            "without NumPy or branches on values"
+        )
+    if _works_mapped(teacher, y, sigma, cond):
+        return (
+            f"{name}: denoise failed {at} ({what}); it works on one example: {_UNBATCHED}, or "
+            f"from_function(batched=False){_or_condition(cond)}"
+        )
+    if cond is not None:
+        form = _form(cond)
+        try:
+            _traced(teacher, y, sigma, None)
+        except Exception:  # neither with a condition nor without
+            return (
+                f"{name}: denoise failed {at} and conditions {form} ({what}); if it wants another "
+                "form of them, give another law as cond (models.one_hot, models.uniform)"
+            )
+        return (
+            f"{name}: denoise failed with conditions {form} and works without ({what}); set "
+            "cond=None, or give a law whose draws have the form that it wants"
+        )
+    return (
+        f"{name}: denoise failed {at}, sigma {list(sigma.shape)}, cond None ({what}); if the "
+        "network wants a condition, say how they are drawn: cond=models.one_hot(10)"
+    )
+
+
+def _works_mapped(teacher: Teacher, y: Any, sigma: Any, cond: Any) -> bool:
+    given = teacher.denoise
+    function = given.net if isinstance(given, ProcessDenoiser) else given
+
+    def mapped(*inputs: Any) -> Any:
+        return jax.vmap(lambda *one: function(teacher.params, *one))(*inputs)
+
+    try:
+        return jax.eval_shape(mapped, y, sigma, cond).shape == y.shape
+    except Exception:  # then it is something else
+        return False
+
+
+def _or_condition(cond: Any) -> str:
+    return "" if cond is None else f"; or it wants another cond= than conditions {_form(cond)}"
+
+
+def _form(tree: Any) -> str:
+    """Types and shapes of a tree's leaves by path, in one line."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    forms = []
+    for path, leaf in leaves:
+        at = ".".join(trainable_lib.names(path))
+        forms.append(f"{at + ' ' if at else ''}{leaf.dtype} {list(leaf.shape)}")
+    return ", ".join(forms)
+
+
+def _check_independence(
+    denoise: Any, y: Any, sigma: Any, cond: Any, out: np.ndarray, name: str
+) -> None:
+    """Check that an example's output depends on itself alone, wherever it stands."""
+    order = np.array([2, 0, 3, 1])
+
+    def pick(tree: Any, places: np.ndarray) -> Any:
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[places], tree)
+
+    permuted = denoise(*pick((y, sigma, cond), order))
+    if _differ(permuted, out[order]):
+        raise ValueError(
+            f"{name}: other outputs when the examples of a batch change places; each must depend "
+            f"on its own y, sigma and condition ({_UNBATCHED}; or dropout is on, or a condition "
+            "that isn't [batch, ...])"
+        )
+    first = np.array([0, 1, 0, 1])  # the first two as they were, in other company
+    if _differ(denoise(*pick((y, sigma, cond), first))[:2], out[:2]):
+        raise ValueError(
+            f"{name}: an example's output depends on the others of its batch; take the stored "
+            "statistics of a batch norm (model.eval(), eqx.nn.inference_mode, train=False)"
+        )
+
+
+def _check_condition(
+    teacher: Teacher, denoise: Any, y: Any, sigma: Any, cond: Any, out: np.ndarray, name: str
+) -> None:
+    """Check that the condition does something, if a law draws different ones."""
+    if teacher.cond is None:
+        return
+    for seed in range(2, 6):
+        other = teacher.cond(jax.random.key(seed), _BATCH)
+        if np.any(denoise(y, sigma, other) != out):
+            return
+    drawn = jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(a, b), cond, other))
+    if not all(drawn):
+        raise ValueError(
+            f"{name}: the condition ({_form(cond)}) changes nothing; hand it to the network "
+            "(call=lambda m, x, t, c: m(x, t, c)), or set cond=None"
+        )
+
+
+def _differ(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool(np.max(np.abs(a - b)) > _SAME * max(float(np.max(np.abs(b))), 1e-30))
