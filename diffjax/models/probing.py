@@ -11,6 +11,8 @@ from diffjax.models import slopes
 from diffjax.models.slopes import Denoise, Examples, Level
 from diffjax.models.teacher import Teacher
 
+_STEPS, _MORE_STEPS = 24, 96
+_MILD = 0.3  # deviation of a slope that a sampler of few steps may leave
 FAR = 3.0  # standard deviations, in sigma_data, beyond which samples are no samples
 
 
@@ -83,7 +85,7 @@ class Probe:
         x = self.teacher.sigma_data * jax.random.normal(jax.random.fold_in(self.key, 2), shape)
         return Examples(x, self._cond(self.count), 0.0, "N(0, sigma_data^2)")
 
-    def _own(self, denoise: Denoise, grid: list[float]) -> Examples:
+    def _own(self, denoise: Denoise, grid: list[float], steps: int) -> Examples:
         return slopes.sample(
             denoise,
             jax.random.fold_in(self.key, 3),
@@ -92,6 +94,7 @@ class Probe:
             sigma_min=grid[0],
             sigma_max=grid[-1],
             sigma_data=self.teacher.sigma_data,
+            steps=steps,
         )
 
     def slopes(self, denoise: Denoise, x: Examples, grid: list[float]) -> tuple[Level, ...]:
@@ -122,7 +125,7 @@ class Probe:
         Returns:
           All of it.
         """
-        own = self._own(denoise, grid)
+        own = self._own(denoise, grid, _STEPS)
         if self.data is not None:
             data = dataclasses.replace(self.data, x=self.data.x[: self.count])
             if data.cond is not None:
@@ -131,6 +134,10 @@ class Probe:
             return Measured(own, data, self.slopes(denoise, data, grid))
         if math.isfinite(own.std):
             found = Measured(own, own, self.slopes(denoise, own, grid))
+            if found.wrong and found.deviation < _MILD:
+                # It may be the sampler: few steps leave samples of thin data too wide.
+                own = self._own(denoise, grid, _MORE_STEPS)
+                found = Measured(own, own, self.slopes(denoise, own, grid))
             # Too wide, and right all the same: then it is sigma_data that is wrong.
             is_right = not found.wrong and any(each.is_told for each in found.levels)
             if is_right or not stand_in or own.std <= FAR * self.teacher.sigma_data:

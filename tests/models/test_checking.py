@@ -79,6 +79,14 @@ def test_a_right_teacher_passes_on_data_and_with_other_draws(seed):
         assert report.std == pytest.approx(POINTS.std, rel=0.05)
 
 
+def test_a_wide_range_over_thin_data_is_no_fault_of_the_teacher():
+    """A sampler of few steps leaves these samples so wide that slopes fall to 0.88."""
+    teacher = IMAGES.teacher(
+        lambda p, y, sigma, c: IMAGES.denoise(y, sigma), sigma_min=0.002, sigma_max=80.0
+    )
+    assert problems(teacher) == ()
+
+
 def test_the_digits_teacher_is_right_where_noise_is_not_small():
     """A real network, whose data have std 0.75 and not the 0.5 of its preconditioning."""
     loaded = released.load("digits")
