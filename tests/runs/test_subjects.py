@@ -99,7 +99,7 @@ def test_a_student_is_no_teacher_and_no_denoiser(run, tmp_path):
     student = str(workdir / "network")
     other = config.copy_and_resolve_references()
     other.teacher = student
-    with pytest.raises(ValueError, match=r"config\.teacher=.* is a student \(sid, init_sigma 10\)"):
+    with pytest.raises(ValueError, match=r"teacher=.* is a student \(sid, init_sigma 10\)"):
         train(other, str(tmp_path / "w"))
     assert not (tmp_path / "w").exists()
     denoising = miniature("teacher_digits", updates=1)
