@@ -112,19 +112,12 @@ def _run(mode: str, config: Any, workdir: str) -> bool:
         from diffjax.runs.train import train
 
         train(config, workdir, allow_changed_config=_ALLOW_CHANGED_CONFIG.value)
-    elif mode == "sample":
+    elif mode in ("sample", "evaluate"):
+        from diffjax.runs.evaluate import evaluate
         from diffjax.runs.sample import sample
 
-        sample(
-            config,
-            workdir,
-            allow_changed_config=_ALLOW_CHANGED_CONFIG.value,
-            output=_OUTPUT.value or "",
-        )
-    elif mode == "evaluate":
-        from diffjax.runs.evaluate import evaluate
-
-        evaluate(
+        look = sample if mode == "sample" else evaluate
+        look(
             config,
             workdir,
             allow_changed_config=_ALLOW_CHANGED_CONFIG.value,

@@ -88,7 +88,8 @@ def edm_heun(
 
     def evaluate(carry: _Carry, now: _Evaluation) -> tuple[_Carry, None]:
         x, start, first_slope = carry
-        if s_churn > 0:
+        # A correction adds none; where that is known beforehand none is drawn.
+        if s_churn > 0 and now.corrects is not np.True_:
             x = x + now.added * _noise(rng, noise, now.step, x)
         denoised = jnp.asarray(denoise(x, jnp.full((batch,), now.sigma, dtype)), dtype)
         slope = (x - denoised) / now.sigma

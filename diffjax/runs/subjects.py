@@ -63,6 +63,9 @@ def check(source: str, workdir: Path, config: ConfigDict, exp: Experiment) -> No
     """
     if source not in (*OF_THE_RUN, "teacher"):
         return
+    if source in OF_THE_RUN and not workdir.is_dir():  # refused before a folder is made for results
+        look = _checkpoints if source == "student" else best_network.find_best
+        look(workdir)
     kept, notes = provenance.load(workdir), []
     has_config = (workdir / saved_config.FILE).exists()
     fields: tuple[str, ...] = saved_config.OF_THE_IMAGES

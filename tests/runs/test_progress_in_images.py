@@ -3,8 +3,6 @@
 import re
 import shutil
 
-import jax
-import numpy as np
 import pytest
 
 from diffjax.runs import bases, checks
@@ -48,11 +46,6 @@ def test_twice_the_batch_size_and_other_settings_of_adam(half, tmp_path, capsys)
     assert "resuming at 0.1 kimg (update 4)" in out
     assert "it is whole again until 0.112 kimg" in out
     assert "first moments of generator's optimiser weren't kept; they start at 0" in out
-    # The average forgets as far back as the images seen say.
-    before, after = state_of(*half), state
-    assert int(before.images) == 64
-    moved = jax.tree.leaves(after.averages)[0] - jax.tree.leaves(before.averages)[0]
-    assert np.abs(moved).max() > 0
     train(config, str(workdir))
     assert "is complete" in capsys.readouterr().out
 

@@ -197,3 +197,13 @@ def test_a_card_of_a_later_version_is_read(run, tmp_path):
     description["model_card"]["colour"] = "blue"
     path.write_text(json.dumps(description))
     assert network_folder.load_card(folder).init_sigma == SIGMA
+
+
+@pytest.mark.parametrize("source", ["student", "best"])
+@pytest.mark.parametrize("mode", [sample, evaluate])
+def test_a_run_that_is_not_there_leaves_no_folder(run, tmp_path, mode, source):
+    config = run[1].copy_and_resolve_references()
+    config.sample.source = config.evaluate.source = source
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        mode(config, str(tmp_path / "nowhere"))
+    assert not list(tmp_path.iterdir())

@@ -50,8 +50,11 @@ def test_another_batch_size_goes_on_from_the_images_seen(batch_size, seen):
     assert 100 <= found[-1] < 100 + batch_size
     multiples = range(schedule.log, found[-1] + 1, schedule.log)
     met = [images for images in found if schedule.due(schedule.log, images)]
-    # Each multiple that was passed made one line, or shares it with others of one update.
-    assert len(met) >= len({math.ceil((m - seen) / batch_size) for m in multiples if m > seen})
+    # The update that meets or passes a multiple makes a line, and so does the last.
+    passing = {
+        seen + math.ceil((m - seen) / batch_size) * batch_size for m in multiples if m > seen
+    }
+    assert met == sorted(passing | {found[-1]})
     assert all(schedule.is_stop(images) for images in found)
 
 
