@@ -15,6 +15,11 @@ import numpy as np
 from diffjax.interfaces import Array, PRNGKey
 
 
+# Standard deviation of the data in EDM, for which all published noise levels are. For other data
+# they are multiplied by sigma_data over this.
+PUBLISHED_SIGMA_DATA = 0.5
+
+
 class SigmaDistribution(Protocol):
     """Distribution of noise levels."""
 
@@ -71,6 +76,10 @@ class LogNormal:
     sigma_min: float = 0.0
     sigma_max: float = math.inf
 
+    def scaled(self, factor: float) -> "LogNormal":
+        """Give the distribution of σ times a factor, within the same bounds."""
+        return dataclasses.replace(self, mean=self.mean + math.log(factor))
+
     def __call__(self, key: PRNGKey, shape: Sequence[int]) -> Array:
         """Draw noise levels of the given shape, float32."""
         sigma = lognormal_sigma(jax.random.normal(key, shape, jnp.float32), self.mean, self.std)
@@ -97,6 +106,12 @@ class KarrasUniform:
     sigma_min: float = 0.0
     sigma_max: float = math.inf
 
+    def scaled(self, factor: float) -> "KarrasUniform":
+        """Give the distribution of σ times a factor, within the same bounds."""
+        return dataclasses.replace(
+            self, grid_min=self.grid_min * factor, grid_max=self.grid_max * factor
+        )
+
     def __call__(self, key: PRNGKey, shape: Sequence[int]) -> Array:
         """Draw noise levels of the given shape, float32."""
         u = jax.random.uniform(key, shape, jnp.float32) * (self.t_max / 1000)
@@ -104,7 +119,7 @@ class KarrasUniform:
         return jnp.clip(sigma, self.sigma_min, self.sigma_max)
 
 
-def edm_weight(sigma: Array, sigma_data: float = 0.5) -> Array:
+def edm_weight(sigma: Array, sigma_data: float = PUBLISHED_SIGMA_DATA) -> Array:
     """Loss weight λ(σ) = (σ² + σ_data²) / (σ σ_data)², which evens EDM's loss over σ (Table 1).
 
     Args:

@@ -11,6 +11,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from typing import ClassVar, TypeVar
 
+from diffjax.diffusion.noise import PUBLISHED_SIGMA_DATA
 from diffjax.interfaces import Array, Params, PRNGKey
 from diffjax.methods.draws import Batch, Dataset, Draws
 from diffjax.methods.settings import Setting, settings_of
@@ -82,12 +83,14 @@ class Method:
       batch: shape of what an update draws.
       sigma_min: least noise level that the networks know.
       sigma_max: greatest noise level that they know.
+      sigma_data: standard deviation of the data. Published noise levels and weights are for 0.5.
     """
 
     networks: Mapping[str, Callable[..., Array]]
     batch: Batch
     sigma_min: float = 0.0
     sigma_max: float = float("inf")
+    sigma_data: float = PUBLISHED_SIGMA_DATA
 
     learners: ClassVar[tuple[Learner, ...]]
     # What an update reads and never changes: "teacher", "data", or both.
@@ -99,6 +102,11 @@ class Method:
     shown: ClassVar[Mapping[str, str]] = {}
     # Settings that are mostly to blame where numbers go wrong, as dotted names in a config.
     suspects: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def scale(self) -> float:
+        """Factor of published noise levels for these data, sigma_data/0.5."""
+        return self.sigma_data / PUBLISHED_SIGMA_DATA
 
     def turns(self) -> tuple[Turn, ...]:
         """List the turns of an update, in order."""

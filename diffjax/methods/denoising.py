@@ -31,7 +31,11 @@ def diffuse(x: Array, draws: Draws) -> Array:
 
 
 def denoising_losses(
-    denoiser: Callable[..., Array], params: Params, x: Array, draws: Draws
+    denoiser: Callable[..., Array],
+    params: Params,
+    x: Array,
+    draws: Draws,
+    sigma_data: float = noise.PUBLISHED_SIGMA_DATA,
 ) -> Array:
     """EDM's loss λ(σ) ‖D(x + σn; σ) − x‖² of each example, [B], D in training mode.
 
@@ -40,6 +44,7 @@ def denoising_losses(
       params: its parameters.
       x: [B, ...] clean data, held constant.
       draws: of a round; with augmentation, x is augmented and D is told.
+      sigma_data: standard deviation of the data, for the weight.
     """
     augment_labels = None
     if draws.augmentation is not None:
@@ -54,7 +59,7 @@ def denoising_losses(
         train=True,
         rng=draws.dropout,
     )
-    return losses.denoising(x, denoised, weight=noise.edm_weight(draws.sigma))
+    return losses.denoising(x, denoised, weight=noise.edm_weight(draws.sigma, sigma_data))
 
 
 @register("denoising")
@@ -93,7 +98,8 @@ class Denoising(Method):
 
     def loss(self, params: AllParams, x: Array, draws: Draws) -> Values:
         """EDM's loss of each image, [B]."""
-        return denoising_losses(self.networks["denoiser"], params["denoiser"], x, draws), {}
+        denoiser = self.networks["denoiser"]
+        return denoising_losses(denoiser, params["denoiser"], x, draws, self.sigma_data), {}
 
     def draw(self, key: PRNGKey, data: Dataset | None = None) -> dict[str, Draws]:
         """Draw the images and the randomness of an update."""
@@ -104,7 +110,7 @@ class Denoising(Method):
         drawn = None
         if self.augment_probability:
             drawn = augment.draw(augment_key, batch.size, p=self.augment_probability)
-        sigma = noise.LogNormal()(sigma_key, (batch.size,))
+        sigma = noise.LogNormal().scaled(self.scale)(sigma_key, (batch.size,))
         rounds = batch.rounds
         keys = dropout_key[None] if rounds == 1 else jax.random.split(dropout_key, rounds)
         normals = jax.random.normal(noise_key, x.shape, jnp.float32)

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from diffjax.diffusion import augmentation as augment
 from diffjax.diffusion.noise import SigmaDistribution
 from diffjax.interfaces import Array, PRNGKey
+from diffjax.models import conditions
+from diffjax.models.teacher import CondLaw
 
 
 @flax.struct.dataclass
@@ -17,19 +19,19 @@ class Draws:
     """Randomness of one turn: a repetition T, a round of gradient accumulation R at a time.
 
     Attributes:
-      z: [T, R, B, ...] latents ~ N(0, I); None where nothing is generated.
+      z: [T, R, B, ...] latents, a pytree, mostly ~ N(0, I); None where nothing is generated.
       sigma: [T, R, B] noise levels.
       noise: [T, R, B, ...] ~ N(0, I).
-      labels: [T, R, B, K] one-hot classes, or None.
+      labels: [T, R, B, ...] conditions, a pytree: one-hot classes of our own networks; or None.
       dropout: [T, R] keys.
       augmentation: [T, R, B, ...] draws of EDM's augmentation, or None.
       real: [T, R, B, ...] real examples in the data's units, or None.
     """
 
-    z: Array | None
+    z: Any
     sigma: Array
     noise: Array
-    labels: Array | None
+    labels: Any
     dropout: PRNGKey
     augmentation: augment.Draws | None = None
     real: Array | None = None
@@ -58,6 +60,8 @@ class Batch:
       rounds: rounds of gradient accumulation.
       label_dim: number of classes, drawn uniformly; 0 for none.
       classes: those that are drawn; () for all.
+      cond: law of conditions in place of uniform classes.
+      latent: law of latents; None: z ~ N(0, I) of the shape of an example.
     """
 
     example_shape: tuple[int, ...]
@@ -65,6 +69,8 @@ class Batch:
     rounds: int = 1
     label_dim: int = 0
     classes: tuple[int, ...] = ()
+    cond: CondLaw | None = None
+    latent: CondLaw | None = None
 
     def __post_init__(self) -> None:
         if self.size % self.rounds:
@@ -75,22 +81,33 @@ class Batch:
         """Rounds, and examples a round."""
         return self.rounds, self.size // self.rounds
 
-    def latents(self, key: PRNGKey, sigma: SigmaDistribution, labels: Array | None = None) -> Draws:
+    def drawn(self, law: CondLaw, key: PRNGKey) -> Any:
+        """Draw by a law for every example, [R, B, ...].
+
+        Args:
+          law: (key, count) -> pytree of [count, ...].
+          key: of this repetition.
+        """
+        tree = law(key, self.size)
+        return jax.tree.map(lambda x: x.reshape(*self.lead, *x.shape[1:]), tree)
+
+    def latents(self, key: PRNGKey, sigma: SigmaDistribution, labels: Any = None) -> Draws:
         """Draw one repetition of a turn that generates its examples, [R, B, ...].
 
         Args:
           key: of this repetition.
           sigma: distribution of the noise levels.
-          labels: [R, B, K] to take instead of new ones.
+          labels: conditions [R, B, ...] to take instead of new ones.
         """
         z_key, sigma_key, noise_key, label_key, dropout_key = jax.random.split(key, 5)
-        if self.label_dim and labels is None:
-            count = len(self.classes) or self.label_dim
-            classes = jax.random.randint(label_key, self.lead, 0, count, jnp.int32)
-            classes = jnp.asarray(self.classes, jnp.int32)[classes] if self.classes else classes
-            labels = jax.nn.one_hot(classes, self.label_dim, dtype=jnp.float32)
+        cond = self.cond
+        if cond is None and self.label_dim:
+            cond = conditions.one_hot(self.label_dim, self.classes)
+        if cond is not None and labels is None:
+            labels = self.drawn(cond, label_key)
+        latent = self.latent or conditions.normal(self.example_shape)
         return Draws(
-            z=jax.random.normal(z_key, (*self.lead, *self.example_shape), jnp.float32),
+            z=self.drawn(latent, z_key),
             sigma=sigma(sigma_key, self.lead),
             noise=jax.random.normal(noise_key, (*self.lead, *self.example_shape), jnp.float32),
             labels=labels,

@@ -97,7 +97,7 @@ class ScoreDistillation(Method):
     def fake_score_loss(self, params: AllParams, x: Array, draws: Draws) -> Values:
         """EDM's loss of the fake score on each generated example, [B]."""
         fake_score = self.networks["fake_score"]
-        return denoising_losses(fake_score, params["fake_score"], x, draws), {}
+        return denoising_losses(fake_score, params["fake_score"], x, draws, self.sigma_data), {}
 
     def generator_loss(self, params: AllParams, x: Array, draws: Draws) -> Values:
         """Loss of the generator for each of its samples, and mean |D_φ − D_ψ|, [B] each."""
@@ -139,8 +139,10 @@ class ScoreDistillation(Method):
         fake_score = jax.vmap(self._draw_fake_score)(fake_keys)
         labels = None
         if fake_score.labels is not None and not self.new_labels:
-            last = fake_score.labels[-1, -1]
-            labels = jnp.broadcast_to(last, (self.batch.rounds, *last.shape))
+            rounds = self.batch.rounds
+            labels = jax.tree.map(
+                lambda x: jnp.broadcast_to(x[-1, -1], (rounds, *x.shape[2:])), fake_score.labels
+            )
         generator = self.batch.latents(generator_key, self.generator_sigma(), labels)
         return self.aligned({"fake_score": fake_score, "generator": once(generator)})
 
@@ -156,7 +158,8 @@ class ScoreDistillation(Method):
 
     def lognormal(self) -> SigmaDistribution:
         """EDM's log-normal noise levels, within the networks' range."""
-        return noise.LogNormal(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+        published = noise.LogNormal(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+        return published.scaled(self.scale)
 
     def _generate(self, params: AllParams, draws: Draws, *, train: bool) -> Array:
         rng = jax.random.split(draws.dropout)[0] if train else None

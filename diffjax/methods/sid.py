@@ -36,9 +36,10 @@ class SiD(ScoreDistillation):
 
     def generator_sigma(self) -> SigmaDistribution:
         """EDM's sampling grid at u ~ U(0, t_max / 1000)."""
-        return noise.KarrasUniform(
+        published = noise.KarrasUniform(
             t_max=self.t_max, sigma_min=self.sigma_min, sigma_max=self.sigma_max
         )
+        return published.scaled(self.scale)
 
     def generator_loss(self, params: AllParams, x: Array, draws: Draws) -> Values:
         """SiD's loss of each sample, [B]."""

@@ -164,6 +164,23 @@ def guided(teacher: Teacher, scale: float = 2.0, null: Any = None) -> Teacher:
     )
 
 
+def classes_of(law: CondLaw | None) -> tuple[int, tuple[int, ...]]:
+    """Tell the classes that a law draws as one-hot vectors.
+
+    Args:
+      law: any law, or None.
+
+    Returns:
+      (number of classes, those that are drawn; () for all); (0, ()) if it draws something else.
+    """
+    if isinstance(law, _OneHot):
+        return law.n, law.classes
+    if isinstance(law, _Frequencies):
+        drawn = tuple(i for i, share in enumerate(law.shares) if share)
+        return len(law.shares), () if len(drawn) == len(law.shares) else drawn
+    return 0, ()
+
+
 @dataclasses.dataclass(frozen=True)
 class _OneHot:
     n: int

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.diffusion import preconditioning
+from diffjax.diffusion.noise import PUBLISHED_SIGMA_DATA
 from diffjax.interfaces import Array, Params, PRNGKey
 from diffjax.models import conditions
-from diffjax.models.teacher import Teacher
+from diffjax.models.teacher import CondLaw, Teacher
 from diffjax.networks.dhariwal_unet import DhariwalUNet
 from diffjax.networks.song_unet import SongUNet
 
@@ -48,6 +49,36 @@ class NetworkDenoiser:
         return self.network.augment_dim
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an example, (H, W, C)."""
+        return self.image_shape
+
+    @property
+    def cond(self) -> CondLaw | None:
+        """Law of the conditions, all classes uniformly; None: unconditional."""
+        return conditions.one_hot(self.label_dim) if self.label_dim else None
+
+    @property
+    def sigma_data(self) -> float:
+        """Standard deviation of the data, as the preconditioning has it; 0.5 where it has none."""
+        return getattr(self.preconditioning, "sigma_data", PUBLISHED_SIGMA_DATA)
+
+    @property
+    def holds_images(self) -> bool:
+        """Whether examples are images in [-1, 1]: they are."""
+        return True
+
+    @property
+    def preview(self) -> None:
+        """Function that draws examples: None, images are drawn as they are."""
+        return None
+
+    def gain(self, sigma: float) -> float:
+        """Output per unit of the network's output, which for EDM's saturates at sigma_data."""
+        del sigma
+        return self.sigma_data
+
+    @property
     def sigma_min(self) -> float:
         """Least noise level of the preconditioning."""
         return self.preconditioning.sigma_min
@@ -74,7 +105,7 @@ class NetworkDenoiser:
             denoise=denoise,
             params=params,
             shape=self.image_shape,
-            sigma_data=getattr(self.preconditioning, "sigma_data", 0.5),
+            sigma_data=self.sigma_data,
             sigma_min=max(self.sigma_min, 0.002),
             sigma_max=min(self.sigma_max, 80.0),
             cond=conditions.one_hot(self.label_dim, classes) if self.label_dim else None,

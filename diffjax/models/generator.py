@@ -7,6 +7,7 @@ from typing import Any
 import chex
 import jax.numpy as jnp
 
+from diffjax.diffusion.noise import PUBLISHED_SIGMA_DATA
 from diffjax.interfaces import Array, Denoiser, Params, PRNGKey
 from diffjax.models import conditions
 from diffjax.models import teacher as teacher_lib
@@ -55,7 +56,7 @@ def default_sigma_init(teacher: Teacher, method: str = "sid") -> float:
     if method not in _SIGMA_INIT:
         known = ", ".join(_SIGMA_INIT)
         raise ValueError(f"method={method!r} has no published sigma_init ({known}): give one")
-    scaled = _SIGMA_INIT[method] * teacher.sigma_data / 0.5
+    scaled = _SIGMA_INIT[method] * teacher.sigma_data / PUBLISHED_SIGMA_DATA
     return float(min(max(scaled, teacher.sigma_min), teacher.sigma_max))
 
 

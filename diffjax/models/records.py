@@ -1,0 +1,243 @@
+"""Records of users as runs take them: functions of what is trained alone.
+
+A run trains, averages, shards and saves a flat tree of float32 arrays. A record's own tree may hold
+anything: what isn't trained is put back before each call, and arrays get their own types back.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.diffusion.process import Process
+from diffjax.interfaces import Array, Params, PRNGKey
+from diffjax.models import conditions
+from diffjax.models import trainable as trainable_lib
+from diffjax.models.generator import Generator
+from diffjax.models.teacher import Cond, CondLaw, Teacher
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Arrays:
+    """Parameters of a record, parted into what is trained and the rest.
+
+    Attributes:
+      tree: the record's own.
+      trainable: (path, leaf) -> whether the leaf is trained.
+    """
+
+    tree: Params
+    trainable: trainable_lib.Trainable
+
+    @functools.cached_property
+    def _parted(self) -> tuple[Params, Params]:
+        return trainable_lib.split(self.tree, self.trainable)
+
+    @functools.cached_property
+    def abstract(self) -> Params:
+        """Shapes of what is trained, as runs keep it: real numbers in float32."""
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, _kept(leaf.dtype)), self._parted[0]
+        )
+
+    def start(self) -> Params:
+        """Give what is trained, as the record has it, real numbers in float32."""
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, _kept(leaf.dtype)), self._parted[0])
+
+    def whole(self, trained: Params) -> Params:
+        """Put the rest back, for a call of the record's function.
+
+        Args:
+          trained: in the tree of `abstract`.
+        """
+        own, rest = self._parted
+        trained = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), trained, own)
+        return trainable_lib.merge(trained, rest)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecordDenoiser:
+    """Denoiser of a user's record, called as our own are.
+
+    It has neither dropout nor augmentation: `train` and `rng` change nothing.
+
+    Attributes:
+      teacher: the record, as `teacher.checked` made it.
+      name: where it comes from, such as "my_teacher:sky".
+    """
+
+    teacher: Teacher
+    name: str
+
+    @functools.cached_property
+    def arrays(self) -> Arrays:
+        """Parameters, parted."""
+        return Arrays(self.teacher.params, self.teacher.trainable)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an example."""
+        return self.teacher.shape
+
+    @property
+    def cond(self) -> CondLaw | None:
+        """Law of the conditions; None: unconditional."""
+        return self.teacher.cond
+
+    @property
+    def label_dim(self) -> int:
+        """Number of classes of a one-hot condition; 0 for other conditions, and for none."""
+        return conditions.classes_of(self.cond)[0]
+
+    @property
+    def sigma_data(self) -> float:
+        """Standard deviation of the data."""
+        return self.teacher.sigma_data
+
+    @property
+    def sigma_min(self) -> float:
+        """Least noise level at which the teacher is right."""
+        return self.teacher.sigma_min
+
+    @property
+    def sigma_max(self) -> float:
+        """Greatest such noise level."""
+        return self.teacher.sigma_max
+
+    @property
+    def augment_dim(self) -> int:
+        """Number of augmentation labels: none."""
+        return 0
+
+    @property
+    def holds_images(self) -> bool:
+        """Whether examples are images in [-1, 1]: it isn't known."""
+        return False
+
+    @property
+    def preview(self) -> Any:
+        """Function that draws examples; None: by their shape."""
+        return self.teacher.preview
+
+    def gain(self, sigma: float) -> float:
+        """Output of the denoiser per unit of its network's output at a noise level."""
+        gain = self.teacher.gain
+        return self.sigma_data if gain is None else float(gain(sigma))
+
+    def round_sigma(self, sigma: np.ndarray) -> np.ndarray:
+        """Round noise levels to the nearest that the network knows, in log σ: a table's, or any."""
+        process = self.teacher.process
+        if not isinstance(process, Process) or process.table is None:
+            return sigma
+        known = np.unique(process.table)
+        known = known[(known >= self.sigma_min) & (known <= self.sigma_max)]
+        distance = np.abs(np.log(np.asarray(sigma)[..., None]) - np.log(known))
+        return known[distance.argmin(axis=-1)]
+
+    def init(self, rng: PRNGKey) -> Params:
+        """Give the parameters that the record has; the key isn't used."""
+        del rng
+        return self.arrays.start()
+
+    def abstract_params(self) -> Params:
+        """Tree of parameters as `jax.ShapeDtypeStruct`s."""
+        return jax.tree.map(lambda leaf: leaf, self.arrays.abstract)
+
+    def __call__(
+        self,
+        params: Params,
+        x: Array,
+        sigma: Array,
+        labels: Cond = None,
+        augment_labels: Array | None = None,
+        *,
+        train: bool = False,
+        rng: PRNGKey | None = None,
+    ) -> Array:
+        """Denoise, as `interfaces.Denoiser` says.
+
+        Args:
+          params: what is trained, as `init` gives it.
+          x: [B, *shape] noisy data in the teacher's units.
+          sigma: [B] noise levels.
+          labels: conditions, a pytree of [B, ...], or None.
+          augment_labels: None.
+          train: not looked at.
+          rng: not looked at.
+
+        Returns:
+          [B, *shape] float32.
+
+        Raises:
+          ValueError: for augmentation labels.
+        """
+        del train, rng
+        if augment_labels is not None:
+            raise ValueError(f"{self.name} takes no augmentation labels.")
+        whole = self.arrays.whole(params)
+        return self.teacher.denoise(whole, x.astype(jnp.float32), sigma.astype(jnp.float32), labels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecordGenerator:
+    """Generator of a user's record, called as our own are.
+
+    Attributes:
+      generator: the record, as `generator.checked_generator` made it.
+      name: where it comes from, such as "my_student:small".
+      shape: of an example, which is the teacher's.
+    """
+
+    generator: Generator
+    name: str
+    shape: tuple[int, ...]
+
+    @functools.cached_property
+    def arrays(self) -> Arrays:
+        """Parameters, parted."""
+        return Arrays(self.generator.params, self.generator.trainable)
+
+    @property
+    def latent(self) -> CondLaw:
+        """Law of the latents."""
+        return self.generator.latent
+
+    def init(self, rng: PRNGKey) -> Params:
+        """Give the parameters that the record has; the key isn't used."""
+        del rng
+        return self.arrays.start()
+
+    def abstract_params(self) -> Params:
+        """Tree of parameters as `jax.ShapeDtypeStruct`s."""
+        return jax.tree.map(lambda leaf: leaf, self.arrays.abstract)
+
+    def __call__(
+        self,
+        params: Params,
+        z: Any,
+        *,
+        labels: Cond = None,
+        train: bool = False,
+        rng: PRNGKey | None = None,
+    ) -> Array:
+        """Generate, as `interfaces.Generator` says.
+
+        Args:
+          params: what is trained, as `init` gives it.
+          z: latents, a pytree of [B, ...].
+          labels: conditions, a pytree of [B, ...], or None.
+          train: not looked at.
+          rng: not looked at.
+
+        Returns:
+          [B, *shape] in the teacher's units.
+        """
+        del train, rng
+        return self.generator.generate(self.arrays.whole(params), z, labels)
+
+
+def _kept(dtype: Any) -> Any:
+    return jnp.float32 if jnp.issubdtype(dtype, jnp.floating) else dtype
