@@ -14,7 +14,6 @@ import numpy as np
 
 from diffjax.interfaces import Array, PRNGKey
 
-
 # Standard deviation of the data in EDM, for which all published noise levels are. For other data
 # they are multiplied by sigma_data over this.
 PUBLISHED_SIGMA_DATA = 0.5

@@ -58,12 +58,32 @@ def save_denoiser(
         `params` is too large for `dtype`.
       SaveError: if it can't be written; nothing is left then.
     """
+    description = json_values.dumps("description", _describe(init_kwargs, classes, card))
+    save_arrays(directory, _DESCRIPTION, description, params, dtype=dtype)
+
+
+def save_arrays(
+    directory: PathLike, name: str, description: str, params: Params, *, dtype: Any | None = None
+) -> None:
+    """Write a description and arrays. With several processes call it in one of them only.
+
+    Args:
+      directory: the folder to make; it may exist if it is empty.
+      name: file name of the description.
+      description: its text.
+      params: pytree (nested dicts) of arrays that this process can read.
+      dtype: floating-point type to store floating arrays in; None keeps their own.
+
+    Raises:
+      FileExistsError: if `directory` holds something already.
+      ValueError: if a value of `params` is too large for `dtype`.
+      SaveError: if it can't be written; nothing is left then.
+    """
     orbax_support.quieten_orbax()
     directory = orbax_support.local_path(directory)
     with writing.explained(directory):
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise FileExistsError(f"{directory} exists and isn't empty: name another folder")
-    description = json_values.dumps("description", _describe(init_kwargs, classes, card))
     arrays = jax.tree_util.tree_map_with_path(lambda k, x: _cast(k, x, dtype), params)
 
     # Written beside its final place and renamed, so that the folder appears complete or not at all.
@@ -72,12 +92,12 @@ def save_denoiser(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        (partial / _DESCRIPTION).write_text(description, encoding="utf-8")
+        (partial / name).write_text(description, encoding="utf-8")
         with _params_checkpointer() as checkpointer:
             checkpointer.save(partial / _PARAMS, args=ocp.args.PyTreeSave(arrays))
         # Orbax writes this machine's path into its mark, which is no business of who gets a copy.
         (partial / _PARAMS / "commit_success.txt").write_text("complete", encoding="utf-8")
-        digests.write(partial, [_DESCRIPTION, _PARAMS])
+        digests.write(partial, [name, _PARAMS])
         partial.replace(directory)
     except Exception as error:  # a full disk has many names in the libraries below
         raise SaveError(

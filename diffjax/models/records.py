@@ -1,61 +1,18 @@
-"""Records of users as runs take them: functions of what is trained alone.
-
-A run trains, averages, shards and saves a flat tree of float32 arrays. A record's own tree may hold
-anything: what isn't trained is put back before each call, and arrays get their own types back.
-"""
+"""Records of users as runs take them: functions of what is trained alone."""
 
 import dataclasses
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffjax.diffusion.process import Process
 from diffjax.interfaces import Array, Params, PRNGKey
 from diffjax.models import conditions
-from diffjax.models import trainable as trainable_lib
+from diffjax.models.arrays import Arrays
 from diffjax.models.generator import Generator
 from diffjax.models.teacher import Cond, CondLaw, Teacher
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Arrays:
-    """Parameters of a record, parted into what is trained and the rest.
-
-    Attributes:
-      tree: the record's own.
-      trainable: (path, leaf) -> whether the leaf is trained.
-    """
-
-    tree: Params
-    trainable: trainable_lib.Trainable
-
-    @functools.cached_property
-    def _parted(self) -> tuple[Params, Params]:
-        return trainable_lib.split(self.tree, self.trainable)
-
-    @functools.cached_property
-    def abstract(self) -> Params:
-        """Shapes of what is trained, as runs keep it: real numbers in float32."""
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, _kept(leaf.dtype)), self._parted[0]
-        )
-
-    def start(self) -> Params:
-        """Give what is trained, as the record has it, real numbers in float32."""
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, _kept(leaf.dtype)), self._parted[0])
-
-    def whole(self, trained: Params) -> Params:
-        """Put the rest back, for a call of the record's function.
-
-        Args:
-          trained: in the tree of `abstract`.
-        """
-        own, rest = self._parted
-        trained = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), trained, own)
-        return trainable_lib.merge(trained, rest)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,7 +101,7 @@ class RecordDenoiser:
 
     def abstract_params(self) -> Params:
         """Tree of parameters as `jax.ShapeDtypeStruct`s."""
-        return jax.tree.map(lambda leaf: leaf, self.arrays.abstract)
+        return self.arrays.abstract()
 
     def __call__(
         self,
@@ -212,7 +169,7 @@ class RecordGenerator:
 
     def abstract_params(self) -> Params:
         """Tree of parameters as `jax.ShapeDtypeStruct`s."""
-        return jax.tree.map(lambda leaf: leaf, self.arrays.abstract)
+        return self.arrays.abstract()
 
     def __call__(
         self,
@@ -237,7 +194,3 @@ class RecordGenerator:
         """
         del train, rng
         return self.generator.generate(self.arrays.whole(params), z, labels)
-
-
-def _kept(dtype: Any) -> Any:
-    return jnp.float32 if jnp.issubdtype(dtype, jnp.floating) else dtype

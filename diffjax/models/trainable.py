@@ -45,6 +45,17 @@ def is_inexact_array(leaf: Any) -> bool:
     )
 
 
+def is_trained(path: Path, leaf: Any, trainable: Trainable = not_frozen) -> bool:
+    """Say whether a leaf is trained: an inexact array, not frozen, that `trainable` lets through.
+
+    Args:
+      path: names from the root to the leaf.
+      leaf: the leaf.
+      trainable: (path, leaf) -> whether it is trained; asked about inexact arrays only.
+    """
+    return is_inexact_array(leaf) and not_frozen(path, leaf) and bool(trainable(path, leaf))
+
+
 def split(params: Params, trainable: Trainable = not_frozen) -> tuple[Params, Params]:
     """Part what is trained from all else: integers, random keys, what isn't an array.
 
@@ -57,14 +68,9 @@ def split(params: Params, trainable: Trainable = not_frozen) -> tuple[Params, Pa
     Returns:
       (trained, rest), each the tree of `params` with None where the other has the leaf.
     """
-
-    def is_trained(path: tuple[Any, ...], leaf: Any) -> bool:
-        if not is_inexact_array(leaf):
-            return False
-        path = names(path)
-        return not_frozen(path, leaf) and bool(trainable(path, leaf))
-
-    mask = jax.tree_util.tree_map_with_path(is_trained, params)
+    mask = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: is_trained(names(path), leaf, trainable), params
+    )
     trained = jax.tree.map(lambda leaf, m: leaf if m else None, params, mask)
     rest = jax.tree.map(lambda leaf, m: None if m else leaf, params, mask)
     return trained, rest

@@ -1,0 +1,145 @@
+"""Arrays of a user's parameters, by name, apart from the tree that they belong to.
+
+A run trains, averages, shards and saves nested dicts of arrays, real numbers in float32. A user's
+own tree may be of any nodes and hold anything: what isn't trained is put back before each call, and
+arrays get their own types back.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.files import orbax_support
+from diffjax.interfaces import Params
+from diffjax.models import trainable as trainable_lib
+from diffjax.models.trainable import Path, Trainable
+
+_ROOT: Path = ("array",)  # name of parameters that are one array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Arrays:
+    """Parameters of a record, parted into what is trained and the rest.
+
+    Attributes:
+      tree: the record's own.
+      trainable: (path, leaf) -> whether the leaf is trained.
+    """
+
+    tree: Params
+    trainable: Trainable
+
+    @functools.cached_property
+    def _leaves(self) -> list[tuple[Path, Any]]:
+        leaves = jax.tree_util.tree_leaves_with_path(self.tree)
+        return [(trainable_lib.names(path) or _ROOT, leaf) for path, leaf in leaves]
+
+    @functools.cached_property
+    def _is_trained(self) -> list[bool]:
+        return [trainable_lib.is_trained(path, leaf, self.trainable) for path, leaf in self._leaves]
+
+    def abstract(self) -> Params:
+        """Shapes and types of what is trained, as runs keep it."""
+        return self._trained(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, _kept(leaf.dtype)))
+
+    def start(self) -> Params:
+        """Give what is trained, as the record has it."""
+        return self._trained(lambda leaf: jnp.asarray(leaf, _kept(leaf.dtype)))
+
+    def whole(self, trained: Params) -> Params:
+        """Put the rest back, for a call of the record's function.
+
+        Args:
+          trained: in the tree of `abstract`.
+
+        Returns:
+          The record's own tree, with the types that it has there.
+        """
+        leaves = [
+            _at(trained, path).astype(leaf.dtype) if is_trained else leaf
+            for (path, leaf), is_trained in zip(self._leaves, self._is_trained, strict=True)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(self.tree), leaves)
+
+    def stored(self, trained: Params) -> Params:
+        """Give all arrays by name, to be written: those that are trained, and the others.
+
+        Args:
+          trained: in the tree of `abstract`.
+        """
+        return _nested(
+            (path, _at(trained, path) if is_trained else _written(leaf))
+            for (path, leaf), is_trained in zip(self._leaves, self._is_trained, strict=True)
+            if _is_array(leaf)
+        )
+
+    def abstract_stored(self) -> Params:
+        """Shapes and types of what `stored` gives."""
+        stored = self.stored(self.abstract())
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored)
+
+    def replaced(self, stored: Params) -> "Arrays":
+        """Take other values for all arrays.
+
+        Args:
+          stored: as `stored` gives them.
+
+        Raises:
+          ValueError: naming the arrays that differ in name or shape.
+        """
+        if differences := orbax_support.differing_arrays(stored, self.abstract_stored()):
+            raise ValueError(differences)
+        leaves = [
+            _read(_at(stored, path), leaf) if _is_array(leaf) else leaf
+            for path, leaf in self._leaves
+        ]
+        tree = jax.tree.unflatten(jax.tree.structure(self.tree), leaves)
+        return dataclasses.replace(self, tree=tree)
+
+    def _trained(self, kept: Callable[[Any], Any]) -> Params:
+        return _nested(
+            (path, kept(leaf))
+            for (path, leaf), is_trained in zip(self._leaves, self._is_trained, strict=True)
+            if is_trained
+        )
+
+
+def _nested(leaves: Iterable[tuple[Path, Any]]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for (*groups, name), leaf in leaves:
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[name] = leaf
+    return tree
+
+
+def _at(tree: Any, path: Path) -> Any:
+    return functools.reduce(lambda node, name: node[name], path, tree)
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _written(leaf: Any) -> Any:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _read(value: Any, like: Any) -> Any:
+    if _is_key(like):
+        return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(like))
+    return jnp.asarray(value, like.dtype)
+
+
+def _kept(dtype: Any) -> Any:
+    return jnp.float32 if jnp.issubdtype(dtype, jnp.floating) else dtype
