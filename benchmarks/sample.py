@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from benchmarks import measuring
 from diffjax.evaluation import sampling
 from diffjax.interfaces import Array, Params
-from diffjax.runs import building
+from diffjax.runs import roles
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     params = measuring.random_params(exp.denoiser, mesh)
     classes = jnp.zeros(config.batch_size, jnp.int32)
     flops = measuring.forward_flops(exp.denoiser)
-    peak = measuring.matrix_peak(building.DTYPES[config.dtype]) * mesh.size
+    peak = measuring.matrix_peak(roles.DTYPES[config.dtype]) * mesh.size
     result = measuring.describe(arguments, config, mesh)
     for name, (sampler, evaluations) in samplers.items():
         batch = functools.partial(_batch, sampler, params, classes)

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from benchmarks import measuring
 from diffjax.distributed import sharding
 from diffjax.methods import Turn
-from diffjax.runs import building
+from diffjax.runs import building, roles
 from diffjax.runs.experiment import Experiment
 from diffjax.training import compilation
 from diffjax.training.separate_programs import SeparatePrograms
@@ -94,7 +94,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         )
 
     update = float(np.median(seconds))
-    peak = measuring.matrix_peak(building.DTYPES[config.dtype]) * mesh.size
+    peak = measuring.matrix_peak(roles.DTYPES[config.dtype]) * mesh.size
     passes = forwards(config.method, exp.update.turns)
     flops = passes and passes * measuring.forward_flops(exp.denoiser)
     return measuring.describe(arguments, config, mesh) | {

@@ -33,6 +33,18 @@ _USER_ERRORS = (
 )
 _INTERRUPTED = 128 + signal.SIGINT
 
+
+class _NumberOrText(flags.ArgumentParser):
+    """Parser of fields that take a number or a word, such as a learning rate of "auto"."""
+
+    def parse(self, argument: Any) -> Any:
+        try:
+            return float(argument)
+        except ValueError:
+            return argument
+
+
+config_flags.register_flag_parser_for_type(object, _NumberOrText())
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     help_string="Config file, such as configs/sid_cifar.py; --config.KEY=VALUE changes it.",
@@ -81,8 +93,10 @@ def main(argv: Sequence[str]) -> int:
             raise
         _print_error(str(error))
         from diffjax.distributed import runtime
+        from diffjax.runs import user_function
 
-        return 2 if isinstance(error, runtime.NoDeviceError) else 1
+        refused = (runtime.NoDeviceError, user_function.RefusedError)
+        return 2 if isinstance(error, refused) else 1
     return 0 if is_well else 1
 
 
@@ -108,6 +122,10 @@ def _run(mode: str, config: Any, workdir: str) -> bool:
         import jax  # noqa: F401
     except ValueError as error:
         _refuse(f"JAX doesn't take one of its variables in the environment: {error}")
+    from diffjax.runs import user_function
+
+    filename = config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]
+    user_function.look_in(Path(filename).parent)
     if mode == "train":
         from diffjax.runs.train import train
 
@@ -126,8 +144,7 @@ def _run(mode: str, config: Any, workdir: str) -> bool:
     elif mode == "check":
         from diffjax.runs.check import check
 
-        filename = config_flags.get_config_filename(FLAGS["config"])
-        return check(config, folder=os.path.dirname(filename.partition(":")[0]))
+        return check(config)
     else:
         from diffjax.runs.show import show
 

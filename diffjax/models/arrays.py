@@ -7,6 +7,7 @@ arrays get their own types back.
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -100,6 +101,16 @@ class Arrays:
         ]
         tree = jax.tree.unflatten(jax.tree.structure(self.tree), leaves)
         return dataclasses.replace(self, tree=tree)
+
+    def digest(self) -> str:
+        """SHA-256 of all arrays and their names."""
+        digest = hashlib.sha256()
+        for path, leaf in self._leaves:
+            if _is_array(leaf):
+                array = np.ascontiguousarray(_written(leaf))
+                digest.update(f"{'/'.join(path)} {array.dtype} {array.shape}\n".encode())
+                digest.update(array.reshape(-1).view(np.uint8).data)
+        return digest.hexdigest()
 
     def _trained(self, kept: Callable[[Any], Any]) -> Params:
         return _nested(

@@ -10,6 +10,7 @@ import numpy as np
 from diffjax.diffusion.predictions import ProcessDenoiser
 from diffjax.models import slopes
 from diffjax.models import trainable as trainable_lib
+from diffjax.models.generator import Generator
 from diffjax.models.teacher import Teacher
 
 _BATCH = 4
@@ -35,8 +36,7 @@ def short(teacher: Teacher, name: str) -> None:
       ValueError: in one line, naming what to change; a `NotFiniteError` where that is all that is
         wrong so far.
     """
-    for batch in (_BATCH, *_OTHER_BATCHES):
-        _check_form(teacher, name, batch)
+    check_form(teacher, name)
     compiled = slopes.compiled(teacher.denoise, teacher.params)
     key = jax.random.key(0)
     cond = None if teacher.cond is None else teacher.cond(jax.random.fold_in(key, 1), _BATCH)
@@ -62,6 +62,64 @@ def short(teacher: Teacher, name: str) -> None:
     out = denoise(y, sigma, cond)
     _check_independence(denoise, y, sigma, cond, out, name)
     _check_condition(teacher, denoise, y, sigma, cond, out, name)
+
+
+def check_form(teacher: Teacher, name: str) -> None:
+    """Trace batches of several sizes: shape, type, the form of conditions. Nothing is computed.
+
+    Args:
+      teacher: to check, as `teacher.checked` made it.
+      name: of the teacher, for the message.
+
+    Raises:
+      ValueError: in one line, naming what to change.
+    """
+    for batch in (_BATCH, *_OTHER_BATCHES):
+        _check_form(teacher, name, batch)
+
+
+def check_generator(generator: Generator, teacher: Teacher, name: str, of: str) -> None:
+    """Trace a student: it must give examples of the teacher's shape. Nothing is computed.
+
+    Args:
+      generator: to check, as `generator.checked_generator` made it.
+      teacher: whose shape and conditions count.
+      name: of the generator, for the message.
+      of: name of the teacher.
+
+    Raises:
+      ValueError: in one line, naming what to change.
+    """
+    for batch in (_BATCH, *_OTHER_BATCHES):
+
+        def generate(key: Any, batch: int = batch) -> Any:
+            cond = None if teacher.cond is None else teacher.cond(key, batch)
+            return generator.generate(generator.params, generator.latent(key, batch), cond)
+
+        try:
+            out = jax.eval_shape(generate, jax.random.key(0))
+        except Exception as error:  # a user's function: anything
+            lines = str(error).strip().splitlines() or [""]
+            what = f"{type(error).__name__}: {lines[0]}"[:300]
+            raise ValueError(f"{name}: generate failed for {batch} latents ({what})") from error
+        if not isinstance(out, jax.ShapeDtypeStruct):
+            raise ValueError(
+                f"{name}: generate returned {type(out).__name__}; it must return one array"
+            )
+        if out.shape[1:] != teacher.shape:
+            raise ValueError(
+                f"student {name!r} generates {out.shape[1:]} and teacher {of!r} denoises "
+                f"{teacher.shape}: they must be equal"
+            )
+        if out.shape[0] != batch:
+            raise ValueError(
+                f"{name}: generate returned {list(out.shape)} for {batch} latents; the first axis "
+                f"must be the batch ({_UNBATCHED})"
+            )
+        if out.dtype != jnp.float32:
+            raise ValueError(
+                f"{name}: generate returned {out.dtype}; cast to float32 in your function"
+            )
 
 
 def _check_form(teacher: Teacher, name: str, batch: int) -> None:

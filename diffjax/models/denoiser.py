@@ -64,6 +64,11 @@ class NetworkDenoiser:
         return getattr(self.preconditioning, "sigma_data", PUBLISHED_SIGMA_DATA)
 
     @property
+    def dtype(self) -> Any:
+        """Type of the network's computation."""
+        return self.network.dtype
+
+    @property
     def holds_images(self) -> bool:
         """Whether examples are images in [-1, 1]: they are."""
         return True

@@ -8,6 +8,7 @@ import jax
 
 import diffjax
 from diffjax.models.denoiser import NetworkDenoiser
+from diffjax.models.records import RecordDenoiser
 
 STUDENT, DENOISER = "student", "denoiser"
 
@@ -70,10 +71,13 @@ def read(values: Any) -> ModelCard:
     return ModelCard(**{name: value for name, value in values.items() if name in known})
 
 
-def of_denoiser(denoiser: NetworkDenoiser) -> dict[str, Any]:
+def of_denoiser(denoiser: NetworkDenoiser | RecordDenoiser) -> dict[str, Any]:
     """Fields of a card that a built network fills in, and the versions here."""
+    sigma_data: float | None = denoiser.sigma_data
+    if isinstance(denoiser, NetworkDenoiser):
+        sigma_data = getattr(denoiser.preconditioning, "sigma_data", None)
     return {
         "label_dim": denoiser.label_dim,
-        "sigma_data": getattr(denoiser.preconditioning, "sigma_data", None),
+        "sigma_data": sigma_data,
         "versions": {"diffjax": diffjax.__version__, "jax": jax.__version__},
     }

@@ -70,6 +70,11 @@ class RecordDenoiser:
         return 0
 
     @property
+    def dtype(self) -> Any:
+        """Type of what it gives; it computes as its own function says."""
+        return jnp.float32
+
+    @property
     def holds_images(self) -> bool:
         """Whether examples are images in [-1, 1]: it isn't known."""
         return False
@@ -81,7 +86,7 @@ class RecordDenoiser:
 
     def gain(self, sigma: float) -> float:
         """Output of the denoiser per unit of its network's output at a noise level."""
-        gain = self.teacher.gain
+        gain = self.teacher.gain or getattr(self.teacher.denoise, "gain", None)
         return self.sigma_data if gain is None else float(gain(sigma))
 
     def round_sigma(self, sigma: np.ndarray) -> np.ndarray:
@@ -156,6 +161,11 @@ class RecordGenerator:
     def arrays(self) -> Arrays:
         """Parameters, parted."""
         return Arrays(self.generator.params, self.generator.trainable)
+
+    @property
+    def dtype(self) -> Any:
+        """Type of what it gives; it computes as its own function says."""
+        return jnp.float32
 
     @property
     def latent(self) -> CondLaw:

@@ -13,20 +13,23 @@ method, such as `alpha`, come from its class in `diffjax.methods`, which describ
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from diffjax import methods
 from diffjax.methods import Learner, Method
 
 _TEACHER = {
-    "teacher": "",  # a name, or a network's folder, file or URL
+    "teacher": "",  # a name, a network's folder, file or URL, or "module:function"
     "dropout": 0.0,
-    "init_sigma": 2.5,  # noise level at which the generator asks its network
+    "init_sigma": 2.5,  # noise level at which the generator asks its network; see `heun`
     "accumulation": 1,  # rounds that a batch is split into, for memory
     "compile_apart": "auto",  # in several programs; or "always", "never"
     # Savings that the published loops don't make; each changes the result a little.
     "teacher_dtype": "",  # computed and kept in; "" computes in dtype, keeps float32
     "optimizer_state_dtype": "float32",  # or "bfloat16", of Adam's moments
+}
+_OTHER_STUDENT = {  # than the teacher's copy
+    "student": "",  # "module:function", or "network" after `with_network`
 }
 _DATA = {
     "dataset": "",  # a name, a zip, a folder, or tfds:NAME
@@ -43,8 +46,9 @@ _NETWORK = {  # DDPM++ as EDM trains it on CIFAR-10
     "network.attn_resolutions": (16,),
     "network.dropout": 0.13,
 }
+RATE = 1e-5  # that "auto" divides by a network's gain
 _ADAM = {
-    "learning_rate": 1e-5,
+    "learning_rate": RATE,  # or "auto", less where a network's output has a gain over sigma_data
     "b1": 0.0,
     "b2": 0.999,
     "eps": 1e-8,
@@ -144,12 +148,45 @@ def distillation(method: str) -> ConfigDict:
     """
     if "teacher" not in methods.get(method).reads:
         raise ValueError(f"method={method!r} reads no teacher: bases.denoising() is its base.")
-    return ConfigDict(_nested(fields(method))).lock()
+    return _config(fields(method))
 
 
 def denoising() -> ConfigDict:
     """Make the base of a config that trains a teacher on images, locked."""
-    return ConfigDict(_nested(fields("denoising"))).lock()
+    return _config(fields("denoising"))
+
+
+def with_network(config: ConfigDict, **arguments: Any) -> ConfigDict:
+    """Have a distillation's student be one of our own networks, from fresh weights.
+
+    Args:
+      config: of a distillation; it gets the fields `network.*` and `student = "network"`.
+      **arguments: values of these fields, such as `model_channels=32`; others are as EDM's network
+        for CIFAR-10 has them. Size, channels and classes are the teacher's.
+
+    Returns:
+      The config.
+
+    Raises:
+      ValueError: if there is no such field.
+    """
+    known = {field.partition(".")[2]: value for field, value in _NETWORK.items()}
+    known |= {"augment_dim": 0, "dropout": 0.0}
+    if unknown := sorted(arguments.keys() - known.keys()):
+        raise ValueError(f"network.{unknown[0]} is no field; there are: {', '.join(known)}.")
+    with config.unlocked():
+        config.student = "network"
+        config.network = ConfigDict({**known, **arguments})
+    return config
+
+
+def _config(dotted: Mapping[str, Any]) -> ConfigDict:
+    free = {  # of a type that takes "auto" too
+        field: FieldReference(value, field_type=object)
+        for field, value in dotted.items()
+        if field.endswith(".learning_rate")
+    }
+    return ConfigDict(_nested({**dotted, **free})).lock()
 
 
 def fields(method: str) -> dict[str, Any]:
@@ -166,6 +203,7 @@ def fields(method: str) -> dict[str, Any]:
     settings = {each.field: each.default for each in cls.settings()}
     found: dict[str, Any] = {"method": method}
     found |= _TEACHER if has_teacher else {}
+    found |= _OTHER_STUDENT if takes_student(cls) else {}
     found |= _DATA if "data" in cls.reads else {}
     found |= {} if has_teacher else _NETWORK
     found |= {field: value for field, value in settings.items() if "." not in field}
@@ -173,7 +211,19 @@ def fields(method: str) -> dict[str, Any]:
         group = f"{learner.optimizer or learner.name}."
         found |= {group + name: value for name, value in _optimizer(learner, cls).items()}
         found |= {field: value for field, value in settings.items() if field.startswith(group)}
+        if learner.name == "fake_score":
+            found[f"{group}network"] = ""  # "module:function"; "" is the teacher's copy
     return found | settings | _COMMON | ({} if has_teacher else _WITHOUT_TEACHER)
+
+
+def takes_student(method: type[Method]) -> bool:
+    """Tell whether configs of a method can name a student of another architecture.
+
+    Args:
+      method: any; one that calls a learner "student" has settings by that name.
+    """
+    names = [learner.optimizer or learner.name for learner in method.learners]
+    return "teacher" in method.reads and method.sampled_by == "one_step" and "student" not in names
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

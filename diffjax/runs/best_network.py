@@ -1,6 +1,6 @@
 """The best network of a run, by a metric, kept beside the latest checkpoint.
 
-`W/best/<step>/` is a denoiser's folder, as `network_folder.save_denoiser` writes it, with
+`W/best/<step>/` is a network's folder, as `Experiment.save_network` writes it, with
 `metric.json` in it: the metric's name, its value, the step and kimg, and what it was measured with
 and against. One that was measured otherwise is kept beside, as `W/best_<metric>_step<step>/`.
 """
@@ -37,6 +37,7 @@ class BestNetwork:
         metric: str,
         higher_is_better: bool,
         measured: Mapping[str, Any] | None = None,
+        save: Callable[..., None] = network_folder.save_denoiser,
         report: Callable[[str], None] = say,
     ) -> None:
         """Go on from the network that is there.
@@ -47,8 +48,10 @@ class BestNetwork:
           higher_is_better: whether larger values are better.
           measured: what values are measured with and against, such as `Evaluator.record`. What
             was kept by another metric or measure can't be compared, and is kept aside.
+          save: writes a network, called as `save_denoiser` is.
           report: is told what is done with it.
         """
+        self._save = save
         self.directory = directory
         self._metric, self._higher_is_better = metric, higher_is_better
         self._measured = None if measured is None else json_values.encode("measured", measured)
@@ -94,7 +97,7 @@ class BestNetwork:
         self._best = self._score(value)
         folder = self.directory / str(step)
         shutil.rmtree(folder, ignore_errors=True)
-        network_folder.save_denoiser(folder, init_kwargs, params, card=card, classes=classes)
+        self._save(folder, init_kwargs, params, card=card, classes=classes)
         record = {"metric": self._metric, "value": value, "step": step, "kimg": kimg}
         if self._measured is not None:
             record["measured"] = self._measured

@@ -2,14 +2,10 @@
 
 from ml_collections import ConfigDict
 
-from diffjax.convert import teacher as teachers
 from diffjax.distributed import numerics, runtime
 from diffjax.files.progress import say
 from diffjax.models import checking
-from diffjax.models import teacher as teacher_lib
-from diffjax.models.denoiser import from_edm_kwargs
-from diffjax.models.teacher import Teacher
-from diffjax.runs import checks, user_function
+from diffjax.runs import checks, networks
 
 
 def check(config: ConfigDict, *, folder: str = "") -> bool:
@@ -35,7 +31,7 @@ def check(config: ConfigDict, *, folder: str = "") -> bool:
         )
     with numerics.own():
         runtime.prepare(deterministic=config.get("deterministic", False), distributed=False)
-        teacher = find(config.teacher, folder=folder)
+        teacher = networks.teacher(config.teacher, folder=folder).record()
         checking.short(teacher, config.teacher)
         report = checking.check(
             teacher, name=config.teacher, key=numerics.key(config.get("seed", 0))
@@ -43,22 +39,3 @@ def check(config: ConfigDict, *, folder: str = "") -> bool:
     for line in report.lines():
         say(line)
     return not report.problems
-
-
-def find(source: str, *, folder: str = "") -> Teacher:
-    """Open a teacher, one of ours or a user's, as a record of plain functions.
-
-    Args:
-      source: as `config.teacher`.
-      folder: of the config file.
-
-    Raises:
-      ValueError: in one line: there is no such teacher.
-      OSError: if its file isn't there.
-    """
-    if user_function.is_name(source):
-        made = user_function.call(source, field="config.teacher", folder=folder)
-        return teacher_lib.checked(made, source)
-    denoiser = from_edm_kwargs(teachers.describe(source, field="config.teacher"))
-    params = teachers.load(source, field="config.teacher").params
-    return denoiser.as_teacher(params, classes=teachers.classes(source))

@@ -19,6 +19,7 @@ from diffjax.methods.settings import (
     is_number,
     is_whole,
 )
+from diffjax.runs import bases, user_function
 
 
 def _is_tuple_of(holds: Callable[[Any], bool], value: Any) -> bool:
@@ -72,6 +73,15 @@ DURATION = Rule(  # images are counted in 32 bits
 )
 TEXT = Rule(lambda v: isinstance(v, str), "a string is needed")
 NAME = Rule(lambda v: isinstance(v, str) and bool(v), "a string that isn't empty is needed")
+FUNCTION = Rule(
+    lambda v: v == "" or (isinstance(v, str) and user_function.is_name(v)),
+    'a function is needed, as "module:function", or "" for the teacher\'s copy',
+)
+STUDENT = Rule(
+    lambda v: v == "network" or FUNCTION.holds(v),
+    'a function is needed, as "module:function", "network" for the fields network.*, or "" for the '
+    "teacher's copy",
+)
 
 _COMMON = {
     "seed": SEED,
@@ -126,8 +136,10 @@ _COMMON = {
     "sample.batch_size": COUNT,
     "sample.seed": SEED,
 }
+AUTO = "auto"
+RATE = Rule(lambda v: v == AUTO or POSITIVE.holds(v), 'a positive number is needed, or "auto"')
 _ADAM = {
-    "learning_rate": POSITIVE,
+    "learning_rate": RATE,
     "b1": DECAY,
     "b2": DECAY,
     "eps": POSITIVE,
@@ -173,6 +185,9 @@ def rules(config: ConfigDict) -> dict[str, Rule]:
     found = dict(_COMMON)
     if "teacher" in method.reads:
         found |= _TEACHER | {k: rule for k, rule in OF_THE_TEACHER.items() if k in config}
+        if bases.takes_student(method):
+            found["student"] = STUDENT
+            found |= _NETWORK if config.get("student") == "network" else {}
     else:
         found |= _NETWORK
     if "data" in method.reads:
@@ -184,6 +199,8 @@ def rules(config: ConfigDict) -> dict[str, Rule]:
         elif learner.name == method.samples_from:
             group |= _STUDENT
         found |= {f"{learner.optimizer or learner.name}.{k}": rule for k, rule in group.items()}
+        if learner.name == "fake_score":
+            found["fake_score.network"] = FUNCTION
     return found | {each.field: each.rule for each in method.settings()}
 
 
@@ -267,7 +284,8 @@ def _check_learning_time(config: ConfigDict, group: str) -> None:
 def upgraded(config: ConfigDict) -> ConfigDict:
     """Copy a config into the fields of today.
 
-    Earlier ones named a task: "distill", besides the method, or "pretrain", instead of one. Their
+    Earlier ones named a task: "distill", besides the method, or "pretrain", instead of one, and
+    had no field for another student or fake score. Their
     `image_shape` and `label_dim` stay and are compared with the teacher's. Texts that start with
     `~` are paths, and get the home directory that it stands for.
 
@@ -276,14 +294,24 @@ def upgraded(config: ConfigDict) -> ConfigDict:
     """
     config = config.copy_and_resolve_references()
     _expand_paths(config, "config")
-    if "task" not in config:
-        return config
-    one_of(config, "task", ("distill", "pretrain"))
     with config.unlocked():
-        if config.task == "pretrain":
-            config.method = "denoising"
-        del config["task"]
+        if "task" in config:
+            one_of(config, "task", ("distill", "pretrain"))
+            if config.task == "pretrain":
+                config.method = "denoising"
+            del config["task"]
+        if config.get("method") in methods.names():
+            _add_networks(config)
     return config
+
+
+def _add_networks(config: ConfigDict) -> None:
+    """Add the fields of other networks than the teacher's copies, where they are lacking."""
+    method = methods.get(config.method)
+    if bases.takes_student(method) and "student" not in config:
+        config.student = ""
+    if "fake_score" in config and "network" not in config.fake_score:
+        config.fake_score.network = ""
 
 
 def _expand_paths(config: ConfigDict, name: str) -> None:

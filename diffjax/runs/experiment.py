@@ -3,23 +3,27 @@
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from diffjax.convert import teacher as teachers
 from diffjax.distributed import numerics, sharding
 from diffjax.evaluation import sampling
 from diffjax.files import orbax_support
 from diffjax.interfaces import Params
-from diffjax.methods import Method
-from diffjax.models import model_card
-from diffjax.models.denoiser import NetworkDenoiser, from_edm_kwargs
+from diffjax.methods import Learner, Method
+from diffjax.models import model_card, network_folder, record_folder
+from diffjax.models.denoiser import NetworkDenoiser
 from diffjax.models.generator import DenoiserGenerator
 from diffjax.models.model_card import ModelCard
+from diffjax.models.record_folder import Origin
+from diffjax.models.records import RecordGenerator
+from diffjax.runs import networks as opening
 from diffjax.runs.inputs import Input
+from diffjax.runs.networks import Denoiser, Network
 from diffjax.training import layouts, stored_trees
 from diffjax.training import state as train_state
 from diffjax.training.checkpointing import Checkpointer
@@ -37,22 +41,27 @@ class Experiment:
     Attributes:
       update: the update.
       inputs: what updates read and never change, by name in `Method.reads`.
-      init_kwargs: constructor arguments of the network, as `from_edm_kwargs` takes them.
-      denoiser: that network; a generator's too, since it is a denoiser asked once.
+      init_kwargs: what makes the network that is sampled: arguments of `from_edm_kwargs`, or the
+        names of a user's functions.
+      denoiser: the teacher's network, or the one that is trained; that of learners, but for those
+        of `networks`.
       heun: how a denoiser is sampled, the teacher for comparison among them.
       seed: of fresh parameters.
-      init_sigma: noise level at which the generator asks its denoiser.
+      init_sigma: noise level at which the generator asks its denoiser, in the data's units.
       initial: where the parameters are that the sampled learner starts from; "" for the method's
         own start.
       teacher: name of the teacher, for errors.
       classes: those that are drawn, where images of others were never seen; () for all.
       method_name: name of the method, for errors and model cards.
+      networks: learner -> its network, where that isn't the teacher's copy.
+      origin: functions that make the network that is sampled, of a user's.
+      remarks: lines on what was derived, for the log.
     """
 
     update: Update
     inputs: Mapping[str, Input]
     init_kwargs: dict[str, Any]
-    denoiser: NetworkDenoiser
+    denoiser: Denoiser
     heun: sampling.HeunSettings
     seed: int = 0
     init_sigma: float = 1.0
@@ -60,6 +69,22 @@ class Experiment:
     teacher: str = ""
     classes: tuple[int, ...] = ()
     method_name: str = ""
+    networks: Mapping[str, Network] = dataclasses.field(default_factory=dict)
+    origin: Origin | None = None
+    remarks: tuple[str, ...] = ()
+
+    def model_of(self, learner: str) -> Any:
+        """Model whose parameters a learner has.
+
+        Args:
+          learner: its name.
+        """
+        return self.networks[learner].model if learner in self.networks else self.denoiser
+
+    @property
+    def sampled(self) -> Any:
+        """Model of the network that is sampled."""
+        return self.model_of(self.method.samples_from)
 
     @property
     def method(self) -> Method:
@@ -70,6 +95,17 @@ class Experiment:
     def batch_size(self) -> int:
         """Images an update."""
         return self.update.batch_size
+
+    def check_teacher(self) -> None:
+        """Evaluate a user's teacher a few times, before anything long; seconds.
+
+        Our own networks need none of it: shapes and types follow from their arguments.
+
+        Raises:
+          RefusedError: in one line, naming what to change.
+        """
+        if "teacher" in self.inputs:
+            opening.check(self.denoiser)
 
     def load_inputs(self) -> dict[str, Any]:
         """Read what updates read and never change, by name; None where it is streamed."""
@@ -103,31 +139,32 @@ class Experiment:
           ValueError: if they are another network's than the teacher's.
           FileNotFoundError, ConnectionError: as for a teacher.
         """
+        starts = {name: each.load() for name, each in self.networks.items()}
         if not self.initial:
-            return {}
+            return starts
         learner = self.method.samples_from
         field = f"config.{learner}.initial"
-        network = teachers.load(self.initial, field=field)
-        card, params = network.card, network.params
+        network = opening.trained(self.initial, field=field)
+        card, params = network.card, network.load()
         if card.init_sigma not in (None, self.init_sigma):
             raise ValueError(
                 f"{field}={self.initial} is {card.title}, and config.init_sigma="
                 f"{self.init_sigma:g} would ask it elsewhere: set config.init_sigma to "
                 f"{card.init_sigma:g}."
             )
-        differences = orbax_support.differing_arrays(params, self.denoiser.abstract_params())
+        differences = orbax_support.differing_arrays(params, self.sampled.abstract_params())
         what = "Its arrays"
         if not differences:  # arrays don't tell all
             what = "The teacher's settings and its own"
-            own = from_edm_kwargs(network.init_kwargs)
-            differences = "; ".join(self.denoiser.differences(own))
+            differences = "; ".join(opening.differences(self.sampled, network.model))
         if differences:
+            whose = "the student" if learner in self.networks else f"the teacher {self.teacher}"
             raise ValueError(
-                f"{field}={self.initial} is another network than the teacher {self.teacher}; "
+                f"{field}={self.initial} is another network than {whose}; "
                 "name a student of this teacher, or '' for the teacher itself. "
                 f"{what}: {differences}"
             )
-        return {learner: params}
+        return {**starts, learner: params}
 
     def init_state(
         self, inputs: Mapping[str, Any], initial: Mapping[str, Params] | None = None
@@ -139,16 +176,15 @@ class Experiment:
           initial: parameters by learner, which come before the method's own start.
         """
 
-        def start(starts_as: str) -> Params:
-            if starts_as == "teacher":
+        def start(learner: Learner) -> Params:
+            if learner.name in given:
+                return given[learner.name]
+            if learner.starts_as == "teacher" and learner.name not in self.networks:
                 return inputs["teacher"]
-            return self.denoiser.init(numerics.key(self.seed))
+            return self.model_of(learner.name).init(numerics.key(self.seed))
 
         given = initial or {}
-        params = {
-            learner.name: given[learner.name] if learner.name in given else start(learner.starts_as)
-            for learner in self.method.learners
-        }
+        params = {learner.name: start(learner) for learner in self.method.learners}
         return train_state.create(params, self.update.optimizers, self.update.averaged)
 
     def abstract_state(self) -> TrainState:
@@ -157,7 +193,9 @@ class Experiment:
 
     @functools.cached_property
     def _abstract_state(self) -> TrainState:
-        return jax.eval_shape(self.init_state, {"teacher": self.denoiser.abstract_params()})
+        others = {name: each.model.abstract_params() for name, each in self.networks.items()}
+        inputs = {"teacher": self.denoiser.abstract_params()}
+        return jax.eval_shape(self.init_state, inputs, others)
 
     def restore(
         self, checkpointer: Checkpointer, mesh: Mesh, step: int | None = None
@@ -213,7 +251,7 @@ class Experiment:
           FileNotFoundError: if there is no such checkpoint.
           ValueError: if it is damaged, or of another network.
         """
-        abstract = self.denoiser.abstract_params()
+        abstract = self.sampled.abstract_params()
         abstract = sharding.with_shardings(abstract, sharding.state(abstract, mesh))
         return checkpointer.restore_part(
             abstract, layouts.places_of_average(self.method.samples_from), step
@@ -248,17 +286,43 @@ class Experiment:
             method=self.method_name,
             init_sigma=self.init_sigma if is_student else None,
             steps=1 if is_student else None,
-            dtype=np.dtype(self.denoiser.network.dtype).name,
+            dtype=np.dtype(self.sampled.dtype).name,
             images=images,
             **model_card.of_denoiser(self.denoiser),
         )
+
+    def save_network(
+        self,
+        directory: Path,
+        init_kwargs: Mapping[str, Any],
+        params: Params,
+        *,
+        card: ModelCard,
+        classes: tuple[int, ...] = (),
+    ) -> None:
+        """Write the network that is sampled, ours or a user's; one process alone may do so.
+
+        Args:
+          directory: the folder to make.
+          init_kwargs: of one of ours.
+          params: of the network, which this process can read.
+          card: what it is.
+          classes: that it was trained on; () for all.
+
+        Raises:
+          SaveError: if it can't be written.
+        """
+        if self.origin is None or isinstance(self.sampled, NetworkDenoiser):
+            network_folder.save_denoiser(directory, init_kwargs, params, card=card, classes=classes)
+        else:
+            record_folder.save(directory, self.origin, self.sampled.arrays, params, card)
 
     def sampler(
         self,
         *,
         seed: int,
         mesh: Mesh,
-        denoiser: NetworkDenoiser | None = None,
+        denoiser: Any = None,
         init_sigma: float | None = None,
     ) -> sampling.SampleBatch:
         """Compile sampling, of the learner or of another network, at the same σ_init or its own."""
@@ -267,11 +331,13 @@ class Experiment:
             return sampling.heun(network, settings=self.heun, seed=seed, mesh=mesh)
         generator = self.method.networks[self.method.samples_from]
         if denoiser is not None:
-            generator = DenoiserGenerator(denoiser, init_sigma or self.init_sigma)
+            generator = denoiser
+            if not isinstance(denoiser, RecordGenerator):
+                generator = DenoiserGenerator(denoiser, init_sigma or self.init_sigma)
         return sampling.one_step(
             generator,
             seed=seed,
-            shape=self.denoiser.image_shape,
+            shape=self.denoiser.shape,
             label_dim=self.denoiser.label_dim,
             mesh=mesh,
         )

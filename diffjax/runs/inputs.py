@@ -1,7 +1,7 @@
 """Inputs of an update that it never changes: a teacher's parameters, real images."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import jax
@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from diffjax import data
-from diffjax.convert import teacher as teachers
 from diffjax.data import DataSource
 from diffjax.interfaces import Params
 from diffjax.methods.draws import Dataset
 from diffjax.models.denoiser import NetworkDenoiser
+from diffjax.runs import networks
+from diffjax.runs.networks import Denoiser, Network
 from diffjax.training import dataset, precision
 
 
@@ -41,29 +42,31 @@ class TeacherInput:
     """A teacher's parameters.
 
     Attributes:
-      source: where they are; see `convert.teacher.load`.
+      source: where they are; see `networks.teacher`.
       denoiser: the teacher's network.
       storage: type that they are kept in; None is float32.
+      network: what the source names; None opens it.
     """
 
     source: str
-    denoiser: NetworkDenoiser
+    denoiser: Denoiser
     storage: Any = None
+    network: Network | None = None
 
     def load(self) -> Params:
         """Read the parameters, float32."""
-        return teachers.load(self.source).params
+        return (self.network or networks.teacher(self.source)).load()
 
     def abstract(self) -> Params:
         """Shapes and types of the parameters as they are kept."""
         params = self.denoiser.abstract_params()
         dtype = self.storage or jnp.float32
-        narrowed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), params["params"])
-        return {**params, "params": narrowed}
+        kept, put_back = self._kept(params)
+        return put_back(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), kept))
 
     def content(self) -> dict[str, Any]:
         """Describe the teacher's file or folder."""
-        return teachers.content(self.source)
+        return (self.network or networks.teacher(self.source)).content()
 
     def narrowed(self, tree: Params) -> Params:
         """Convert parameters to the type that they are kept in; buffers stay as they are.
@@ -75,12 +78,19 @@ class TeacherInput:
             return tree
         dtype = jnp.dtype(self.storage)
         try:
-            return {**tree, "params": precision.cast(tree["params"], dtype)}
+            kept, put_back = self._kept(tree)
+            return put_back(precision.cast(kept, dtype))
         except ValueError as error:
             raise ValueError(
                 f"config.teacher_dtype={dtype.name!r}: the teacher's {error} Set it to 'bfloat16', "
                 "which has the range of float32."
             ) from error
+
+    def _kept(self, tree: Params) -> tuple[Params, Callable[[Params], Params]]:
+        """Part off what is kept in `storage`, all but our own networks' buffers."""
+        if isinstance(self.denoiser, NetworkDenoiser):
+            return tree["params"], lambda kept: {**tree, "params": kept}
+        return tree, lambda kept: kept
 
     def stream(self, start: int, mesh: Mesh) -> None:
         """Give None, since parameters lie on the devices."""

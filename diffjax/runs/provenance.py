@@ -15,14 +15,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from diffjax.convert import teacher as teachers
 from diffjax.files import digests, download, json_values, writing
-from diffjax.runs import checks
+from diffjax.runs import checks, networks
 from diffjax.runs.experiment import Experiment
 
 FILE = "inputs.json"
-# Of an entry, what says where it lies and not what it is.
-_NOT_CONTENT = ("source", "modified")
+# Of an entry, what says where it lies or how it is made, and not what it is.
+_NOT_CONTENT = ("source", "modified", "code")
 # Start of the fields of what samples are measured by, which decides nothing that is trained.
 _MEASURED = "evaluate."
 
@@ -32,7 +31,7 @@ class Provenance:
     """Inputs of a run, and the arguments of its network.
 
     Attributes:
-      network: constructor arguments of the network, as `from_edm_kwargs` takes them.
+      network: what makes the network that is sampled, as `Experiment.init_kwargs` has it.
       inputs: of each input by its field in a config: `source`, as the config names it, and what is
         there, as `files.digests` describes it.
     """
@@ -141,12 +140,17 @@ def look(config: ConfigDict, exp: Experiment, before: Provenance | None) -> Prov
     found = {field: entry for field, entry in known.items() if field.startswith(_MEASURED)}
     if "teacher" in exp.inputs:
         found["teacher"] = {"source": config.teacher, **exp.inputs["teacher"].content()}
+    for learner, network in exp.networks.items():
+        is_student = learner == exp.method.samples_from
+        field = "student" if is_student else f"{learner}.network"
+        if content := network.content():
+            found[field] = {"source": network.source, **content}
     if "data" in exp.inputs:
         found["dataset"] = {"source": config.dataset, **exp.inputs["data"].content()}
     if exp.initial:
         field = f"{exp.method.samples_from}.initial"
         try:
-            found[field] = {"source": exp.initial, **teachers.content(exp.initial)}
+            found[field] = {"source": exp.initial, **networks.content(exp.initial)}
         except FileNotFoundError:
             if field not in known:
                 raise
@@ -173,6 +177,8 @@ def compare(before: Provenance, now: Provenance) -> Differences:
         old, new = before.inputs[field], now.inputs[field]
         moved = old["source"] != new["source"]
         where = f"{old['source']} -> {new['source']}" if moved else new["source"]
+        if changed := _changed_code(old, new):
+            found.harmless.append(f"{field}: {where}, whose code has changed: {changed}")
         if not same(old, new):
             lines = found.harmless if field.startswith(_MEASURED) else found.decisive
             lines.append(f"{field}: {where}, {_described(old)} -> {_described(new)}")
@@ -212,13 +218,23 @@ def check_processes_agree(now: Provenance) -> None:
         )
 
 
+def _changed_code(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Name the files of a user's functions that have changed, with their digests."""
+    before, after = old.get("code", {}), new.get("code", {})
+    return ", ".join(
+        f"{file} (SHA-256 {before[file][:12]} -> {after[file][:12]})"
+        for file in sorted(before.keys() & after.keys())
+        if before[file] != after[file]
+    )
+
+
 def _unknown_kinds(now: Provenance) -> list[str]:
     taken_for = {"teacher": "a denoiser", "initial": "a network to be asked at config.init_sigma"}
     return [
         f"note: config.{field}={entry['source']} doesn't say whether it is a denoiser or a "
         f"student; it is taken for {taken_for[field.rpartition('.')[2]]}"
         for field, entry in now.inputs.items()
-        if field.rpartition(".")[2] in taken_for and not teachers.card(entry["source"]).kind
+        if field.rpartition(".")[2] in taken_for and not networks.says_its_kind(entry["source"])
     ]
 
 

@@ -15,7 +15,6 @@ from diffjax.evaluation import evaluator, references, sampling
 from diffjax.evaluation.evaluator import Evaluator
 from diffjax.files import images, writing
 from diffjax.interfaces import Params
-from diffjax.models import network_folder
 from diffjax.runs import best_network, results
 from diffjax.runs.experiment import Experiment
 from diffjax.runs.logger import RunLogger
@@ -87,6 +86,7 @@ class Reporter:
             metric=self._evaluator.names[name],
             higher_is_better=evaluator.METRICS[name].higher_is_better,
             measured=self._measure,
+            save=self._exp.save_network,
             report=self._logger.note,
         )
 
@@ -133,13 +133,9 @@ class Reporter:
             self._logger.note(f"{network} was that of update {before}, and is now of {step}")
         if jax.process_index() == 0:
             shutil.rmtree(network, ignore_errors=True)  # of a shorter run that went on
-            network_folder.save_denoiser(
-                network,
-                self._exp.init_kwargs,
-                params,
-                card=self._exp.card(round(1000 * kimg)),
-                classes=self._exp.classes,
-            )
+            exp = self._exp
+            card = exp.card(round(1000 * kimg))
+            exp.save_network(network, exp.init_kwargs, params, card=card, classes=exp.classes)
             # Written last: without it the end of the run comes again.
             record = {"step": step, "kimg": kimg}
             writing.write_text(network / _RECORD, json.dumps(record) + "\n")

@@ -50,8 +50,8 @@ def asked(exp: Experiment, *, is_teacher: bool = False) -> Record:
         how = {"heun": dataclasses.asdict(exp.heun)}
     return {
         **how,
-        "dtype": jnp.dtype(exp.denoiser.network.dtype).name,
-        "image_shape": list(exp.denoiser.image_shape),
+        "dtype": jnp.dtype(exp.denoiser.dtype if is_teacher else exp.sampled.dtype).name,
+        "image_shape": list(exp.denoiser.shape),
         "label_dim": exp.denoiser.label_dim,
     }
 

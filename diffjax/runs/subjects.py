@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,13 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffjax.convert import teacher as teachers
 from diffjax.distributed import sharding
 from diffjax.evaluation import sampling
 from diffjax.files.progress import say
 from diffjax.interfaces import Params
 from diffjax.models import model_card
-from diffjax.models.denoiser import from_edm_kwargs
-from diffjax.runs import best_network, building, provenance, saved_config
+from diffjax.models.denoiser import NetworkDenoiser, from_edm_kwargs
+from diffjax.runs import best_network, networks, provenance, roles, saved_config
 from diffjax.runs.experiment import Experiment
 from diffjax.training import checkpointing
 
@@ -77,14 +77,14 @@ def check(source: str, workdir: Path, config: ConfigDict, exp: Experiment) -> No
             if not provenance.same(kept.inputs["teacher"], now):
                 besides = [f"teacher: the content of {exp.teacher} is not the run's"]
     elif kept:
-        besides = from_edm_kwargs(kept.network).differences(exp.denoiser)
+        besides = _differences(kept.network, exp)
     else:
         fields = saved_config.OF_THE_NETWORK
         if has_config and (moved := saved_config.changed_fields(workdir, config, ("teacher",))):
             notes.append(f"{moved[0]}; whether both describe one network was not kept")
     if source == "best" and not has_config:
         folder, _ = best_network.find_best(workdir)
-        card = teachers.card(str(folder))
+        card = networks.trained(str(folder), field="best").card
         if card.init_sigma not in (None, exp.init_sigma):
             besides.append(f"init_sigma: {card.init_sigma:g} -> {exp.init_sigma:g}")
     saved_config.check_same_network(workdir, config, fields=fields, besides=besides)
@@ -148,13 +148,15 @@ def _teacher(exp: Experiment, seed: int, mesh: Mesh) -> Subject:
 def _network(name: str, title: str, path: str, exp: Experiment, seed: int, mesh: Mesh) -> Subject:
     if "://" not in path and not Path(path).exists():
         raise FileNotFoundError(f"source={path}: there is no such file or folder.")
-    network = teachers.load(path)
-    denoiser = from_edm_kwargs(network.init_kwargs, dtype=exp.denoiser.network.dtype)
-    own = exp.denoiser
-    if (denoiser.image_shape, denoiser.label_dim) != (own.image_shape, own.label_dim):
+    network = networks.trained(path, field="source")
+    model, own = network.model, exp.denoiser
+    if isinstance(model, NetworkDenoiser):
+        model = from_edm_kwargs(network.init_kwargs, dtype=exp.sampled.dtype)
+    classes = getattr(model, "label_dim", own.label_dim)
+    if (model.shape, classes) != (own.shape, own.label_dim):
         raise ValueError(
-            f"source={path}: a network of {denoiser.image_shape} with {denoiser.label_dim} "
-            f"classes, but the config is for {own.image_shape} with {own.label_dim}."
+            f"source={path}: a network of {model.shape} with {classes} "
+            f"classes, but the config is for {own.shape} with {own.label_dim}."
         )
     card = network.card
     if card.kind and (card.kind == model_card.STUDENT) != exp.is_one_step:
@@ -169,17 +171,30 @@ def _network(name: str, title: str, path: str, exp: Experiment, seed: int, mesh:
             f"{path} doesn't say whether it is a student or a denoiser; it is sampled as the "
             f"config's own network is, by {how}"
         )
-    params = sharding.put(network.params, sharding.state(network.params, mesh))
+    params = network.load()
+    params = sharding.put(params, sharding.state(params, mesh))
     # A run's own best network is asked as the config says, which was compared with the run's.
     asked_at = None if title else card.init_sigma
-    sampler = exp.sampler(seed=seed, mesh=mesh, denoiser=denoiser, init_sigma=asked_at)
+    sampler = exp.sampler(seed=seed, mesh=mesh, denoiser=model, init_sigma=asked_at)
     if not title:
         title = f"{path}, {exp.evaluations} evaluation{'s' if exp.evaluations > 1 else ''}"
         title += f" at init_sigma {card.init_sigma:g}" if card.init_sigma else ""
     classes = exp.classes
-    if own.label_dim and (found := teachers.classes(path)):
-        classes = building.drawn_classes(found, own.label_dim, f"source={path} was trained on")
+    if own.label_dim and (found := network.classes):
+        classes = roles.drawn_classes(found, own.label_dim, f"source={path} was trained on")
     return Subject(name, title, exp.evaluations, sampler, params, classes)
+
+
+def _differences(kept: Mapping[str, Any], exp: Experiment) -> list[str]:
+    """List in what a run's network, by what makes it, isn't the experiment's."""
+    if "class_name" in kept and isinstance(exp.sampled, NetworkDenoiser):
+        return from_edm_kwargs(kept).differences(exp.sampled)
+    now = exp.init_kwargs
+    return [
+        f"{name}: {kept.get(name, '')} -> {now.get(name, '')}"
+        for name in ("class_name", "teacher", "student")
+        if kept.get(name, "") != now.get(name, "")
+    ]
 
 
 def restore(workdir: Path, exp: Experiment, mesh: Mesh) -> tuple[Any, dict[str, Any]]:

@@ -65,6 +65,7 @@ def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = Fals
         mesh = sharding.make_mesh(**config.mesh)
         sharding.check_batch(config.batch_size, config.get("accumulation", 1), mesh)
         exp = building.build(config)
+        exp.check_teacher()
         if config.evaluate.every_kimg:
             building.check_evaluation(config)
             evaluator.check_best(
@@ -127,7 +128,7 @@ def _run(
             resume_step=step if meta else None,
         )
         checkpointer.report = logger.note
-        for note in (*before.remarks, *notes):
+        for note in (*before.remarks, *notes, *exp.remarks):
             logger.note(note)
         dog = watchdog.Watchdog(
             slow_factor=config.watchdog.slow_factor,

@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 from diffjax.distributed import numerics, sharding
 from diffjax.files import writing
 from diffjax.files.progress import leave_interrupted
-from diffjax.runs import building, config_file
+from diffjax.runs import building, config_file, roles
 from diffjax.runs.experiment import Experiment
 from diffjax.tools import hlo, layout, slices
 from diffjax.training import compilation
@@ -245,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch_size", type=int, help="instead of the config's")
     parser.add_argument("--accumulation", type=int, help="instead of the config's")
     parser.add_argument("--fsdp", type=int, help="devices to shard parameters over")
-    parser.add_argument("--dtype", choices=list(building.DTYPES), help="instead of the config's")
+    parser.add_argument("--dtype", choices=list(roles.DTYPES), help="instead of the config's")
     parser.add_argument(
         "--updates_per_call",
         type=int,

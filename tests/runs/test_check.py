@@ -10,7 +10,7 @@ import pytest
 
 from diffjax.convert import teacher as teachers
 from diffjax.models.denoiser import from_edm_kwargs
-from diffjax.runs import bases, check, user_function
+from diffjax.runs import bases, check, networks, user_function
 
 MODULE = """
 import jax.numpy as jnp
@@ -101,7 +101,7 @@ def test_names_are_no_paths():
 
 def test_our_own_teacher_as_a_record():
     network = teachers.load("digits")
-    denoiser, record = from_edm_kwargs(network.init_kwargs), check.find("digits")
+    denoiser, record = from_edm_kwargs(network.init_kwargs), networks.teacher("digits").record()
     assert (record.shape, record.sigma_data) == ((8, 8, 1), 0.5)
     cond = record.cond(jax.random.key(0), 3)
     y, sigma = jax.random.normal(jax.random.key(1), (3, 8, 8, 1)), np.float32([0.1, 1, 10])
