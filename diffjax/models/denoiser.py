@@ -294,6 +294,7 @@ def from_edm_kwargs(
             nearest = difflib.get_close_matches(name, known_arguments, n=1)
             hint = f" Nearest known: {nearest[0]}." if nearest else ""
             raise ValueError(f"{class_name}({model_type}): unknown argument {name!r}.{hint}")
+    _check_channels(kwargs, network_class)
     network = network_class(
         img_resolution=resolution,
         out_channels=channels * (2 if is_iddpm else 1),
@@ -309,6 +310,22 @@ def from_edm_kwargs(
         image_shape=(resolution, resolution, channels),
         label_dim=label_dim,
     )
+
+
+def _check_channels(kwargs: Mapping[str, Any], network_class: Any) -> None:
+    """Check that each level's channels divide into the groups of its normalisation."""
+    defaults = {field.name: field.default for field in dataclasses.fields(network_class)}
+    channels, factors = (
+        kwargs.get(name, defaults[name]) for name in ("model_channels", "channel_mult")
+    )
+    if not isinstance(channels, int) or not isinstance(factors, list | tuple):
+        return  # which the network refuses
+    for level in (channels * factor for factor in factors if isinstance(factor, int)):
+        if level % 4 or level % min(32, level // 4):
+            raise ValueError(
+                f"model_channels={channels}: a level has {level} channels; a multiple of 4 is "
+                "needed, and of 32 from 128 on."
+            )
 
 
 def _arguments(cls: Any) -> set[str]:
