@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from diffjax import metrics
 from diffjax.distributed import sharding
-from diffjax.evaluation import sampling
+from diffjax.evaluation import drawing, sampling
 from diffjax.evaluation.features import Features, compile_apply, one_behind, to_rows
 from diffjax.evaluation.references import Reference
 from diffjax.interfaces import Array, Params
@@ -276,7 +276,7 @@ class Evaluator:
 
         def generate(params: Params, first: Array) -> tuple[Array, Array]:
             indices = first + jnp.arange(size, dtype=jnp.int32)
-            classes = sampling.random_classes(seed, indices, label_dim, self._classes)
+            classes = drawing.random_classes(seed, indices, label_dim, self._classes)
             return _quantise(sampler(params, indices, classes))
 
         # A sampler that calls the network many times in Python's loop stays outside of `jit`.

@@ -1,7 +1,10 @@
-"""Sampling of images: from a student in one step, or from a teacher by EDM's sampler.
+"""Sampling: from a student in one step, or from a teacher by EDM's sampler.
 
-Every image has a key of its own, from the seed and its index, so that image i is the same, up to
-rounding, whatever the batch size, the number of images and the devices.
+Every sample has a key of its own, from the seed and its index, so that sample i is the same, up to
+rounding, whatever the batch size, the number of samples and the devices.
+
+Samples of our own image networks become uint8 on the host, all others stay float32 in the units of
+the data.
 """
 
 import dataclasses
@@ -10,6 +13,7 @@ import itertools
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,78 +21,54 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffjax.diffusion import samplers
-from diffjax.diffusion.noise import heun_sigmas
-from diffjax.distributed import numerics, sharding
+from diffjax.diffusion.noise import PUBLISHED_SIGMA_DATA, heun_sigmas
+from diffjax.distributed import sharding
+from diffjax.evaluation.drawing import (
+    as_labels,
+    classes_in_turn,
+    keys,
+    latents,
+    random_conditions,
+)
 from diffjax.files import images, writing
-from diffjax.interfaces import Array, Generator, Params, PRNGKey
-from diffjax.models.denoiser import NetworkDenoiser
+from diffjax.interfaces import Array, Generator, Params
+from diffjax.models import trainable
+from diffjax.models.teacher import CondLaw
 
-# (parameters, indices [B], classes [B]) -> images [B, H, W, C] in [-1, 1], split over the devices.
-SampleBatch = Callable[[Params, Array, Array], Array]
-# uint8 images [B, H, W, C] and their classes [B], a batch at a time.
-Batches = Iterator[tuple[np.ndarray, np.ndarray]]
-
-
-def keys(seed: int, indices: Array) -> PRNGKey:
-    """Key of each image, [B], from the seed and its index.
-
-    Args:
-      seed: of all images.
-      indices: [B] numbers of these images.
-    """
-    return jax.vmap(lambda i: jax.random.fold_in(numerics.key(seed), i))(indices)
-
-
-def latents(seed: int, indices: Array, shape: tuple[int, ...]) -> Array:
-    """Latents [B, *shape] ~ N(0, I), that of image i from its own key.
-
-    Args:
-      seed: of all images.
-      indices: [B] numbers of these images.
-      shape: of one latent.
-    """
-
-    def latent(key: PRNGKey) -> Array:
-        return jax.random.normal(jax.random.fold_in(key, 0), shape, jnp.float32)
-
-    return jax.vmap(latent)(keys(seed, indices))
-
-
-def random_classes(seed: int, indices: Array, label_dim: int, among: tuple[int, ...] = ()) -> Array:
-    """Uniform classes [B], that of image i from its own key; 0 where `label_dim` is 0.
-
-    Args:
-      seed: of all images.
-      indices: [B] numbers of these images.
-      label_dim: number of classes.
-      among: those that are drawn; () for all.
-    """
-    count = len(among) or max(label_dim, 1)
-
-    def drawn(key: PRNGKey) -> Array:
-        return jax.random.randint(jax.random.fold_in(key, 1), (), 0, count, jnp.int32)
-
-    classes = jax.vmap(drawn)(keys(seed, indices))
-    return jnp.asarray(among, jnp.int32)[classes] if among else classes
+# (parameters, indices [B], conditions) -> samples [B, *shape], split over the devices. Conditions
+# are classes [B] where a network has classes, else a pytree of [B, ...], or anything where it has
+# none.
+SampleBatch = Callable[[Params, Array, Any], Array]
+# Samples [B, *shape], uint8 images or float32, and their conditions, a batch at a time.
+Batches = Iterator[tuple[np.ndarray, Any]]
 
 
 def one_step(
-    generator: Generator, *, seed: int, shape: tuple[int, ...], label_dim: int, mesh: Mesh
+    generator: Generator,
+    *,
+    seed: int,
+    shape: tuple[int, ...],
+    label_dim: int,
+    mesh: Mesh,
+    cond: CondLaw | None = None,
+    latent: CondLaw | None = None,
 ) -> SampleBatch:
     """One-step sampler, compiled over a mesh, which may be called inside `jax.jit` too.
 
     Args:
       generator: G(z).
       seed: of the latents.
-      shape: of one latent, (H, W, C).
+      shape: of one latent, that of an example.
       label_dim: number of classes; 0 for none.
       mesh: the devices.
+      cond: law of the conditions, where the generator takes others than classes.
+      latent: law of the latents, in place of N(0, I).
     """
 
     @functools.partial(jax.jit, out_shardings=sharding.batch(mesh))
-    def sample(params: Params, indices: Array, classes: Array) -> Array:
-        z = sharding.constrain_batch(latents(seed, indices, shape), mesh, 0)
-        return generator(params, z, labels=_one_hot(classes, label_dim))
+    def sample(params: Params, indices: Array, drawn: Any) -> Array:
+        z = sharding.constrain_batch(latents(seed, indices, shape, latent), mesh, 0)
+        return generator(params, z, labels=as_labels(drawn, label_dim, cond))
 
     return sample
 
@@ -96,6 +76,8 @@ def one_step(
 @dataclasses.dataclass(frozen=True)
 class HeunSettings:
     """Settings of EDM's sampler; see `samplers.edm_heun`.
+
+    Noise levels are those of data of standard deviation 0.5, as published.
 
     Attributes:
       steps: N; the network is evaluated 2N − 1 times.
@@ -122,16 +104,32 @@ class HeunSettings:
         """Number of evaluations of the network for an image."""
         return 2 * self.steps - 1
 
-    def sigmas(self, denoiser: NetworkDenoiser) -> np.ndarray:
-        """Grid [steps + 1] of noise levels, in the range and on the levels of the network."""
-        low = max(self.sigma_min, denoiser.sigma_min)
-        high = min(self.sigma_max, denoiser.sigma_max)
+    def sigmas(self, denoiser: Any) -> np.ndarray:
+        """Grid [steps + 1] of noise levels, in the units of the data and the range of a network.
+
+        Args:
+          denoiser: a network, whose `round_sigma` knows the levels that it was trained at.
+
+        Raises:
+          ValueError: if none of these noise levels is in the range.
+        """
+        unit = denoiser.sigma_data / PUBLISHED_SIGMA_DATA
+        low = max(self.sigma_min * unit, denoiser.sigma_min)
+        high = min(self.sigma_max * unit, denoiser.sigma_max)
+        if low >= high:
+            raise ValueError(
+                f"heun.sigma_min={self.sigma_min:g} to heun.sigma_max={self.sigma_max:g} are "
+                f"{self.sigma_min * unit:g} to {self.sigma_max * unit:g} for data of standard "
+                f"deviation {denoiser.sigma_data:g}, and the network knows "
+                f"{denoiser.sigma_min:g} to {denoiser.sigma_max:g}: set them to its range times "
+                f"{1 / unit:g}."
+            )
         grid = heun_sigmas(self.steps, low, high, self.rho)
         return np.append(denoiser.round_sigma(grid[:-1]), 0.0)
 
 
 def heun(
-    denoiser: NetworkDenoiser,
+    denoiser: Any,
     *,
     settings: HeunSettings,
     seed: int,
@@ -143,29 +141,31 @@ def heun(
     threads. Inside it is one compiled loop.
 
     Args:
-      denoiser: the network.
+      denoiser: the network, a `NetworkDenoiser` or a `RecordDenoiser`.
       settings: of the sampler.
       seed: of latents and noise.
       mesh: the devices.
     """
 
     @functools.partial(jax.jit, out_shardings=sharding.batch(mesh))
-    def denoise(params: Params, x: Array, sigma: Array, classes: Array) -> Array:
+    def denoise(params: Params, x: Array, sigma: Array, drawn: Any) -> Array:
         x = sharding.constrain_batch(x, mesh, 0)
-        return denoiser(params, x, sigma, labels=_one_hot(classes, denoiser.label_dim))
+        labels = as_labels(drawn, denoiser.label_dim, denoiser.cond)
+        return denoiser(params, x, sigma, labels=labels)
 
     sigmas = settings.sigmas(denoiser)
+    unit = denoiser.sigma_data / PUBLISHED_SIGMA_DATA
 
-    def sample(params: Params, indices: Array, classes: Array) -> Array:
+    def sample(params: Params, indices: Array, drawn: Any) -> Array:
         churn_keys = jax.vmap(lambda key: jax.random.fold_in(key, 2))(keys(seed, indices))
-        z = latents(seed, indices, denoiser.image_shape)
+        z = latents(seed, indices, denoiser.shape)
         return samplers.edm_heun(
-            lambda x, sigma: denoise(params, x, sigma, classes),
+            lambda x, sigma: denoise(params, x, sigma, drawn),
             sharding.put(z, sharding.batch(mesh)),
             sigmas,
             s_churn=settings.s_churn,
-            s_min=settings.s_min,
-            s_max=settings.s_max,
+            s_min=settings.s_min * unit,
+            s_max=settings.s_max * unit,
             s_noise=settings.s_noise,
             rng=churn_keys if settings.s_churn > 0 else None,
         )
@@ -181,27 +181,35 @@ def first_images(
     label_dim: int,
     mesh: Mesh,
     among: tuple[int, ...] = (),
+    cond: CondLaw | None = None,
+    seed: int = 0,
+    quantise: bool = True,
 ) -> np.ndarray:
-    """Sample the first `count` images, image i of class i modulo the number of classes.
+    """Sample the first `count` examples, that of index i of class i modulo the number of classes.
 
     Args:
-      sample: function that makes images.
+      sample: function that makes samples.
       params: of its network.
-      count: number of images.
+      count: number of samples.
       label_dim: number of classes; 0 for none.
       mesh: the devices.
       among: classes that are taken in turn; () for all.
+      cond: law by which conditions other than classes are drawn.
+      seed: of that law's draws.
+      quantise: whether samples are images in [-1, 1].
 
     Returns:
-      uint8 [count, H, W, C].
+      [count, *shape], uint8 images or float32.
 
     Raises:
-      FloatingPointError: if an image holds NaN.
+      FloatingPointError: if a sample holds NaN.
     """
     indices = jnp.arange(sharding.round_up(count, mesh), dtype=jnp.int32)
-    classes = indices % (len(among) or max(label_dim, 1))
-    classes = jnp.asarray(among, jnp.int32)[classes] if among else classes
-    return images.to_uint8(sharding.gather(sample(params, indices, classes)))[:count]
+    if label_dim or cond is None:
+        drawn = classes_in_turn(indices, label_dim, among)
+    else:
+        drawn = random_conditions(seed, indices, 0, law=cond)
+    return _on_host(sample(params, indices, drawn), quantise)[:count]
 
 
 def batches(
@@ -210,37 +218,40 @@ def batches(
     count: int,
     *,
     batch_size: int,
-    classes: Callable[[Array], Array],
+    classes: Callable[[Array], Any],
+    quantise: bool = True,
 ) -> Batches:
-    """Sample `count` images, a batch at a time, every batch of one size so that one compiles.
+    """Sample `count` examples, a batch at a time, every batch of one size so that one compiles.
 
     Args:
-      sample: function that makes images.
+      sample: function that makes samples.
       params: of its network.
-      count: number of images.
-      batch_size: images a batch; the devices must divide it.
-      classes: indices [B] -> classes [B].
+      count: number of samples.
+      batch_size: samples a batch; the devices must divide it.
+      classes: indices [B] -> classes [B], or conditions, a pytree of [B, ...].
+      quantise: whether samples are images in [-1, 1].
 
     Yields:
-      uint8 images [B, H, W, C] and their classes [B], the last batch cut to what is left.
+      Samples [B, *shape], uint8 images or float32, and their conditions, the last batch cut to
+      what is left.
     """
     for start in range(0, count, batch_size):
         indices = jnp.arange(start, start + batch_size, dtype=jnp.int32)
         chosen = classes(indices)
-        pictures = images.to_uint8(sharding.gather(sample(params, indices, chosen)))
+        samples = _on_host(sample(params, indices, chosen), quantise)
         left = min(batch_size, count - start)
-        yield pictures[:left], np.asarray(chosen)[:left]
+        yield samples[:left], _first(jax.tree.map(np.asarray, chosen), left)
 
 
 def look_ahead(produced: Batches, count: int) -> tuple[np.ndarray, Batches]:
-    """Take the first images off, and give them back.
+    """Take the first samples off, and give them back.
 
     Args:
-      produced: images and classes, as `batches` gives them, no fewer than `count`.
-      count: of images to look at.
+      produced: samples and conditions, as `batches` gives them, no fewer than `count`.
+      count: of samples to look at.
 
     Returns:
-      uint8 [count, H, W, C], and an iterator over all of `produced`.
+      [count, *shape], and an iterator over all of `produced`.
     """
     seen, left = [], count
     for batch in produced:
@@ -253,15 +264,16 @@ def look_ahead(produced: Batches, count: int) -> tuple[np.ndarray, Batches]:
 
 
 def cut(produced: Batches, count: int) -> Batches:
-    """End after `count` images.
+    """End after `count` samples.
 
     Args:
-      produced: images and classes, as `batches` gives them.
-      count: of images to let through.
+      produced: samples and conditions, as `batches` gives them.
+      count: of samples to let through.
     """
-    for pictures, classes in produced:
-        yield pictures[:count], classes[:count]
-        count -= len(pictures)
+    for samples, drawn in produced:
+        left = min(count, len(samples))
+        yield samples[:left], _first(drawn, left)
+        count -= left
         if count <= 0:
             return
 
@@ -287,16 +299,17 @@ def write_pngs(directory: Path, produced: Batches) -> int:
     return index
 
 
-def write_npz(path: Path, produced: Batches, count: int) -> int:
-    """Write one .npz with `images` [N, H, W, C] uint8 and `classes` [N].
+def write_npz(path: Path, produced: Batches, count: int, *, name: str = "classes") -> int:
+    """Write one .npz with `images` [N, *shape], as samples come, and their conditions [N, ...].
 
     Batches are written as they come, so that memory stays that of a batch; the file has its name
     only once it is whole.
 
     Args:
       path: of the file, whose folder is made.
-      produced: images and classes, as `batches` gives them.
-      count: N, the number of images that come.
+      produced: samples and conditions, as `batches` gives them.
+      count: N, the number of samples that come.
+      name: of the conditions; those in a tree have their path behind it, `condition/snr`.
 
     Returns:
       N.
@@ -304,24 +317,35 @@ def write_npz(path: Path, produced: Batches, count: int) -> int:
     Raises:
       OSError: if the file can't be written.
     """
-    all_classes = []
+    conditions: dict[str, list[np.ndarray]] = {}
     with (
         writing.replacing(path) as partial,
         zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
     ):
         with archive.open("images.npy", "w", force_zip64=True) as member:
-            for position, (pictures, classes) in enumerate(produced):
+            for position, (samples, drawn) in enumerate(produced):
                 if position == 0:
-                    shape = (count, *pictures.shape[1:])
-                    np.lib.format.write_array_header_1_0(
-                        member, {"descr": "|u1", "fortran_order": False, "shape": shape}
-                    )
-                member.write(pictures.tobytes())
-                all_classes.append(classes)
-        with archive.open("classes.npy", "w") as member:
-            np.lib.format.write_array(member, np.concatenate(all_classes))
+                    header = np.lib.format.header_data_from_array_1_0(samples)
+                    header |= {"fortran_order": False, "shape": (count, *samples.shape[1:])}
+                    np.lib.format.write_array_header_1_0(member, header)
+                member.write(samples.tobytes())
+                for place, leaf in jax.tree_util.tree_leaves_with_path(drawn):
+                    at = "/".join((name, *trainable.names(place)))
+                    conditions.setdefault(at, []).append(leaf)
+        for at, leaves in conditions.items():
+            with archive.open(f"{at}.npy", "w") as member:
+                np.lib.format.write_array(member, np.concatenate(leaves), allow_pickle=False)
     return count
 
 
-def _one_hot(classes: Array, label_dim: int) -> Array | None:
-    return jax.nn.one_hot(classes, label_dim, dtype=jnp.float32) if label_dim else None
+def _first(tree: Any, count: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[:count], tree)
+
+
+def _on_host(samples: Array, quantise: bool) -> np.ndarray:
+    if quantise:
+        return images.to_uint8(sharding.gather(samples))
+    found = np.asarray(sharding.gather(samples), np.float32)
+    if not np.isfinite(found).all():
+        raise FloatingPointError("the samples hold NaN or infinity: what made them has diverged")
+    return found

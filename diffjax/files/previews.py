@@ -1,7 +1,11 @@
 """Pictures of samples of any shape, chosen by the rank of an example, drawn with Pillow alone."""
 
+import contextlib
+import io
 import itertools
 import math
+import sys
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -97,6 +101,62 @@ def as_images(x: ArrayLike, *, sigma_data: float) -> np.ndarray | None:
     if samples.shape[3] == 4:
         samples = samples @ _FALSE_COLOUR
     return images.to_uint8(samples / (2 * sigma_data))
+
+
+def has_picture(shape: tuple[int, ...]) -> bool:
+    """Tell whether `picture` draws examples of a shape.
+
+    Args:
+      shape: of an example.
+    """
+    return len(shape) == 1 or is_image(shape)
+
+
+def is_image(shape: tuple[int, ...]) -> bool:
+    """Tell whether `as_images` makes an image of an example of a shape.
+
+    Args:
+      shape: of an example.
+    """
+    return len(shape) == 3 and bool({shape[0], shape[2]} & {1, 3, 4})
+
+
+def as_pixels(picture: Any) -> np.ndarray:
+    """Convert a picture of any library to an array.
+
+    Args:
+      picture: a Pillow image, a matplotlib figure, or a uint8 array [H, W] or [H, W, 1, 3 or 4]. A
+        figure is closed.
+
+    Returns:
+      [H, W, 1 or 3] uint8; what is transparent is white.
+
+    Raises:
+      ValueError: if it is something else; the text says what, and what is needed.
+    """
+    if hasattr(picture, "savefig"):
+        file = io.BytesIO()
+        picture.savefig(file, format="png")
+        if "matplotlib.pyplot" in sys.modules:  # which keeps every figure until it is closed
+            with contextlib.suppress(TypeError):
+                sys.modules["matplotlib.pyplot"].close(picture)
+        picture = Image.open(file)
+    elif not isinstance(picture, Image.Image):
+        found = np.asarray(picture) if hasattr(picture, "__array__") else None
+        shape = () if found is None else found.shape
+        is_picture = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))
+        if found is None or found.dtype != np.uint8 or not is_picture or not found.size:
+            what = type(picture).__name__ if found is None else f"{found.dtype} {list(shape)}"
+            raise ValueError(
+                f"{what}; a Pillow image, a matplotlib figure or a uint8 array [H, W] or "
+                "[H, W, 3] is needed"
+            )
+        picture = Image.fromarray(found[..., 0] if shape[2:] == (1,) else found)
+    if picture.mode in ("1", "L"):
+        return np.asarray(picture.convert("L"))[..., None]
+    paper = Image.new("RGBA", picture.size, "white")
+    paper.alpha_composite(picture.convert("RGBA"))
+    return np.asarray(paper.convert("RGB"))
 
 
 def _checked(x: ArrayLike, sigma_data: float) -> np.ndarray:

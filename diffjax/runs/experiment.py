@@ -340,6 +340,8 @@ class Experiment:
             shape=self.denoiser.shape,
             label_dim=self.denoiser.label_dim,
             mesh=mesh,
+            cond=self.denoiser.cond,
+            latent=generator.latent if isinstance(generator, RecordGenerator) else None,
         )
 
     def comparisons(self, inputs: Mapping[str, Any], *, seed: int, mesh: Mesh) -> list[Comparison]:

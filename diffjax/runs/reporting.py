@@ -1,8 +1,10 @@
 """Grids, measurements, the best network and the last one, as a run makes them."""
 
+import contextlib
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from jax.sharding import Mesh
 from diffjax.distributed import sharding
 from diffjax.evaluation import evaluator, references, sampling
 from diffjax.evaluation.evaluator import Evaluator
-from diffjax.files import images, writing
+from diffjax.files import writing
 from diffjax.interfaces import Params
 from diffjax.runs import best_network, results
 from diffjax.runs.experiment import Experiment
 from diffjax.runs.logger import RunLogger
+from diffjax.runs.pictures import Pictures, PreviewError
 
 NETWORK = "network"
 _RECORD = "trained.json"
@@ -60,7 +63,8 @@ class Reporter:
         """
         self.measured: dict[str, float] = {}
         self._workdir, self._exp, self._mesh = workdir, exp, mesh
-        self._count, self._columns, self._seed = rows * columns, columns, seed
+        self._seed = seed
+        self._pictures, self._has_told = Pictures(exp.denoiser, rows, columns), False
         self._metric, self._reference = best, reference
         self._logger = logger
         self._sampler = exp.sampler(seed=seed, mesh=mesh)
@@ -91,17 +95,20 @@ class Reporter:
         )
 
     def grid_images(self, state: Any) -> np.ndarray | None:
-        """Sample from the same latents each time: [N, H, W, C] uint8, or None if they hold NaN."""
+        """Sample from the same latents each time; None if samples hold NaN.
+
+        Returns:
+          [N, *shape], uint8 images of our own networks, else float32 in the units of the data.
+        """
         try:
-            return self._first_images(self._sampler, self._exp.averaged(state))
+            return self._first_samples(self._sampler, self._exp.averaged(state))
         except FloatingPointError:
             return None
 
-    def write_grid(self, pictures: np.ndarray, step: int, kimg: float) -> None:
-        """Write samples as a picture."""
-        scale = max(1, images.visible_scale(pictures.shape[1]) // 2)
-        picture = images.grid(pictures, columns=self._columns, scale=scale, padding=2)
-        self._logger.write_image(step, kimg, "samples", picture)
+    def write_grid(self, samples: np.ndarray, step: int, kimg: float) -> None:
+        """Write samples as a picture, where their shape has one."""
+        with self._drawn():
+            self._write(self._pictures.grid(samples, scale=2, padding=2), "samples", step, kimg)
 
     def evaluate(self, state: Any, step: int, kimg: float) -> None:
         """Measure samples, and keep the network if it is the best one."""
@@ -154,7 +161,7 @@ class Reporter:
 
     def _write_comparison(self, params: Params, inputs: Any, step: int, kimg: float) -> None:
         panels = [
-            (caption, self._first_images(sampler, sampler_params))
+            (caption, self._first_samples(sampler, sampler_params))
             for caption, sampler, sampler_params in [
                 *self._exp.comparisons(inputs, seed=self._seed, mesh=self._mesh),
                 (self._exp.caption, self._sampler, params),
@@ -163,13 +170,33 @@ class Reporter:
         if self._evaluator is not None and references.holds_images(self._reference):
             real = references.examples(
                 self._reference,
-                self._count,
+                self._pictures.count,
                 label_dim=self._exp.denoiser.label_dim,
                 among=self._exp.classes,
             )
             panels.insert(0, ("real images", real))
-        picture = images.labelled_panels(panels, columns=self._columns, padding=4)
-        self._logger.write_image(step, kimg, "comparison", picture)
+        with self._drawn():
+            self._write(self._pictures.panels(panels), "comparison", step, kimg)
+
+    def _write(self, picture: np.ndarray | None, name: str, step: int, kimg: float) -> None:
+        if picture is not None:
+            self._logger.write_image(step, kimg, name, picture)
+        elif not self._has_told:
+            self._has_told = True
+            self._logger.note(
+                f"no pictures are written: examples of {self._exp.denoiser.shape} have none; a "
+                "teacher's preview would draw them"
+            )
+
+    @contextlib.contextmanager
+    def _drawn(self) -> Iterator[None]:
+        """Context in which a user's preview may fail, which is told once and stops nothing."""
+        try:
+            yield
+        except PreviewError as error:
+            if not self._has_told:
+                self._has_told = True
+                self._logger.note(f"warning: no pictures are written: {error}")
 
     def _offer_best(self, step: int, kimg: float, params: Params) -> None:
         # All processes bring the parameters together, and one of them decides.
@@ -185,12 +212,16 @@ class Reporter:
         if text:
             self._logger.note(text)
 
-    def _first_images(self, sampler: sampling.SampleBatch, params: Params) -> np.ndarray:
+    def _first_samples(self, sampler: sampling.SampleBatch, params: Params) -> np.ndarray:
+        denoiser = self._exp.denoiser
         return sampling.first_images(
             sampler,
             params,
-            self._count,
-            label_dim=self._exp.denoiser.label_dim,
+            self._pictures.count,
+            label_dim=denoiser.label_dim,
             mesh=self._mesh,
             among=self._exp.classes,
+            cond=denoiser.cond,
+            seed=self._seed,
+            quantise=denoiser.holds_images,
         )

@@ -10,7 +10,7 @@ import pytest
 
 from diffjax.diffusion import augmentation, noise, samplers
 from diffjax.distributed import numerics
-from diffjax.evaluation import sampling
+from diffjax.evaluation import drawing
 from diffjax.methods.draws import Batch, Dataset, real_batch
 from diffjax.networks import layers
 
@@ -74,8 +74,8 @@ def drawn():
     data = Dataset(jnp.arange(40 * 4, dtype=jnp.uint8).reshape(40, 2, 2, 1), jnp.arange(40) % 3)
     batch = Batch((2, 2, 1), 6, label_dim=3)
     return {
-        "latents": sampling.latents(3, indices, (2, 2)),
-        "classes": sampling.random_classes(3, indices, 7),
+        "latents": drawing.latents(3, indices, (2, 2)),
+        "classes": drawing.random_classes(3, indices, 7),
         "turn": batch.latents(key, noise.LogNormal()).replace(dropout=None),
         "karras": noise.KarrasUniform()(key, (6,)),
         "real": real_batch(key, data, batch, x_flip=True, in_order=False),
