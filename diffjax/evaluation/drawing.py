@@ -99,7 +99,7 @@ def classes_in_turn(indices: Array, label_dim: int, among: tuple[int, ...] = ())
 
 
 def as_labels(drawn: Any, label_dim: int, law: CondLaw | None = None) -> Any:
-    """What a network takes for drawn conditions: one-hot vectors, a pytree, or None.
+    """Convert drawn conditions to what a network takes: one-hot vectors, a pytree, or None.
 
     Args:
       drawn: as the functions above give it.

@@ -18,6 +18,7 @@ from diffjax.models.records import RecordDenoiser
 from diffjax.runs import checks, roles
 from diffjax.runs.experiment import Experiment
 from diffjax.runs.inputs import DataInput, Input, TeacherInput
+from diffjax.runs.networks import Denoiser
 from diffjax.runs.rates import Rates, remarks
 from diffjax.training import dataset, optimizer
 from diffjax.training.ema import Averages
@@ -78,7 +79,7 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
         inputs=inputs,
         init_kwargs=dict(cast.init_kwargs),
         denoiser=denoiser,
-        heun=heun_settings(config),
+        heun=heun_settings(config, denoiser),
         seed=config.seed,
         init_sigma=cast.init_sigma,
         initial=config.get(cls.samples_from, {}).get("initial", ""),
@@ -171,9 +172,18 @@ def compiles_apart(config: ConfigDict, exp: Experiment) -> bool:
     return params * places * round_ >= _WORTH_SEPARATE_PROGRAMS
 
 
-def heun_settings(config: ConfigDict) -> sampling.HeunSettings:
-    """Read the settings of EDM's sampler."""
-    return sampling.HeunSettings(**config.heun)
+def heun_settings(config: ConfigDict, denoiser: Denoiser) -> sampling.HeunSettings:
+    """Read the settings of EDM's sampler.
+
+    Raises:
+      ValueError: if a network knows none of the noise levels.
+    """
+    settings = sampling.HeunSettings(**config.heun)
+    try:
+        settings.sigmas(denoiser)
+    except ValueError as error:
+        raise ValueError(f"config.{error}") from error
+    return settings
 
 
 def schedule(config: ConfigDict) -> Schedule:

@@ -21,6 +21,7 @@ from diffjax.models.generator import DenoiserGenerator
 from diffjax.models.model_card import ModelCard
 from diffjax.models.record_folder import Origin
 from diffjax.models.records import RecordGenerator
+from diffjax.models.teacher import CondLaw
 from diffjax.runs import networks as opening
 from diffjax.runs.inputs import Input
 from diffjax.runs.networks import Denoiser, Network
@@ -95,6 +96,11 @@ class Experiment:
     def batch_size(self) -> int:
         """Images an update."""
         return self.update.batch_size
+
+    @property
+    def condition_law(self) -> CondLaw | None:
+        """Law by which samples' conditions are drawn, in place of uniform `classes`."""
+        return None if isinstance(self.denoiser, NetworkDenoiser) else self.denoiser.cond
 
     def check_teacher(self) -> None:
         """Evaluate a user's teacher a few times, before anything long; seconds.

@@ -43,6 +43,13 @@ class Pictures:
         """Whether samples have pictures: by a preview, or by their shape."""
         return self.denoiser.preview is not None or previews.has_picture(self.denoiser.shape)
 
+    @property
+    def exist_for_each(self) -> bool:
+        """Whether a sample by itself is an image, or has a preview."""
+        denoiser = self.denoiser
+        is_shown = denoiser.holds_images or denoiser.preview is not None
+        return is_shown or previews.is_image(denoiser.shape)
+
     def grid(self, samples: np.ndarray, *, scale: int = 1, padding: int = 1) -> np.ndarray | None:
         """Draw samples together.
 

@@ -160,13 +160,15 @@ class Reporter:
         return step
 
     def _write_comparison(self, params: Params, inputs: Any, step: int, kimg: float) -> None:
-        panels = [
-            (caption, self._first_samples(sampler, sampler_params))
-            for caption, sampler, sampler_params in [
-                *self._exp.comparisons(inputs, seed=self._seed, mesh=self._mesh),
-                (self._exp.caption, self._sampler, params),
-            ]
-        ]
+        panels = []
+        for caption, sampler, sampler_params in [
+            *self._exp.comparisons(inputs, seed=self._seed, mesh=self._mesh),
+            (self._exp.caption, self._sampler, params),
+        ]:
+            try:
+                panels.append((caption, self._first_samples(sampler, sampler_params)))
+            except FloatingPointError as error:  # the network is written all the same
+                self._logger.note(f"warning: {caption}: not in the last picture: {error}")
         if self._evaluator is not None and references.holds_images(self._reference):
             real = references.examples(
                 self._reference,
@@ -175,8 +177,9 @@ class Reporter:
                 among=self._exp.classes,
             )
             panels.insert(0, ("real images", real))
-        with self._drawn():
-            self._write(self._pictures.panels(panels), "comparison", step, kimg)
+        if panels:
+            with self._drawn():
+                self._write(self._pictures.panels(panels), "comparison", step, kimg)
 
     def _write(self, picture: np.ndarray | None, name: str, step: int, kimg: float) -> None:
         if picture is not None:

@@ -1,17 +1,21 @@
 """The sample mode: a grid and images of a student, its teacher or another network."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from diffjax.distributed import sharding
-from diffjax.evaluation import sampling
+from diffjax.evaluation import drawing, sampling
 from diffjax.files import images
 from diffjax.files.progress import say, warn_once
 from diffjax.interfaces import Array
 from diffjax.runs import building, checks, joining, results, subjects
+from diffjax.runs.experiment import Experiment
+from diffjax.runs.pictures import Pictures, PreviewError
 
 _FORMATS = ("png", "npz")
 
@@ -19,11 +23,14 @@ _FORMATS = ("png", "npz")
 def sample(
     config: ConfigDict, workdir: str, *, allow_changed_config: bool = False, output: str = ""
 ) -> None:
-    """Write a grid of a student, its teacher or another network, and with a count its images.
+    """Write a grid of a student, its teacher or another network, and with a count its samples.
 
     `config.sample` has: `source`, as `subjects.find` takes it; `count` (0 for the grid alone);
     `format`, "png" for one file an image or "npz" for one file with `images` and `classes`;
-    `label`, one class or −1 for all; `seed`; `batch_size`, which changes images by rounding alone.
+    `label`, one class or −1 for all; `seed`; `batch_size`, which changes samples by rounding alone.
+
+    Samples of a user's teacher are float32 in its units, `images` [N, *shape] of the npz, with
+    `classes` or the leaves of the condition, such as `condition/snr`.
 
     Source, label, seed and count are in the files' names, and `<name>.json` says what else decides
     their content. Earlier files there of something else are kept under other names.
@@ -47,15 +54,8 @@ def sample(
 def _sample(config: ConfigDict, workdir: str, allow_changed_config: bool, output: str) -> None:
     mesh = sharding.make_mesh(**config.mesh)
     settings, exp = config.sample, building.build(config)
-    if settings.format not in _FORMATS:
-        raise ValueError(f"config.sample.format={settings.format!r}: known are {_FORMATS}.")
-    if settings.count < 0:
-        raise ValueError(f"config.sample.count={settings.count}: 0 or more are needed.")
-    label_dim = exp.denoiser.label_dim
-    if not -1 <= settings.label < label_dim:
-        raise ValueError(
-            f"config.sample.label={settings.label}: the network has {label_dim} classes; -1 is all."
-        )
+    pictures = Pictures(exp.denoiser, config.grid.rows, config.grid.columns)
+    _check(config, exp, pictures)
     if not allow_changed_config:
         subjects.check(settings.source, Path(workdir), config, exp)
     folder = results.folder(workdir, output) / "samples"
@@ -68,31 +68,33 @@ def _sample(config: ConfigDict, workdir: str, allow_changed_config: bool, output
     label = f"_label{settings.label}" if settings.label >= 0 else ""
     name = f"{subject.name}{label}_seed{settings.seed}"
 
-    def classes(indices: Array) -> Array:
-        if settings.label >= 0:
-            return jnp.full_like(indices, settings.label)
-        return sampling.random_classes(settings.seed, indices, label_dim, subject.classes)
-
-    grid_size = config.grid.rows * config.grid.columns
-    total = max(grid_size, settings.count)
+    total = max(pictures.count if pictures.exist else 0, settings.count)
     produced = sampling.batches(
         sampler,
         params,
         total,
-        # One size, and each image once: the grid's are the first of them.
+        # One size, and each sample once: the grid's are the first of them.
         batch_size=sharding.round_up(min(settings.batch_size, total), mesh),
-        classes=classes,
+        classes=_conditions(exp, settings, subject.classes),
+        quantise=exp.denoiser.holds_images,
     )
-    shown, produced = sampling.look_ahead(produced, grid_size)
     is_main = jax.process_index() == 0
-    if is_main:
-        scale = images.visible_scale(shown.shape[1])
-        path = folder / f"{name}.png"
-        picture = images.grid(shown, columns=config.grid.columns, scale=scale)
-        shape = {"rows": config.grid.rows, "columns": config.grid.columns}
-        with results.placed(path, {**record, **shape}) as partial:
-            images.save_png(partial, picture)
-        say(f"{subject.title}: grid in {path}")
+    if pictures.exist:
+        shown, produced = sampling.look_ahead(produced, pictures.count)
+        if is_main:
+            path = folder / f"{name}.png"
+            shape = {"rows": config.grid.rows, "columns": config.grid.columns}
+            try:
+                picture = pictures.grid(shown)
+            except PreviewError as error:
+                if not settings.count or settings.format != "npz":
+                    raise
+                warn_once(f"no grid is written: {error}")
+                picture = None
+            if picture is not None:
+                with results.placed(path, {**record, **shape}) as partial:
+                    images.save_png(partial, picture)
+                say(f"{subject.title}: grid in {path}")
     if settings.count:
         produced = sampling.cut(produced, settings.count)
         if not is_main:  # which takes its part in making them
@@ -102,7 +104,57 @@ def _sample(config: ConfigDict, workdir: str, allow_changed_config: bool, output
         path = folder / f"{name}_{settings.count}{'.npz' if settings.format == 'npz' else ''}"
         with results.placed(path, {**record, "count": settings.count}) as partial:
             if settings.format == "png":
-                sampling.write_pngs(partial, produced)
+                sampling.write_pngs(partial, _drawn(pictures, produced))
             else:
-                sampling.write_npz(partial, produced, settings.count)
-        say(f"{settings.count} images in {path}")
+                is_class = exp.denoiser.label_dim or exp.denoiser.holds_images
+                conditions = "classes" if is_class else "condition"
+                sampling.write_npz(partial, produced, settings.count, name=conditions)
+        what = "images" if exp.denoiser.holds_images else "samples"
+        say(f"{settings.count} {what} in {path}")
+
+
+def _check(config: ConfigDict, exp: Experiment, pictures: Pictures) -> None:
+    """Check fields against the network, before anything is computed."""
+    settings, denoiser = config.sample, exp.denoiser
+    if settings.format not in _FORMATS:
+        raise ValueError(f"config.sample.format={settings.format!r}: known are {_FORMATS}.")
+    if settings.count < 0:
+        raise ValueError(f"config.sample.count={settings.count}: 0 or more are needed.")
+    if not -1 <= settings.label < denoiser.label_dim:
+        what = f"the network has {denoiser.label_dim} classes; -1 is all"
+        if denoiser.cond is not None and not denoiser.label_dim:
+            what = f"the condition of {exp.teacher} isn't a one-hot class; -1 draws it by its law"
+        raise ValueError(f"config.sample.label={settings.label}: {what}.")
+    if settings.count and settings.format == "png" and not pictures.exist_for_each:
+        raise ValueError(
+            f"config.sample.format='png' needs images, and examples are of {denoiser.shape}: set "
+            "it to 'npz'."
+        )
+    if not settings.count and not pictures.exist:
+        raise ValueError(
+            f"config.sample.count=0 writes a picture alone, and examples of {denoiser.shape} have "
+            "none: set it to a number, and config.sample.format='npz'."
+        )
+
+
+def _conditions(
+    exp: Experiment, settings: ConfigDict, among: tuple[int, ...]
+) -> Callable[[Array], Any]:
+    """Make what gives the conditions of samples by their indices."""
+    denoiser = exp.denoiser
+
+    def conditions(indices: Array) -> Any:
+        if settings.label >= 0:
+            return jnp.full_like(indices, settings.label)
+        if denoiser.cond is None and not denoiser.holds_images:
+            return None
+        return drawing.random_conditions(
+            settings.seed, indices, denoiser.label_dim, among, exp.condition_law
+        )
+
+    return conditions
+
+
+def _drawn(pictures: Pictures, produced: sampling.Batches) -> Iterator[tuple[Any, Any]]:
+    """Draw each sample as an image."""
+    return ((pictures.each(samples), drawn) for samples, drawn in produced)
