@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from diffjax.convert import torch_layout
 from diffjax.files import kinds
 from diffjax.interfaces import Params
 from diffjax.models.denoiser import NetworkDenoiser
@@ -41,8 +41,10 @@ def to_params(denoiser: NetworkDenoiser, state_dict: Mapping[str, Any]) -> Param
     expected, filters = _expected_arrays(denoiser), _resample_filters(denoiser)
     arrays = {name: np.asarray(array) for name, array in state_dict.items()}
     _check_arrays(arrays, _shapes(expected, filters), filters)
-    leaves = {path: _from_torch_layout(path, arrays[name]) for name, (path, _) in expected.items()}
-    return _nest(leaves)
+    leaves = {
+        path: torch_layout.from_torch(path, arrays[name]) for name, (path, _) in expected.items()
+    }
+    return torch_layout.nest(leaves, ("params", "buffers"))
 
 
 def from_params(denoiser: NetworkDenoiser, params: Params) -> dict[str, np.ndarray]:
@@ -60,10 +62,11 @@ def from_params(denoiser: NetworkDenoiser, params: Params) -> dict[str, np.ndarr
         of floating point or not finite.
     """
     expected = _expected_arrays(denoiser)
-    arrays = {"/".join(path): np.asarray(leaf) for path, leaf in _flatten(params)}
+    arrays = {"/".join(path): np.asarray(leaf) for path, leaf in torch_layout.flatten(params)}
     _check_arrays(arrays, {"/".join(path): leaf.shape for path, leaf in expected.values()}, {})
     state_dict = {
-        name: _to_torch_layout(path, arrays["/".join(path)]) for name, (path, _) in expected.items()
+        name: torch_layout.to_torch(path, arrays["/".join(path)])
+        for name, (path, _) in expected.items()
     }
     return state_dict | _resample_filters(denoiser)
 
@@ -77,22 +80,7 @@ def _expected_arrays(
     except Exception as error:  # what tracing a network of senseless sizes raises is open-ended
         reason = str(error).partition("\n")[0]
         raise ValueError(f"the arguments describe no EDM network: {reason}") from error
-    return {_torch_name(path): (path, leaf) for path, leaf in _flatten(abstract)}
-
-
-def _flatten(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(tuple(str(key.key) for key in path), leaf) for path, leaf in leaves]
-
-
-def _nest(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {"params": {}, "buffers": {}}
-    for path, leaf in leaves.items():
-        node = tree
-        for key in path[:-1]:
-            node = node.setdefault(key, {})
-        node[path[-1]] = leaf
-    return tree
+    return {_torch_name(path): (path, leaf) for path, leaf in torch_layout.flatten(abstract)}
 
 
 def _torch_name(path: tuple[str, ...]) -> str:
@@ -106,29 +94,13 @@ def _torch_name(path: tuple[str, ...]) -> str:
     return ".".join(("model", *modules, leaf))
 
 
-def _from_torch_layout(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
-    if path[-1] == "kernel":  # [out, in] and [out, in, h, w] -> [in, out] and [h, w, in, out]
-        array = array.transpose(1, 0) if array.ndim == 2 else array.transpose(2, 3, 1, 0)
-    return np.ascontiguousarray(array, np.float32)
-
-
-def _to_torch_layout(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
-    if path[-1] == "kernel":
-        array = array.transpose(1, 0) if array.ndim == 2 else array.transpose(3, 2, 0, 1)
-    return np.ascontiguousarray(array, np.float32)
-
-
-def _torch_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    if path[-1] != "kernel":
-        return shape
-    return shape[::-1] if len(shape) == 2 else (shape[3], shape[2], shape[0], shape[1])
-
-
 def _shapes(
     expected: Mapping[str, tuple[tuple[str, ...], jax.ShapeDtypeStruct]],
     filters: Mapping[str, np.ndarray],
 ) -> dict[str, tuple[int, ...]]:
-    shapes = {name: _torch_shape(path, leaf.shape) for name, (path, leaf) in expected.items()}
+    shapes = {
+        name: torch_layout.torch_shape(path, leaf.shape) for name, (path, leaf) in expected.items()
+    }
     return shapes | {name: value.shape for name, value in filters.items()}
 
 
@@ -166,22 +138,12 @@ def _check_arrays(
 ) -> None:
     if hint := kinds.wrapper_hint(arrays, shapes):
         raise ValueError(hint)
-    faults = [f"{name} is missing" for name in shapes if name not in arrays]
-    for name, array in arrays.items():
-        if name not in shapes:
-            faults.append(f"{name} is not expected")
-        elif array.shape != shapes[name]:
-            faults.append(f"{name} has shape {array.shape} instead of {shapes[name]}")
-        elif not jnp.issubdtype(array.dtype, jnp.floating):
-            faults.append(f"{name} is {array.dtype}, not floating point")
-        elif not _is_finite_in_float32(array):
-            faults.append(f"{name} holds NaN or infinity")
-        elif name in constants and not np.allclose(array, constants[name], rtol=1e-3):
-            faults.append(f"{name} is not the resample_filter of the arguments")
+    faults = torch_layout.faults(arrays, shapes)
+    told = {fault.partition(" ")[0] for fault in faults}
+    faults += [
+        f"{name} is not the resample_filter of the arguments"
+        for name, constant in constants.items()
+        if name not in told and not np.allclose(arrays[name], constant, rtol=1e-3)
+    ]
     if faults:
         raise ValueError("the arrays do not fit the network: " + "; ".join(faults))
-
-
-def _is_finite_in_float32(array: np.ndarray) -> bool:
-    with np.errstate(over="ignore"):
-        return bool(np.isfinite(array.astype(np.float32)).all())

@@ -52,6 +52,7 @@ TORCH_ZIP = Kind("a zip archive of torch.save (a state dict or training state)",
 PICKLE = Kind("a pickle", _SAVE)
 ZIP = Kind("a zip archive", _UNPACK)
 NPZ = Kind("an .npz of NumPy arrays", _SAVE)
+SAFETENSORS = Kind("a safetensors file", _SAVE)
 JSON = Kind("JSON text", "name the file or folder that it describes")
 TEXT = Kind("text", "look into it; a server's or a tool's message may have been saved in its place")
 
@@ -127,7 +128,7 @@ def of_content(head: bytes, size: int | None = None) -> Kind | None:
         return WEB_PAGE
     # The length of a header in JSON, and that header.
     if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size - 8:
-        return Kind("a safetensors file", _SAVE)
+        return SAFETENSORS
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return Kind("a WebP image", _CONVERT)
     if head[257:262] == b"ustar":
