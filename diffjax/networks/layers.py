@@ -126,15 +126,17 @@ def label_dropout(module: nn.Module, labels: Array, rate: float, train: bool) ->
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation with EDM's group count: min(32, C // 4) groups (Wu & He 2018).
+    """Group normalisation, by default with EDM's group count: min(32, C // 4) (Wu & He 2018).
 
     Attributes:
       eps: added to the variance.
       dtype: of the output.
+      groups: number of groups, a divisor of C; None for EDM's.
     """
 
     eps: float = 1e-5
     dtype: Any = jnp.float32
+    groups: int | None = None
 
     @nn.compact
     def __call__(
@@ -173,7 +175,7 @@ class GroupNorm(nn.Module):
             x.astype(self.dtype),
             scale,
             bias,
-            groups=min(32, channels // 4),
+            groups=self.groups or min(32, channels // 4),
             eps=self.eps,
             shift=shift_before,
             silu=silu,
