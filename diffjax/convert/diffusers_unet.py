@@ -1,6 +1,7 @@
 """Network and parameters from the config and state dict of diffusers' UNet2DModel."""
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -69,6 +70,14 @@ def abstract(net: UNet2D) -> Params:
     return variables
 
 
+def shapes(net: UNet2D) -> dict[str, tuple[int, ...]]:
+    """Shapes of the network's state dict by PyTorch's names, without computing any array."""
+    return {
+        name: torch_layout.torch_shape(path, leaf.shape)
+        for name, (path, leaf) in _expected(net).items()
+    }
+
+
 def variables(net: UNet2D, state_dict: Mapping[str, np.ndarray]) -> Params:
     """Convert a state dict to the network's variables.
 
@@ -84,22 +93,24 @@ def variables(net: UNet2D, state_dict: Mapping[str, np.ndarray]) -> Params:
         point or not finite.
     """
     arrays = {_new_name(name): array for name, array in state_dict.items()}
-    expected = {
-        _torch_name(path): (path, leaf) for path, leaf in torch_layout.flatten(abstract(net))
-    }
-    shapes = {
-        name: torch_layout.torch_shape(path, leaf.shape) for name, (path, leaf) in expected.items()
-    }
-    if hint := kinds.wrapper_hint(arrays, shapes):
+    wanted = shapes(net)
+    if hint := kinds.wrapper_hint(arrays, wanted):
         raise ValueError(hint)
-    if faults := torch_layout.faults(arrays, shapes):
+    if faults := torch_layout.faults(arrays, wanted):
         more = len(faults) - _FAULTS_SHOWN
         shown = faults[:_FAULTS_SHOWN] + ([f"and {more} more"] if more > 0 else [])
         raise ValueError("the arrays do not fit config.json: " + "; ".join(shown))
     leaves = {
-        path: torch_layout.from_torch(path, arrays[name]) for name, (path, _) in expected.items()
+        path: torch_layout.from_torch(path, arrays[name])
+        for name, (path, _) in _expected(net).items()
     }
     return torch_layout.nest(leaves, ["params"])
+
+
+@functools.lru_cache(maxsize=1)
+def _expected(net: UNet2D) -> dict[str, tuple[torch_layout.Path, jax.ShapeDtypeStruct]]:
+    """Map each PyTorch name to (path in the network's variables, shape and type there)."""
+    return {_torch_name(path): (path, leaf) for path, leaf in torch_layout.flatten(abstract(net))}
 
 
 def _new_name(name: str) -> str:

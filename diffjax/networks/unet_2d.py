@@ -1,8 +1,9 @@
 """U-Net that Hugging Face's diffusers calls UNet2DModel, in Linen, channels last.
 
-Its default is DDPM's network (Ho et al. 2020, arXiv:2006.11239); with `scale_shift` and resampling
-residual blocks it is that of Dhariwal & Nichol 2021 (arXiv:2105.05233). Attributes are named and
-have defaults as in that package's configs.
+With its simplest blocks it is DDPM's network (Ho et al. 2020, arXiv:2006.11239); with `scale_shift`
+and resampling residual blocks that of Dhariwal & Nichol 2021 (arXiv:2105.05233); with blocks that
+have skips NCSN++ (Song et al. 2021, arXiv:2011.13456). Attributes are named and have defaults as in
+that package's configs.
 """
 
 import dataclasses
@@ -16,30 +17,9 @@ import numpy as np
 
 from diffjax.interfaces import Array
 from diffjax.networks import unet_2d_blocks as blocks
+from diffjax.networks import unet_2d_settings, unet_2d_skips
 
-# Each block's attention, and how it resamples; None where the network says so.
-DOWN_BLOCKS: dict[str, tuple[bool, str | None]] = {
-    "DownBlock2D": (False, "conv"),
-    "AttnDownBlock2D": (True, None),
-    "ResnetDownsampleBlock2D": (False, "resnet"),
-}
-UP_BLOCKS: dict[str, tuple[bool, str | None]] = {
-    "UpBlock2D": (False, "conv"),
-    "AttnUpBlock2D": (True, None),
-    "ResnetUpsampleBlock2D": (False, "resnet"),
-}
-_CHOICES: dict[str, tuple[Any, ...]] = {
-    "time_embedding_type": ("positional", "fourier", "learned"),
-    "mid_block_type": ("UNetMidBlock2D", None),
-    "downsample_padding": (0, 1),
-    "downsample_type": ("conv", "resnet"),
-    "upsample_type": ("conv", "resnet"),
-    "act_fn": tuple(blocks.ACTIVATIONS),
-    "resnet_time_scale_shift": ("default", "scale_shift"),
-    "class_embed_type": (None, "timestep", "identity"),
-}
 _FOURIER_SCALE = 16.0
-_MAX_LAYERS = 100
 
 
 class UNet2D(nn.Module):
@@ -54,9 +34,9 @@ class UNet2D(nn.Module):
       time_embedding_dim: width of the embedding; None for 4 block_out_channels[0].
       freq_shift: subtracted from the number of frequencies, the divisor of their exponents.
       flip_sin_to_cos: whether cosines come before sines.
-      down_block_types: levels of the encoder, keys of `DOWN_BLOCKS`.
+      down_block_types: levels of the encoder, keys of `unet_2d_settings.DOWN_BLOCKS`.
       mid_block_type: "UNetMidBlock2D", or None for none.
-      up_block_types: levels of the decoder, from the least resolution, keys of `UP_BLOCKS`.
+      up_block_types: levels of the decoder, from the least resolution, keys of `UP_BLOCKS` there.
       block_out_channels: channels of the levels, from the greatest resolution.
       layers_per_block: residual blocks a level; the decoder has one more.
       mid_block_scale_factor: divisor of the outputs in the middle.
@@ -113,7 +93,7 @@ class UNet2D(nn.Module):
     attention: str = "xla"
 
     def __post_init__(self) -> None:
-        _check(self)
+        unet_2d_settings.check(self)
         super().__post_init__()
 
     @property
@@ -140,9 +120,9 @@ class UNet2D(nn.Module):
         emb = self._embed(t, labels)
         if self.center_input_sample:
             x = 2 * x - 1
-        style = self._style
-        x = style.conv("conv_in", self.block_out_channels[0])(x.astype(self.dtype))
-        x, skips = self._encode(x, emb)
+        style, image = self._style, x.astype(self.dtype)
+        x = style.conv("conv_in", self.block_out_channels[0])(image)
+        x, skips = self._encode(x, emb, image)
         if self.mid_block_type is not None:
             middle = dataclasses.replace(
                 style,
@@ -150,9 +130,11 @@ class UNet2D(nn.Module):
                 divisor=self.mid_block_scale_factor,
             )
             x = blocks.MidBlock(middle, self.add_attention, name="mid_block")(x, emb)
-        x = self._decode(x, skips, emb)
+        x, image_out = self._decode(x, skips, emb)
         x = dataclasses.replace(style, activation="silu").norm_act("conv_norm_out", x)
         x = style.conv("conv_out", self.out_channels)(x)
+        if image_out is not None:
+            x = x + image_out
         if self.time_embedding_type == "fourier":
             x = x / jnp.expand_dims(t, (1, 2, 3)).astype(self.dtype)
         return x
@@ -177,35 +159,48 @@ class UNet2D(nn.Module):
             return self.attn_norm_num_groups
         return self.norm_num_groups
 
-    def _encode(self, x: Array, emb: Array) -> tuple[Array, list[Array]]:
+    def _encode(self, x: Array, emb: Array, image: Array) -> tuple[Array, list[Array]]:
         skips, last = [x], len(self.block_out_channels) - 1
         for i, channels in enumerate(self.block_out_channels):
-            has_attention, resample = DOWN_BLOCKS[_short(self.down_block_types[i])]
-            block = blocks.DownBlock(
-                channels,
-                self.layers_per_block,
-                self._style,
-                has_attention,
-                "" if i == last else resample or self.downsample_type,
-                self.downsample_padding,
-                name=f"down_blocks_{i}",
-            )
-            skips += block(skips[-1], emb)
+            kind = unet_2d_settings.kind_of(self.down_block_types[i])
+            name, layers = f"down_blocks_{i}", self.layers_per_block
+            if kind.has_skips:
+                level = unet_2d_skips.SkipDownBlock(
+                    channels, layers, self._style, kind.has_attention, i == last, name=name
+                )
+                outputs, image = level(skips[-1], emb, image)
+            else:
+                outputs = blocks.DownBlock(
+                    channels,
+                    layers,
+                    self._style,
+                    kind.has_attention,
+                    "" if i == last else kind.resample or self.downsample_type,
+                    self.downsample_padding,
+                    name=name,
+                )(skips[-1], emb)
+            skips += outputs
         return skips[-1], skips
 
-    def _decode(self, x: Array, skips: list[Array], emb: Array) -> Array:
-        last, layers = len(self.block_out_channels) - 1, self.layers_per_block + 1
+    def _decode(self, x: Array, skips: list[Array], emb: Array) -> tuple[Array, Array | None]:
+        last, image = len(self.block_out_channels) - 1, None
         for i, channels in enumerate(reversed(self.block_out_channels)):
-            has_attention, resample = UP_BLOCKS[_short(self.up_block_types[i])]
-            block = blocks.UpBlock(
-                channels,
-                self._style,
-                has_attention,
-                "" if i == last else resample or self.upsample_type,
-                name=f"up_blocks_{i}",
-            )
-            x = block(x, [skips.pop() for _ in range(layers)], emb)
-        return x
+            kind = unet_2d_settings.kind_of(self.up_block_types[i])
+            name, taken = f"up_blocks_{i}", [skips.pop() for _ in range(self.layers_per_block + 1)]
+            if kind.has_skips:
+                level = unet_2d_skips.SkipUpBlock(
+                    channels, self._style, kind.has_attention, i == last, name=name
+                )
+                x, image = level(x, taken, emb, image)
+            else:
+                x = blocks.UpBlock(
+                    channels,
+                    self._style,
+                    kind.has_attention,
+                    "" if i == last else kind.resample or self.upsample_type,
+                    name=name,
+                )(x, taken, emb)
+        return x, image
 
     def _embed(self, t: Array, labels: Array | None) -> Array:
         width = self.time_embedding_dim or 4 * self.block_out_channels[0]
@@ -277,78 +272,3 @@ class _TimestepEmbedding(nn.Module):
     def __call__(self, x: Array) -> Array:
         x = nn.silu(nn.Dense(self.width, name="linear_1")(x))
         return nn.Dense(self.width, name="linear_2")(x)
-
-
-def _short(block_type: str) -> str:
-    """Name of a block without a prefix that it had once."""
-    return block_type.removeprefix("UNetRes")
-
-
-def _check(network: UNet2D) -> None:
-    for field, choices in _CHOICES.items():
-        if getattr(network, field) not in choices:
-            shown = ", ".join(map(repr, choices))
-            raise ValueError(f"{field}={getattr(network, field)!r} isn't read; {shown} are")
-    channels = network.block_out_channels
-    for field, known in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS)):
-        names = getattr(network, field)
-        for i, name in enumerate(names):
-            if _short(name) not in known:
-                raise ValueError(f"{field}[{i}]={name!r} isn't read; {', '.join(known)} are")
-        if len(names) != len(channels) or not names:
-            raise ValueError(
-                f"{field} names {len(names)} levels and block_out_channels {len(channels)}; they "
-                "must be as many, at least one"
-            )
-    if not 1 <= network.layers_per_block <= _MAX_LAYERS:
-        raise ValueError(
-            f"layers_per_block={network.layers_per_block} must lie in [1, {_MAX_LAYERS}]"
-        )
-    for width in _normalised_widths(network):
-        if width % network.norm_num_groups:
-            raise ValueError(
-                f"norm_num_groups={network.norm_num_groups} doesn't divide {width} channels, which "
-                f"follow from block_out_channels={list(channels)}"
-            )
-    groups = network.attn_norm_num_groups
-    if groups is not None and channels[-1] % groups:
-        raise ValueError(f"attn_norm_num_groups={groups} doesn't divide {channels[-1]} channels")
-    _check_heads(network)
-    if network.time_embedding_type == "learned" and network.num_train_timesteps is None:
-        raise ValueError("time_embedding_type='learned' needs num_train_timesteps")
-    if network.time_embedding_type == "positional" and channels[0] // 2 <= network.freq_shift:
-        raise ValueError(
-            f"freq_shift={network.freq_shift} must be less than half of "
-            f"block_out_channels[0]={channels[0]}"
-        )
-
-
-def _check_heads(network: UNet2D) -> None:
-    dim, channels = network.attention_head_dim, network.block_out_channels
-    if dim is None:
-        return
-    widths = [
-        width
-        for width, down, up in zip(
-            channels, network.down_block_types, reversed(network.up_block_types), strict=True
-        )
-        if DOWN_BLOCKS[_short(down)][0] or UP_BLOCKS[_short(up)][0]
-    ]
-    if network.mid_block_type is not None and network.add_attention:
-        widths.append(channels[-1])
-    for width in widths:
-        if width < dim:
-            raise ValueError(f"attention_head_dim={dim} is more than the {width} channels there")
-
-
-def _normalised_widths(network: UNet2D) -> list[int]:
-    """Channels that group norms see: of the levels, and of the decoder's concatenations."""
-    channels = network.block_out_channels
-    widths, layers = list(channels), network.layers_per_block
-    before = channels[-1]
-    for i in reversed(range(len(channels))):
-        inputs = [before] + [channels[i]] * layers
-        skips = [channels[i]] * layers + [channels[max(i - 1, 0)]]
-        widths += [x + skip for x, skip in zip(inputs, skips, strict=True)]
-        before = channels[i]
-    return widths

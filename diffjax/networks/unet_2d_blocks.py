@@ -23,7 +23,21 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "relu": jax.nn.relu,
 }
-_BOX = (1, 1)  # taps of the mean of 2×2 pixels, and of their repetition
+IMAGE_CHANNELS = 3  # of the image beside the features, in levels with skips
+SKIP_ATTENTION_GROUPS = 32  # of the norm before attention, in levels with skips
+_BOX = (1.0, 1.0)  # taps of the mean of 2×2 pixels, and of their repetition
+
+
+def skip_attention_groups(x: int, skip: int) -> int:
+    """Groups of the norm of a concatenation in a decoder's level with attention and skips.
+
+    Other levels have min((x + skip) // 4, 32), which differs where there are few channels.
+
+    Args:
+      x: channels that come from the level before.
+      skip: channels that come from the encoder.
+    """
+    return min(x + skip // 4, 32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +45,7 @@ class BlockStyle:
     """Settings that all blocks of a network share.
 
     Attributes:
-      groups: of the group norms.
+      groups: of the group norms; None for min(C // 4, 32).
       attention_groups: of the group norm before attention; None for no such norm.
       eps: of the group norms.
       activation: a key of `ACTIVATIONS`.
@@ -41,9 +55,10 @@ class BlockStyle:
       divisor: of what a residual block and an attention block give.
       dtype: of the computation; parameters are float32.
       attention: "xla" or "cudnn"; see `attention.self_attention`.
+      taps: of the filter with which residual blocks resample.
     """
 
-    groups: int
+    groups: int | None
     attention_groups: int | None
     eps: float
     activation: str
@@ -52,21 +67,24 @@ class BlockStyle:
     divisor: float
     dtype: Any
     attention: str
+    taps: tuple[float, ...] = _BOX
 
     def act(self, x: Array) -> Array:
         """Apply the activation, elementwise."""
         return ACTIVATIONS[self.activation](x)
 
-    def norm_act(self, name: str, x: Array, **affine: Any) -> Array:
+    def norm_act(self, name: str, x: Array, groups: int | None = None, **affine: Any) -> Array:
         """Group norm of the calling module, and the activation.
 
         Args:
           name: of the norm.
           x: [B, H, W, C].
+          groups: of this norm, where they aren't the style's.
           **affine: shifts and scales as `layers.GroupNorm` takes them.
         """
         is_silu = ACTIVATIONS[self.activation] is jax.nn.silu
-        norm = layers.GroupNorm(eps=self.eps, dtype=self.dtype, groups=self.groups, name=name)
+        groups = groups or self.groups
+        norm = layers.GroupNorm(eps=self.eps, dtype=self.dtype, groups=groups, name=name)
         x = norm(x, silu=is_silu, **affine)
         return x if is_silu else self.act(x)
 
@@ -82,20 +100,24 @@ class ResnetBlock(nn.Module):
       channels: of the output.
       style: settings of the network.
       resample: "down" or "up" to halve or double the resolution, "" to keep it.
+      has_shortcut: whether a convolution stands beside the block even where channels stay.
+      first_groups: groups of the first norm; None for the style's.
     """
 
     channels: int
     style: BlockStyle
     resample: str = ""
+    has_shortcut: bool = False
+    first_groups: int | None = None
 
     @nn.compact
     def __call__(self, x: Array, emb: Array) -> Array:
         """Map x [B, H, W, C] and emb [B, E] to [B, H', W', channels]."""
         style, channels = self.style, self.channels
-        h = style.norm_act("norm1", x)
+        h = style.norm_act("norm1", x, self.first_groups)
         if self.resample:
             function = resampling.downsample if self.resample == "down" else resampling.upsample
-            x, h = function(x, _BOX), function(h, _BOX)
+            x, h = function(x, style.taps), function(h, style.taps)
         h = style.conv("conv1", channels)(h)
         width = 2 * channels if style.scale_shift else channels
         emb = nn.Dense(width, name="time_emb_proj")(style.act(emb))
@@ -105,7 +127,7 @@ class ResnetBlock(nn.Module):
         else:
             h = style.norm_act("norm2", h, shift_before=emb)
         h = style.conv("conv2", channels)(h)
-        if x.shape[-1] != channels:
+        if self.has_shortcut or x.shape[-1] != channels:
             x = style.conv("conv_shortcut", channels, 1)(x)
         return (x + h) / style.divisor
 

@@ -11,8 +11,9 @@ import pytest
 import safetensors.numpy
 
 from diffjax import models
-from diffjax.convert import diffusers, diffusers_scheduler
+from diffjax.convert import diffusers, diffusers_scheduler, diffusers_unet
 from diffjax.models import teacher as teacher_lib
+from diffjax.models import trainable
 from tests.support import diffusers_cases as cases
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "diffusers"
@@ -24,6 +25,22 @@ UNET, SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
 def folder(tmp_path):
     """A copy of a recorded folder, to be changed."""
     return Path(shutil.copytree(GOLDEN / "ddpm", tmp_path / "model"))
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Make a recorded folder with its weights."""
+
+    def copied(name: str) -> Path:
+        copy = tmp_path_factory.mktemp("recorded") / name
+        shutil.copytree(GOLDEN / name, copy)
+        if name != cases.WITH_WEIGHTS:
+            (copy / WEIGHTS).touch()
+            shapes = diffusers_unet.shapes(diffusers.describe(copy).network)
+            safetensors.numpy.save_file(cases.weights(shapes), copy / WEIGHTS)
+        return copy
+
+    return copied
 
 
 def change(path: Path, **settings) -> None:
@@ -49,14 +66,14 @@ def refused(folder, *, starts: Path, matches: str, error=ValueError, **kwargs) -
 
 
 @pytest.mark.parametrize("name", cases.RECORDED)
-def test_recorded_denoisers(name):
-    teacher = diffusers.read(GOLDEN / name)
-    recorded = np.load(GOLDEN / name / "denoised.npz")
-    y, sigma, expected = recorded["y"], recorded["sigma"], recorded["D"]
+def test_recorded_denoisers(name, recorded):
+    teacher = diffusers.read(recorded(name))
+    arrays = np.load(GOLDEN / name / "denoised.npz")
+    y, sigma, expected = arrays["y"], arrays["sigma"], arrays["D"]
     assert teacher.shape == cases.CASES[name].shape == y.shape[1:]
     cond = None
     if teacher.cond is not None:
-        cond = jax.nn.one_hot(recorded["labels"], 5)
+        cond = jax.nn.one_hot(arrays["labels"], 5)
     denoise = jax.jit(teacher.denoise)
     ours = np.asarray(denoise(teacher.params, y, np.float32(sigma), cond))
     assert ours.dtype == np.float32
@@ -65,7 +82,7 @@ def test_recorded_denoisers(name):
     scale = np.maximum(np.abs(y), np.abs(expected)).max(axis=axes)
     assert (np.abs(ours - expected).max(axis=axes) / scale).max() < 1e-5
     if cond is not None:
-        by_index = denoise(teacher.params, y, np.float32(sigma), recorded["labels"])
+        by_index = denoise(teacher.params, y, np.float32(sigma), arrays["labels"])
         np.testing.assert_allclose(by_index, ours, atol=1e-5 * scale.max())
 
 
@@ -85,9 +102,18 @@ def test_recorded_tables(name):
     assert convention.num_times == len(table)
 
 
-def test_a_teacher_as_others_are():
+def test_a_teacher_as_others_are(folder):
     """Its record passes, it learns, and Fourier features don't."""
-    teacher = teacher_lib.checked(diffusers.read(GOLDEN / "score"), "score")
+    one_level = {
+        "block_out_channels": [8],
+        "down_block_types": ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"],
+    }
+    change(folder / UNET, time_embedding_type="fourier", mid_block_type=None, **one_level)
+    change(folder / SCHEDULER, _class_name="ScoreSdeVeScheduler", sigma_max=50.0)
+    shapes = diffusers_unet.shapes(diffusers.describe(folder).network)
+    safetensors.numpy.save_file(cases.weights(shapes), folder / WEIGHTS)
+    teacher = teacher_lib.checked(diffusers.read(folder), "score")
     assert (teacher.sigma_data, teacher.cond) == (0.5, None)
     assert (teacher.sigma_min, teacher.sigma_max) == pytest.approx((0.01, 50.0))
     assert teacher.gain(2.0) == pytest.approx(2.0)
@@ -99,7 +125,7 @@ def test_a_teacher_as_others_are():
     gradient = jax.jit(jax.grad(loss))(teacher.params)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     assert jnp.abs(gradient["params"]["conv_in"]["kernel"]).max() > 0
-    trained, rest = models.trainable.split(teacher.params)
+    trained, rest = trainable.split(teacher.params)
     assert trained["frozen"]["buffers"]["time_proj"]["weight"] is None
     assert rest["frozen"]["buffers"]["time_proj"]["weight"].shape == (8,)
 
@@ -124,8 +150,9 @@ def test_a_description_reads_no_weights(folder):
     assert jax.tree.structure(abstract) == jax.tree.structure(real)
 
 
-def test_classes_and_sizes():
-    description = diffusers.describe(GOLDEN / "adm", size=(16, 32))
+def test_classes_and_sizes(folder):
+    change(folder / UNET, num_class_embeds=5)
+    description = diffusers.describe(folder, size=(16, 32))
     assert (description.shape, description.num_classes) == ((16, 32, 3), 5)
     law = description.teacher(description.abstract_params()).cond
     drawn = law(jax.random.key(0), 64)
@@ -304,12 +331,24 @@ def test_damaged_configs(folder, name, content, matches):
     [
         ({"_class_name": "UNet2DConditionModel"}, "'UNet2DConditionModel' isn't read; UNet2DModel"),
         (
-            {"down_block_types": ["DownBlock2D", "AttnSkipDownBlock2D"]},
-            r"down_block_types\[1\]='AttnSkipDownBlock2D' isn't read; DownBlock2D, AttnDown",
+            {"down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"]},
+            r"down_block_types\[1\]='CrossAttnDownBlock2D' isn't read; DownBlock2D, AttnDown",
         ),
         (
-            {"up_block_types": ["SkipUpBlock2D", "UpBlock2D"]},
-            r"up_block_types\[0\]='SkipUpBlock2D' isn't read; UpBlock2D, AttnUp",
+            {"up_block_types": ["KUpBlock2D", "UpBlock2D"]},
+            r"up_block_types\[0\]='KUpBlock2D' isn't read; UpBlock2D, AttnUp",
+        ),
+        (
+            {"down_block_types": ["SkipDownBlock2D", "DownBlock2D"]},
+            "down_block_types mixes blocks with Skip in their name and others",
+        ),
+        (
+            {"up_block_types": ["SkipUpBlock2D"] * 2, "in_channels": 1, "out_channels": 1},
+            r"in_channels=1 must be 3 with up_block_types\[0\]='SkipUpBlock2D'",
+        ),
+        (
+            {"up_block_types": ["AttnSkipUpBlock2D"] * 2},
+            "AttnSkipUpBlock2D: 20 groups don't divide 32 channels",
         ),
         ({"mid_block_type": "UNetMidBlock2DCrossAttn"}, "mid_block_type='UNetMidBlock2DCrossAttn'"),
         ({"time_embedding_type": "other"}, "time_embedding_type='other' isn't read; 'positional'"),
@@ -322,11 +361,11 @@ def test_damaged_configs(folder, name, content, matches):
         ({"block_out_channels": 8}, "block_out_channels=8 must be a list"),
         ({"block_out_channels": [8, "16"]}, "must be a list, each an integer"),
         ({"block_out_channels": [8, 0]}, "must be positive"),
-        ({"block_out_channels": [8, 18]}, "norm_num_groups=4 doesn't divide 18 channels"),
+        ({"block_out_channels": [8, 18]}, "norm_num_groups: 4 groups don't divide 18 channels"),
         ({"norm_num_groups": None}, "norm_num_groups=None must be an integer"),
         ({"norm_eps": float("nan")}, "norm_eps=nan must be a finite number"),
         ({"norm_eps": "small"}, "norm_eps='small' must be a finite number"),
-        ({"attn_norm_num_groups": 3}, "attn_norm_num_groups=3 doesn't divide 16"),
+        ({"attn_norm_num_groups": 3}, "attn_norm_num_groups: 3 groups don't divide 16"),
         ({"attention_head_dim": 17}, "attention_head_dim=17 is more than the 16 channels"),
         ({"layers_per_block": 10**9}, "layers_per_block=1000000000 must lie in"),
         ({"layers_per_block": True}, "layers_per_block=True must be an integer"),
