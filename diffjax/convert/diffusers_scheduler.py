@@ -150,6 +150,8 @@ def _betas(config: Config) -> np.ndarray:
     first, last = TABLES[config["_class_name"]]
     first = positive(config, "beta_start", first)
     last = positive(config, "beta_end", last)
+    if max(first, last) >= 1:
+        raise ValueError(f"beta_start={first:g} and beta_end={last:g} must be less than 1")
     schedule = config.get("beta_schedule", "linear")
     if schedule == "linear":
         return np.linspace(first, last, count).astype(np.float32)
@@ -235,9 +237,10 @@ def _edm(config: Config) -> Convention:
     low, high = positive(config, "sigma_min", 0.002), positive(config, "sigma_max", 80.0)
     _check_range(low, high)
     signs = {"epsilon": 1.0, "v_prediction": -1.0}
-    predicts = config.get("prediction_type", "epsilon")
+    predicts = _prediction_type(config)
     if predicts not in signs:
-        raise ValueError(f"prediction_type={predicts!r} isn't read; {', '.join(signs)} are")
+        said = config.get("prediction_type", predicts)
+        raise ValueError(f"prediction_type={said!r} isn't read; {', '.join(signs)} are")
     sigma_data = positive(config, "sigma_data", 0.5)
     scalings = preconditioning.EDM(sigma_data=sigma_data, sigma_min=low, sigma_max=high)
 

@@ -146,12 +146,13 @@ def _checked(name: str, value: Any, default: Any) -> Any:
     kind = _OPTIONAL.get(name, type(default))
     if kind is tuple:
         return _checked_list(name, value, type(default[0]))
-    wanted, is_right = _FORMS[float if name == "mid_block_scale_factor" else kind]
+    kind = float if name == "mid_block_scale_factor" else kind
+    wanted, is_right = _FORMS[kind]
     if not is_right(value):
         raise ValueError(f"{name}={value!r} must be {wanted}")
     if kind in (int, float) and value <= 0 and name not in _MAY_BE_ZERO:
         raise ValueError(f"{name}={value!r} must be positive")
-    return value
+    return kind(value)
 
 
 def _checked_list(name: str, value: Any, kind: type) -> tuple[Any, ...]:

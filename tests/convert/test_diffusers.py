@@ -394,7 +394,8 @@ def test_networks_that_are_not_read(folder, settings, matches):
         ({"prediction_type": ["epsilon"]}, "isn't read"),
         ({"beta_schedule": "laplace"}, "beta_schedule='laplace' isn't read; .* trained_betas"),
         ({"beta_start": -1}, "beta_start=-1 must be a positive finite number"),
-        ({"beta_end": 2.0}, r"beta\[\d+\]=1.* is outside"),
+        ({"beta_end": 2.0}, "beta_end=2 must be less than 1"),
+        ({"trained_betas": [0.1, 1.5]}, r"beta\[1\]=1.5 is outside"),
         ({"num_train_timesteps": 1}, "num_train_timesteps=1 must be an integer from 2"),
         ({"num_train_timesteps": 10**12}, "num_train_timesteps=1000000000000 must be"),
         ({"trained_betas": [0.1, "x"]}, "trained_betas must be a list of at least two numbers"),
@@ -408,6 +409,7 @@ def test_networks_that_are_not_read(folder, settings, matches):
             {"_class_name": "EDMEulerScheduler", "prediction_type": "sample"},
             "prediction_type='sample' isn't read; epsilon, v_prediction are",
         ),
+        ({"_class_name": "EDMEulerScheduler", "prediction_type": []}, "isn't read; epsilon"),
         (
             {"_class_name": "EDMEulerScheduler", "sigma_min": 100},
             "sigma_min=100 must be less than sigma_max=80",
