@@ -37,7 +37,8 @@ class Description:
       shape: of one example, (H, W, C).
       num_classes: number of classes; 0 for an unconditional network; None where labels aren't
         classes.
-      weights: files of the weights.
+      configs: the network's config and the scheduler's.
+      weights: files of the weights; with the configs, all that is read.
       convention: what the network was trained on.
       has_variances: whether the second half of the output's channels are variances, left out.
     """
@@ -46,6 +47,7 @@ class Description:
     network: UNet2D
     shape: tuple[int, int, int]
     num_classes: int | None
+    configs: tuple[Path, Path]
     weights: tuple[Path, ...]
     convention: diffusers_scheduler.Convention
     has_variances: bool
@@ -196,6 +198,7 @@ def describe(folder: PathLike, *, size: int | tuple[int, int] | None = None) -> 
         network=network,
         shape=(height, width, network.in_channels),
         num_classes=classes if network.class_embed_type is None else None,
+        configs=(config_path, scheduler_path),
         weights=diffusers_files.weights(config_path.parent),
         convention=convention,
         has_variances=has_variances,

@@ -137,6 +137,7 @@ def test_a_description_reads_no_weights(folder):
     (folder / WEIGHTS).write_bytes(b"")
     description = diffusers.describe(folder)
     assert (description.shape, description.num_classes) == ((8, 8, 3), 0)
+    assert description.configs == (folder / UNET, folder / SCHEDULER)
     assert description.weights == (folder / WEIGHTS,)
     assert type(description.network).__name__ == "UNet2D"
     abstract = description.abstract_params()
