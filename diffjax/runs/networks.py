@@ -5,11 +5,15 @@ One door for all: whatever is behind a name comes as a `Network`, whose model is
 
 import contextlib
 import dataclasses
+import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from diffjax.convert import diffusers
 from diffjax.convert import teacher as teachers
+from diffjax.files import digests
 from diffjax.files.progress import warn_once
 from diffjax.interfaces import Params
 from diffjax.models import contract, model_card, record_folder
@@ -64,7 +68,8 @@ def teacher(source: str, *, field: str = "config.teacher", folder: str = "") -> 
 
     Args:
       source: "module:function", a function without arguments that returns a `models.Teacher`; a
-        folder that a run of such a teacher wrote; or what `convert.teacher.load` takes.
+        folder that a run of such a teacher wrote; a folder of diffusers'; or what
+        `convert.teacher.load` takes.
       field: name of the setting, for errors.
       folder: of the config file, where modules are looked for first.
 
@@ -86,6 +91,13 @@ def teacher(source: str, *, field: str = "config.teacher", folder: str = "") -> 
                 "and takes no noise off any more: name a denoiser, such as its own teacher."
             )
         return network
+    if diffusers.is_folder(source):
+        described = diffusers.describe(source)
+        made = described.teacher(described.read_params())
+        files = [str(path) for path in (*described.configs, *described.weights)]
+        return dataclasses.replace(
+            _of_record(made, source, Origin(source)), content=lambda: _of_files(files)
+        )
     ours = field.removeprefix("config.")
     init_kwargs = teachers.describe(source, field=ours)
     return Network(
@@ -299,6 +311,16 @@ def _tell_changes(source: str, then: Origin, now: Origin) -> None:
 def _files(name: str) -> dict[str, str]:
     file, digest = user_function.file_of(name)
     return {file: digest} if file else {}
+
+
+def _of_files(files: list[str]) -> dict[str, Any]:
+    """Describe files by their content, wherever they lie."""
+    each = [digests.of_path(Path(file)) for file in files]
+    joined = "".join(entry["sha256"] for entry in each)
+    return {
+        "bytes": sum(entry["bytes"] for entry in each),
+        "sha256": hashlib.sha256(joined.encode()).hexdigest(),
+    }
 
 
 def _takes_one(function: Callable[..., Any]) -> bool:

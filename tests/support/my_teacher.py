@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax import models
 
@@ -110,3 +111,34 @@ def fails():
 
 
 number = 3
+
+
+def data(count, seed):
+    return np.random.default_rng(seed).standard_normal((count, 2)).astype(np.float32)
+
+
+def of_pairs():
+    teacher = _teacher(models.uniform({"class": CLASSES, "width": (0.5, 2.0)}))
+
+    def denoise(params, y, sigma, cond):
+        labels = jax.nn.one_hot(cond["class"], CLASSES) * cond["width"][:, None]
+        return teacher.denoise(params, y, sigma, labels)
+
+    return dataclasses.replace(teacher, denoise=denoise)
+
+
+def signals():
+    def denoise(params, y, sigma, cond):
+        variance = params["std"] ** 2
+        return y * variance / (variance + sigma[:, None] ** 2)
+
+    return models.Teacher(denoise, {"std": jnp.full(32, 3.0)}, (32,), 3.0, 0.05, 300.0)
+
+
+def digits():
+    from diffjax.convert import teacher as teachers
+    from diffjax.models.denoiser import from_edm_kwargs
+
+    network = teachers.load("digits")
+    record = from_edm_kwargs(network.init_kwargs).as_teacher(network.params)
+    return dataclasses.replace(record, sigma_min=1e-9, sigma_max=1e9)
