@@ -1,6 +1,7 @@
 """A user's module, as runs load it: an untrained teacher in two dimensions, students, mistakes."""
 
 import dataclasses
+import os
 
 import jax
 import jax.numpy as jnp
@@ -135,10 +136,10 @@ def signals():
     return models.Teacher(denoise, {"std": jnp.full(32, 3.0)}, (32,), 3.0, 0.05, 300.0)
 
 
-def digits():
+def of_folder():
     from diffjax.convert import teacher as teachers
     from diffjax.models.denoiser import from_edm_kwargs
 
-    network = teachers.load("digits")
-    record = from_edm_kwargs(network.init_kwargs).as_teacher(network.params)
+    network = teachers.load(os.environ["MY_NETWORK"])
+    record = from_edm_kwargs({**network.init_kwargs, "dropout": 0.0}).as_teacher(network.params)
     return dataclasses.replace(record, sigma_min=1e-9, sigma_max=1e9)
