@@ -3,9 +3,11 @@
 Images and, where they are JAX, features are computed by all devices, in one compiled call a batch
 for a one-step generator. The sums over images are the host's, in float64: they don't depend on how
 many devices there are, so neither do the metrics.
+
+Images of our own networks are measured as uint8, as they are stored, all other samples as they are,
+float32 in the units of the data. Metrics that compare samples themselves keep all of them.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -16,57 +18,21 @@ from absl import logging
 from jax.sharding import Mesh
 
 from diffjax import metrics
+from diffjax.diffusion.noise import PUBLISHED_SIGMA_DATA
 from diffjax.distributed import sharding
-from diffjax.evaluation import drawing, sampling
-from diffjax.evaluation.features import Features, compile_apply, one_behind, to_rows
+from diffjax.evaluation import drawing, measures, sampling
+from diffjax.evaluation.features import (
+    OF_IMAGES,
+    Features,
+    compile_apply,
+    one_behind,
+    to_rows,
+    values,
+)
+from diffjax.evaluation.measures import METRICS, result_name
 from diffjax.evaluation.references import Reference
 from diffjax.interfaces import Array, Params
-
-_INCEPTION_SCORE_SPLITS = 10
-_KERNEL_SUBSET = 1000
-_NEIGHBOURS = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """Metric that can be asked for.
-
-    Attributes:
-      at_least: the fewest images that the metric is defined for.
-      needs: content that the reference must have: "statistics", "images" or "" for no reference.
-      published_only: whether the metric's name stands for Inception's published weights.
-      higher_is_better: whether a larger value is a better one.
-    """
-
-    at_least: int
-    needs: str = ""
-    published_only: bool = False
-    higher_is_better: bool = False
-
-
-METRICS: dict[str, Metric] = {
-    "fid": Metric(2, "statistics", published_only=True),
-    "kid": Metric(_KERNEL_SUBSET, "images", published_only=True),
-    "is": Metric(_INCEPTION_SCORE_SPLITS, published_only=True, higher_is_better=True),
-    "fd": Metric(2, "statistics"),
-    "kd": Metric(_KERNEL_SUBSET, "images"),
-    "precision": Metric(_NEIGHBOURS + 1, "images", higher_is_better=True),
-    "recall": Metric(_NEIGHBOURS + 1, "images", higher_is_better=True),
-}
-
-
-def result_name(metric: str, *, features: str, count: int) -> str:
-    """Name of a value: `fid50k`, `is5k`, `fd_pixels_1797`, `recall_inception_50k`.
-
-    Args:
-      metric: one of `METRICS`.
-      features: name of the features, left out where the metric's own name implies them.
-      count: number of generated images.
-    """
-    images = f"{count // 1000}k" if count % 1000 == 0 else f"{count}"
-    return (
-        f"{metric}{images}" if METRICS[metric].published_only else f"{metric}_{features}_{images}"
-    )
+from diffjax.models.teacher import CondLaw
 
 
 def check_request(
@@ -99,12 +65,54 @@ def check_request(
                 f"{prefix}metrics has {name!r}, but {prefix}reference is empty: "
                 "name real images, or their statistics, to compare with."
             )
-        if metric.needs == "images" and not holds_images:
+        # Of moments a reference that is there must be one to compare samples with.
+        if not holds_images and (metric.needs == "images" or (metric.on_samples and reference)):
             raise ValueError(
                 f"{prefix}metrics has {name!r}, which needs real images, but "
                 f"{prefix}reference={reference!r} holds their statistics only: name the "
                 "images instead (a folder, a zip, a TFDS data set)."
             )
+
+
+def check_examples(
+    names: Sequence[str],
+    features: str,
+    shape: tuple[int, ...],
+    *,
+    reference: str,
+    prefix: str = "",
+) -> None:
+    """Check that known metrics can be measured on examples that aren't images.
+
+    Args:
+      names: metrics, of `METRICS`.
+      features: name of the features.
+      shape: of an example.
+      reference: name of what they are compared with; "" for none.
+      prefix: put before the name of a setting in an error.
+
+    Raises:
+      ValueError: naming the setting, its value and what would do.
+    """
+    needs = f"needs images; shape is {shape}"
+    known = [name for name in names if name in METRICS]
+    for name in known:
+        if METRICS[name].published_only:
+            raise ValueError(
+                f"{prefix}metrics=({name!r},) {needs}: use ('swd',), or "
+                "features='module:function' with ('fd',)."
+            )
+        if METRICS[name].needs and not reference:
+            raise ValueError(
+                f"{prefix}metrics has {name!r}, but {prefix}reference is empty: name an .npz or "
+                ".npy of data in the teacher's units, or 'module:function', which makes them of "
+                "(count, seed); ('moments',) needs none."
+            )
+    if uses_features(known) and features in OF_IMAGES:
+        raise ValueError(
+            f"{prefix}features={features!r} {needs}: use 'values', or 'module:function', for "
+            f"metrics={tuple(names)}; ('swd',) needs no features."
+        )
 
 
 def check_best(
@@ -128,18 +136,18 @@ def check_best(
         )
 
 
-def check_features(names: Sequence[str], features: Features, *, prefix: str = "") -> None:
+def check_features(names: Sequence[str], features: Features | None, *, prefix: str = "") -> None:
     """Check that metrics on these features may be called by their names.
 
     Args:
       names: metrics, of `METRICS`.
-      features: features that the metrics are computed on.
+      features: features that the metrics are computed on; None where none is on features.
       prefix: put before the name of a setting in an error.
 
     Raises:
       ValueError: if a metric's name implies Inception, and the features are something else.
     """
-    if features.is_published_inception:
+    if features is None or features.is_published_inception:
         return
     instead = {"fid": "; ask for 'fd'", "kid": "; ask for 'kd'"}
     for name in names:
@@ -152,7 +160,17 @@ def check_features(names: Sequence[str], features: Features, *, prefix: str = ""
 
 def needs_rows(names: Iterable[str]) -> bool:
     """Whether any of these metrics compares features one by one."""
-    return any(METRICS[name].needs == "images" for name in names)
+    return any(METRICS[n].needs == "images" and not METRICS[n].on_samples for n in names)
+
+
+def uses_features(names: Iterable[str]) -> bool:
+    """Whether any of these metrics is computed on features."""
+    return any(not METRICS[name].on_samples for name in names)
+
+
+def uses_samples(names: Iterable[str]) -> bool:
+    """Whether any of these metrics is computed on samples as they are."""
+    return any(METRICS[name].on_samples for name in names)
 
 
 class Evaluator:
@@ -166,7 +184,7 @@ class Evaluator:
     def __init__(
         self,
         *,
-        features: Features,
+        features: Features | None,
         names: Sequence[str],
         reference: Reference | None,
         count: int,
@@ -174,11 +192,14 @@ class Evaluator:
         seed: int,
         mesh: Mesh,
         classes: tuple[int, ...] = (),
+        cond: CondLaw | None = None,
+        sigma_data: float = PUBLISHED_SIGMA_DATA,
+        quantise: bool = True,
     ) -> None:
         """Prepare to measure.
 
         Args:
-          features: features that metrics are computed on.
+          features: features that metrics are computed on; None where none is.
           names: metrics, of `METRICS`.
           reference: real images that metrics compare with; None where no metric compares.
           count: number of images to generate.
@@ -188,24 +209,31 @@ class Evaluator:
           seed: of the images and their classes.
           mesh: the devices.
           classes: those that are drawn; () for all.
+          cond: law by which conditions are drawn, in place of uniform classes.
+          sigma_data: standard deviation of the data, in the units of the samples.
+          quantise: whether samples are images in [-1, 1], which are measured as uint8.
 
         Raises:
           ValueError: if a metric's name implies Inception, and the features are something else.
         """
         check_features(names, features)
         self.seed = seed
-        self.names = {n: result_name(n, features=features.name, count=count) for n in names}
+        own = features.name if features is not None else ""
+        self.names = {n: result_name(n, features=own, count=count) for n in names}
         self._features, self._reference, self._classes = features, reference, classes
+        self._cond, self._sigma_data, self._quantise = cond, sigma_data, quantise
         # Once, not with every batch.
-        self._variables = sharding.put(features.variables, sharding.replicated(mesh))
+        variables = features.variables if features is not None else None
+        self._variables = sharding.put(variables, sharding.replicated(mesh))
         self._count, self._batch_size, self._mesh = count, batch_size * mesh.size, mesh
         self._calls: dict[tuple[sampling.SampleBatch, int], Callable[..., Any]] = {}
-        if reference is not None and count < reference.mean.size:
+        mean = reference.mean if reference is not None else None
+        if mean is not None and count < mean.size:
             logging.warning(
                 "%d images can't fill a covariance of %d features: distances of so few say more "
                 "about their number than about the generator.",
                 count,
-                reference.mean.size,
+                mean.size,
             )
 
     @property
@@ -213,16 +241,21 @@ class Evaluator:
         """Description of the measure: how and against what, for files that hold its numbers."""
         return {
             "metrics": list(self.names),
-            "features": self._features.record,
+            "features": self._features.record if self._features is not None else None,
             "reference": dict(self._reference.record) if self._reference is not None else None,
             "images": self._count,
             "seed": self.seed,
         }
 
+    @property
+    def examples(self) -> np.ndarray | None:
+        """Samples of the reference to look at, [N, *shape] float32, where it isn't images."""
+        return self._reference.examples if self._reference is not None else None
+
     def __call__(
         self, sampler: sampling.SampleBatch, params: Params, *, label_dim: int, repeat: int = 0
     ) -> dict[str, float]:
-        """Measure `count` images with uniform classes.
+        """Measure `count` images with uniform classes, or with conditions as the law draws them.
 
         Args:
           sampler: function that makes images; its seed should be this evaluator's.
@@ -231,20 +264,27 @@ class Evaluator:
           repeat: r takes the images from r · count on, so that repeats share none.
 
         Returns:
-          Name -> value. Beside an inception score stands the deviation of its splits, `..._std`.
+          Name -> value. Beside an inception score stands the deviation of its splits, `..._std`,
+          beside the moments their parts, `..._mean`, `..._std` and, with a reference, `..._cov`.
 
         Raises:
-          FloatingPointError: if an image holds NaN.
+          FloatingPointError: if an image holds NaN, or a sample infinity.
         """
-        tally = _Tally(keep_rows=needs_rows(self.names), keep_logits="is" in self.names)
-        for rows, logits in self._generated(sampler, params, label_dim, repeat * self._count):
-            tally.add(rows, logits)
-        return self._values(tally)
+        tally = measures.Tally(keep_rows=needs_rows(self.names), keep_logits="is" in self.names)
+        for batch in self._generated(sampler, params, label_dim, repeat * self._count):
+            tally.add(*batch)
+        return measures.measure(
+            self.names,
+            tally,
+            self._reference,
+            logit_bias=self._features.logit_bias if self._features is not None else None,
+            sigma_data=self._sigma_data,
+        )
 
     def _generated(
         self, sampler: sampling.SampleBatch, params: Params, label_dim: int, first: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Yield features and logits of images `first` to `first + count`, a batch at a time."""
+    ) -> Iterator[tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]]:
+        """Yield features, logits and samples `first` to `first + count`, a batch at a time."""
         features, size = self._features, self._batch_size
         call = self._call(sampler, label_dim)
         dispatched = (
@@ -252,96 +292,67 @@ class Evaluator:
             for done in range(0, self._count, size)
         )
         # Every batch is of one size, so that one is compiled; images that are too many are cut.
-        for count, output, has_nan in one_behind(dispatched):
-            if sharding.gather(has_nan):
-                raise FloatingPointError(
-                    "the generated images hold NaN: what made them has diverged."
-                )
-            if not features.compiled:
-                output = features.apply(features.variables, sharding.gather(output)[:count])
-            rows, logits = output
-            yield to_rows(features, rows, count), to_rows(features, logits, count)
+        for count, output, samples, is_bad in one_behind(dispatched):
+            if sharding.gather(is_bad):
+                what = "images hold NaN" if self._quantise else "samples hold NaN or infinity"
+                raise FloatingPointError(f"the generated {what}: what made them has diverged.")
+            made = None if samples is None else sharding.gather(samples)[:count]
+            if features is not None and not features.compiled:
+                output = features.apply(features.variables, made)
+            kept = None
+            if made is not None and uses_samples(self.names):
+                kept = values(made).astype(np.float32)
+            if features is None:
+                yield None, None, kept
+            else:
+                rows, logits = output
+                yield to_rows(features, rows, count), to_rows(features, logits, count), kept
 
     def _call(self, sampler: sampling.SampleBatch, label_dim: int) -> Callable[..., Any]:
-        """Compiled (params, variables, first index) -> (output, whether images hold NaN).
+        """Compiled (params, variables, first) -> (output, samples, whether they are bad).
 
-        The output is features and logits where these are compiled, else images.
+        The output is features and logits where these are compiled; samples are None where the host
+        needs none.
         """
         if (sampler, label_dim) not in self._calls:
             self._calls[sampler, label_dim] = self._join(sampler, label_dim)
         return self._calls[sampler, label_dim]
 
     def _join(self, sampler: sampling.SampleBatch, label_dim: int) -> Callable[..., Any]:
-        mesh, size, seed = self._mesh, self._batch_size, self.seed
+        mesh, size, seed, features = self._mesh, self._batch_size, self.seed, self._features
+        convert = _quantise if self._quantise else _as_float
 
-        def generate(params: Params, first: Array) -> tuple[Array, Array]:
-            indices = first + jnp.arange(size, dtype=jnp.int32)
-            classes = drawing.random_classes(seed, indices, label_dim, self._classes)
-            return _quantise(sampler(params, indices, classes))
+        def indices(first: Any) -> Array:
+            return first + jnp.arange(size, dtype=jnp.int32)
+
+        def generate(params: Params, first: Array, drawn: Any) -> tuple[Array, Array]:
+            if self._cond is None:
+                drawn = drawing.random_classes(seed, indices(first), label_dim, self._classes)
+            return convert(sampler(params, indices(first), drawn))
 
         # A sampler that calls the network many times in Python's loop stays outside of `jit`.
         one_call = isinstance(sampler, jax.stages.Wrapped)
         make = jax.jit(generate) if one_call else generate
-        if not self._features.compiled:
-            return lambda params, _, first: make(params, first)
-        extract = compile_apply(self._features, mesh)
+        extract = None
+        if features is not None and features.compiled:
+            extract = compile_apply(features, mesh)
+        needs_samples = extract is None or uses_samples(self.names)
 
-        def call(params: Params, variables: Params, first: Array) -> tuple[Any, Array]:
-            pictures, has_nan = make(params, first)
-            return extract(variables, pictures), has_nan
+        def call(params: Params, variables: Params, first: Any, drawn: Any) -> tuple[Any, ...]:
+            samples, is_bad = make(params, first, drawn)
+            output = extract(variables, samples) if extract is not None else None
+            return output, samples if needs_samples else None, is_bad
 
-        return jax.jit(call) if one_call else call
+        joined = jax.jit(call) if one_call and extract is not None else call
+        if self._cond is None:
+            return lambda params, variables, first: joined(params, variables, first, None)
 
-    def _values(self, tally: "_Tally") -> dict[str, float]:
-        values: dict[str, float] = {}
-        rows = np.concatenate(tally.rows) if tally.rows else np.empty((0, 0))
-        neighbours: dict[str, float] = {}
-        for metric, name in self.names.items():
-            if metric in ("fid", "fd"):
-                values[name] = self._frechet(tally.moments)
-            elif metric in ("kid", "kd"):
-                values[name] = metrics.kernel_distance(
-                    rows, self._real_rows(), subset_size=_KERNEL_SUBSET
-                )
-            elif metric == "is":
-                logits = np.concatenate(tally.logits) - self._features.logit_bias
-                values[name], values[f"{name}_std"] = metrics.inception_score(
-                    logits, splits=_INCEPTION_SCORE_SPLITS
-                )
-            else:
-                neighbours = neighbours or _precision_recall(self._real_rows(), rows)
-                values[name] = neighbours[metric]
-        return values
+        def conditioned(params: Params, variables: Params, first: int) -> tuple[Any, ...]:
+            # Drawn outside of `jit`, which would hold a law's table as a constant.
+            drawn = drawing.random_conditions(seed, indices(first), label_dim, law=self._cond)
+            return joined(params, variables, first, drawn)
 
-    def _frechet(self, moments: metrics.Moments) -> float:
-        assert self._reference is not None
-        return metrics.frechet_distance(
-            moments.mean, moments.cov, self._reference.mean, self._reference.cov
-        )
-
-    def _real_rows(self) -> np.ndarray:
-        assert self._reference is not None
-        assert self._reference.rows is not None
-        return self._reference.rows
-
-
-class _Tally:
-    """Moments of features, and rows and logits only where metrics need them."""
-
-    def __init__(self, *, keep_rows: bool, keep_logits: bool) -> None:
-        self._keep_rows, self._keep_logits = keep_rows, keep_logits
-        self.moments = metrics.Moments.empty(0)
-        self.rows: list[np.ndarray] = []
-        self.logits: list[np.ndarray] = []
-
-    def add(self, rows: np.ndarray, logits: np.ndarray | None) -> None:
-        if self.moments.count == 0:
-            self.moments = metrics.Moments.empty(rows.shape[1])
-        self.moments = self.moments.update(rows)
-        if self._keep_rows:
-            self.rows.append(rows)
-        if self._keep_logits and logits is not None:
-            self.logits.append(logits)
+        return conditioned
 
 
 @jax.jit
@@ -350,9 +361,10 @@ def _quantise(x: Array) -> tuple[Array, Array]:
     return jnp.clip(x * 127.5 + 128, 0, 255).astype(jnp.uint8), jnp.isnan(x).any()
 
 
-def _precision_recall(real: np.ndarray, generated: np.ndarray) -> dict[str, float]:
-    precision, recall = metrics.precision_recall(real, generated, k=_NEIGHBOURS)
-    return {"precision": precision, "recall": recall}
+@jax.jit
+def _as_float(x: Array) -> tuple[Array, Array]:
+    """Leave samples as they are; tell whether they hold NaN or infinity."""
+    return x.astype(jnp.float32), ~jnp.isfinite(x).all()
 
 
 def compare(real: np.ndarray, generated: np.ndarray, *, name: str) -> dict[str, float]:
@@ -370,8 +382,8 @@ def compare(real: np.ndarray, generated: np.ndarray, *, name: str) -> dict[str, 
     distance = metrics.frechet_distance(
         moments[0].mean, moments[0].cov, moments[1].mean, moments[1].cov
     )
-    values = {"fd": distance, **_precision_recall(real, generated)}
+    found = {"fd": distance, **measures.precision_recall(real, generated)}
     return {
         result_name(metric, features=name, count=len(generated)): value
-        for metric, value in values.items()
+        for metric, value in found.items()
     }

@@ -1,9 +1,10 @@
-"""Features of images: functions by name, and how they run over all devices.
+"""Features of samples: functions by name, and how they run over all devices.
 
-"inception" is the network that the FID is defined on; "pixels" are the images themselves; and
-"module:function" is anybody's function: uint8 [N, H, W, C] -> [N, D]. One that is wrapped in
-`jax.jit` runs on all devices, joined with the generator in one compiled call; any other gets NumPy
-arrays and may use whatever library it likes.
+"inception" is the network that the FID is defined on; "pixels" are the images themselves, "values"
+samples of any kind themselves; and "module:function" is anybody's function: [N, *shape] -> [N, D],
+where images of our own networks are uint8 [N, H, W, C], all other samples float32 in the units of
+the data. One that is wrapped in `jax.jit` runs on all devices, joined with the generator in one
+compiled call; any other gets NumPy arrays and may use whatever library it likes.
 """
 
 import dataclasses
@@ -26,6 +27,8 @@ from diffjax.files import download
 from diffjax.interfaces import Params
 
 INCEPTION = "inception"
+# Features that are defined on images alone.
+OF_IMAGES = (INCEPTION, "pixels")
 # The first digits of the SHA-256 of the published file, which torch.hub has in its name.
 _PUBLISHED_DIGEST = "6726825d"
 _RANDOM = "random"
@@ -38,7 +41,7 @@ class Features:
     Attributes:
       name: part of metrics' names and of the metadata of statistics. "inception" is that network
         with its published weights and nothing else; other weights have other names.
-      apply: (variables, uint8 images [N, H, W, C]) -> (features [N, D], logits [N, K] or None).
+      apply: (variables, samples [N, *shape]) -> (features [N, D], logits [N, K] or None).
       variables: first argument of `apply`, so that compiled code doesn't hold them.
       compiled: whether `apply` may be called inside `jax.jit`; otherwise it takes NumPy arrays.
       channels: number of image channels that `apply` takes; None for any.
@@ -73,7 +76,7 @@ class Features:
         """Whether the network's weights are random, which is good for timing only."""
         return self.name == f"{INCEPTION}_{_RANDOM}"
 
-    def dim(self, image_shape: tuple[int, int, int]) -> int:
+    def dim(self, image_shape: tuple[int, ...]) -> int:
         """Number of features of an image, without computing anything where that can be.
 
         Args:
@@ -108,11 +111,55 @@ def pixels(images: np.ndarray) -> np.ndarray:
     return images.reshape(len(images), -1).astype(np.float64) / 127.5 - 1
 
 
+def values(samples: np.ndarray) -> np.ndarray:
+    """Samples as features: [N, *shape] -> float64 [N, D], uint8 images in [-1, 1].
+
+    Args:
+      samples: uint8 images, or floats in any units.
+    """
+    if samples.dtype == np.uint8:
+        return pixels(samples)
+    return samples.reshape(len(samples), -1).astype(np.float64)
+
+
+def of_function(
+    function: Callable[[Any], Any],
+    name: str,
+    *,
+    sha256: str,
+    field: str = "features",
+    errors: type[ValueError] = ValueError,
+) -> Features:
+    """Make features of anybody's function.
+
+    Args:
+      function: [N, *shape] -> [N, D]; what `jax.jit` gave is compiled with all else.
+      name: of the function, "module:function".
+      sha256: of its module's file.
+      field: name of the setting in an error.
+      errors: type of the error that what it raises becomes.
+    """
+
+    def apply(_: Params, samples: Any) -> tuple[Any, None]:
+        try:
+            return function(samples), None
+        except Exception as error:  # a user's function may fail in any way
+            text = " ".join(str(error).split())
+            raise errors(
+                f"{field}={name!r} fails on {samples.dtype} {list(samples.shape)} with "
+                f"{type(error).__name__}: {text}"
+            ) from error
+
+    is_compiled = isinstance(function, jax.stages.Wrapped)
+    own_name = name.partition(":")[2]
+    return Features(own_name, apply, compiled=is_compiled, function=name, sha256=sha256)
+
+
 def load(name: str, weights: str = "") -> Features:
     """Find or load the features of a name.
 
     Args:
-      name: "inception", "pixels" or "module:function".
+      name: "inception", "pixels", "values" or "module:function".
       weights: of "inception": path or https URL of the published PyTorch file, or of one like it;
         "" is the published file, downloaded once; "random" is for timing only.
 
@@ -126,11 +173,14 @@ def load(name: str, weights: str = "") -> Features:
         raise ValueError(f"features_weights={weights!r} is for features='inception' only.")
     if name == "pixels":
         return Features(name, lambda _, images: (pixels(images), None), function=name)
+    if name == "values":
+        return Features(name, lambda _, samples: (values(samples), None), function=name)
     if ":" in name:
         return _imported(name)
     raise ValueError(
-        f"features={name!r} is unknown; known are: inception, pixels, and module:function for a "
-        "function of your own, uint8 images [N, H, W, C] -> [N, D]."
+        f"features={name!r} is unknown; known are: inception, pixels, values, and "
+        "module:function for a function of your own, uint8 images [N, H, W, C] -> [N, D], or "
+        "floats of a user's teacher [N, *shape] -> [N, D]."
     )
 
 
@@ -275,13 +325,7 @@ def _imported(name: str) -> Features:
     function = getattr(module, attribute, None)
     if not callable(function):
         raise ValueError(f"features={name!r}: {module.__name__} has no function {attribute!r}.")
-    return Features(
-        name=attribute,
-        apply=lambda _, images: (function(images), None),
-        compiled=isinstance(function, jax.stages.Wrapped),
-        function=name,
-        sha256=_module_sha256(module),
-    )
+    return of_function(function, name, sha256=_module_sha256(module))
 
 
 def _module_sha256(module: types.ModuleType) -> str:

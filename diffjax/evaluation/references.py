@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,25 +11,30 @@ from jax.sharding import Mesh
 
 from diffjax import data
 from diffjax.evaluation import image_statistics, statistics_origin
-from diffjax.evaluation.features import Features, compute
+from diffjax.evaluation.features import Features, compute, values
 from diffjax.metrics import Moments
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """Reference: real images as metrics see them.
+    """Reference: real images, or other samples of the data, as metrics see them.
 
     Attributes:
-      mean: [D] mean of the images' features.
-      cov: [D, D] covariance of the features.
+      mean: [D] mean of the images' features; None where nothing is measured on features.
+      cov: [D, D] covariance of the features; None likewise.
       rows: [N, D] the features, or None where there are only statistics, or they weren't kept.
+      values: [N, K] float32 the samples as they are, pixels in [-1, 1] or floats in the units of
+        the data; None where they weren't kept.
+      examples: [M, *shape] float32 some of them to look at, where they aren't images.
       record: what says which images it is, for files that hold distances to it: name, SHA-256 (of
         the images' pixels, or of the statistics), count and shape of the images, where known.
     """
 
-    mean: np.ndarray
-    cov: np.ndarray
+    mean: np.ndarray | None = None
+    cov: np.ndarray | None = None
     rows: np.ndarray | None = None
+    values: np.ndarray | None = None
+    examples: np.ndarray | None = None
     record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -40,30 +45,33 @@ def holds_images(source: str) -> bool:
 
 def load(
     source: str,
-    features: Features,
+    features: Features | None,
     *,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     keep_rows: bool,
     batch_size: int,
     mesh: Mesh,
     prefix: str = "",
+    keep_values: bool = False,
 ) -> Reference:
     """Read statistics, or images, every one of them once.
 
     Args:
       source: a reference as `image_statistics.load_reference` or `data.open_source` takes it.
-      features: features to compare by.
+      features: features to compare by; None if no metric is on features.
       image_shape: (H, W, C) of the generated images.
       keep_rows: whether features are compared one by one and not by their statistics alone.
       batch_size: images that a device takes at a time.
       mesh: the devices.
       prefix: put before the name of a setting in an error.
+      keep_values: whether images are compared as they are.
 
     Raises:
       ValueError: naming the setting, its value and what doesn't fit.
       OSError: if there is no such reference, or it can't be downloaded.
     """
     if not holds_images(source):
+        assert features is not None
         return _from_statistics(source, features, image_shape, prefix)
     field = f"{prefix}reference"
     images = data.open_source(source, field=field)
@@ -79,19 +87,60 @@ def load(
     digest = hashlib.sha256()
     in_order = (batch.images for batch in data.in_order(images, batch_size=size))
     batches = statistics_origin.hashed(in_order, digest)
+    kept: list[np.ndarray] = []
+
+    def watched() -> Iterator[np.ndarray]:
+        for batch in batches:
+            if keep_values:
+                kept.append(values(batch).astype(np.float32))
+            yield batch
+
+    reference = summarised(watched(), features, keep_rows=keep_rows, batch_size=size, mesh=mesh)
+    record = {
+        "name": source,
+        "sha256": digest.hexdigest(),
+        "count": len(images),
+        "image_shape": list(image_shape),
+    }
+    return dataclasses.replace(
+        reference, values=np.concatenate(kept) if keep_values else None, record=record
+    )
+
+
+def summarised(
+    batches: Iterable[np.ndarray],
+    features: Features | None,
+    *,
+    keep_rows: bool,
+    batch_size: int,
+    mesh: Mesh,
+    **fields: Any,
+) -> Reference:
+    """Make a reference of samples that come in batches, each of which is taken once.
+
+    Args:
+      batches: [N, *shape] with N up to `batch_size`.
+      features: features to compare by; None for none.
+      keep_rows: whether features are compared one by one.
+      batch_size: samples a batch, which the devices must divide.
+      mesh: the devices.
+      **fields: other fields of the reference.
+
+    Raises:
+      ValueError: if features aren't rows of floats.
+    """
+    if features is None:
+        for _ in batches:
+            pass
+        return Reference(**fields)
     moments, kept = None, []
-    for rows, _ in compute(features, batches, mesh=mesh, batch_size=size):
+    for rows, _ in compute(features, batches, mesh=mesh, batch_size=batch_size):
         moments = (moments or Moments.empty(rows.shape[1])).update(rows)
         if keep_rows:
             kept.append(rows)
     assert moments is not None
-    record = {
-        "name": source,
-        "sha256": digest.hexdigest(),
-        "count": moments.count,
-        "image_shape": list(image_shape),
-    }
-    return Reference(moments.mean, moments.cov, np.concatenate(kept) if keep_rows else None, record)
+    all_rows = np.concatenate(kept) if keep_rows else None
+    return Reference(moments.mean, moments.cov, all_rows, **fields)
 
 
 def examples(
@@ -134,7 +183,7 @@ def examples(
 
 
 def _from_statistics(
-    source: str, features: Features, image_shape: tuple[int, int, int], prefix: str
+    source: str, features: Features, image_shape: tuple[int, ...], prefix: str
 ) -> Reference:
     mean, cov, meta = image_statistics.load_reference(source)
     theirs = (
@@ -159,7 +208,7 @@ def _from_statistics(
 def _check_same_measure(
     source: str,
     features: Features,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     meta: image_statistics.Meta,
     prefix: str,
 ) -> None:

@@ -1,6 +1,8 @@
 """From a config to what the loop runs. ConfigDict stops here: below it, plain arguments."""
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,15 +13,23 @@ from ml_collections import ConfigDict
 
 from diffjax import methods
 from diffjax.data import DataSource
-from diffjax.evaluation import evaluator, features, references, sampling
+from diffjax.evaluation import (
+    evaluator,
+    features,
+    measures,
+    references,
+    sample_references,
+    sampling,
+)
 from diffjax.methods import Learner, Method
 from diffjax.methods.draws import Batch
 from diffjax.models.records import RecordDenoiser
-from diffjax.runs import checks, roles
+from diffjax.runs import checks, roles, user_function
 from diffjax.runs.experiment import Experiment
 from diffjax.runs.inputs import DataInput, Input, TeacherInput
 from diffjax.runs.networks import Denoiser
 from diffjax.runs.rates import Rates, remarks
+from diffjax.runs.user_function import RefusedError
 from diffjax.training import dataset, optimizer
 from diffjax.training.ema import Averages
 from diffjax.training.schedule import Schedule, images_of_kimg
@@ -92,20 +102,46 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
     )
 
 
-def check_evaluation(config: ConfigDict) -> None:
+def check_evaluation(config: ConfigDict, exp: Experiment | None = None) -> None:
     """Check `config.evaluate` without a look at any file.
+
+    Args:
+      config: of any method.
+      exp: built from it; without it, its examples are taken for images.
 
     Raises:
       ValueError: naming the field.
     """
     settings = config.evaluate
-    evaluator.check_request(
-        tuple(settings.metrics),
+    metrics, reference = tuple(settings.metrics), settings.reference
+    is_images = exp is None or exp.denoiser.holds_images
+    request = functools.partial(
+        evaluator.check_request,
+        metrics,
         count=settings.count,
-        reference=settings.reference,
-        holds_images=references.holds_images(settings.reference),
+        reference=reference,
         prefix="config.evaluate.",
     )
+    if is_images:
+        request(holds_images=references.holds_images(reference))
+        return
+    assert exp is not None
+    _refusing(
+        evaluator.check_examples,
+        metrics,
+        settings.features,
+        exp.denoiser.shape,
+        reference=reference,
+        prefix="config.evaluate.",
+    )
+    _refusing(request, holds_images=True)
+    is_floats = sample_references.is_file(reference) or user_function.is_name(reference)
+    if reference and not is_floats:
+        raise RefusedError(
+            f"config.evaluate.reference={reference!r}: examples of {exp.teacher} are floats of "
+            f"{exp.denoiser.shape} in its own units; name an .npz or .npy of such, or "
+            "'module:function', which makes them of (count, seed)."
+        )
 
 
 def make_evaluator(config: ConfigDict, exp: Experiment, mesh: Mesh) -> evaluator.Evaluator:
@@ -115,33 +151,83 @@ def make_evaluator(config: ConfigDict, exp: Experiment, mesh: Mesh) -> evaluator
       ValueError: naming the field, before anything is computed.
       OSError: a reference or weights that aren't there or can't be downloaded.
     """
-    check_evaluation(config)
-    settings = config.evaluate
+    check_evaluation(config, exp)
+    settings, denoiser = config.evaluate, exp.denoiser
     metrics = tuple(settings.metrics)
-    extract = features.load(settings.features, settings.features_weights)
+    extract = _features(settings) if evaluator.uses_features(metrics) else None
     evaluator.check_features(metrics, extract, prefix="config.evaluate.")
-    extract.check_channels(exp.denoiser.image_shape[2], "the network's image")
-    reference = None
-    if any(evaluator.METRICS[name].needs for name in metrics):
-        reference = references.load(
-            settings.reference,
-            extract,
-            image_shape=exp.denoiser.image_shape,
-            keep_rows=evaluator.needs_rows(metrics),
-            batch_size=settings.batch_size,
-            mesh=mesh,
-            prefix="config.evaluate.",
-        )
+    if extract is not None and denoiser.holds_images:
+        extract.check_channels(denoiser.shape[2], "the network's image")
     return evaluator.Evaluator(
         features=extract,
         names=metrics,
-        reference=reference,
+        reference=_reference(settings, extract, exp, mesh),
         count=settings.count,
         batch_size=settings.batch_size,
         seed=settings.seed,
         mesh=mesh,
         classes=exp.classes,
+        cond=exp.condition_law,
+        sigma_data=denoiser.sigma_data,
+        quantise=denoiser.holds_images,
     )
+
+
+def _features(settings: ConfigDict) -> features.Features:
+    name = settings.features
+    if not user_function.is_name(name) or settings.features_weights:
+        return features.load(name, settings.features_weights)
+    field = "config.evaluate.features"
+    function = user_function.load(name, field=field)
+    _, digest = user_function.file_of(name)
+    return features.of_function(function, name, sha256=digest, field=field, errors=RefusedError)
+
+
+def _reference(
+    settings: ConfigDict, extract: features.Features | None, exp: Experiment, mesh: Mesh
+) -> references.Reference | None:
+    """Read what metrics compare with, if they compare with anything."""
+    metrics, source = tuple(settings.metrics), settings.reference
+    compares = any(measures.METRICS[n].needs or measures.METRICS[n].on_samples for n in metrics)
+    if not source or not compares:
+        return None
+    shape, keep_rows = exp.denoiser.shape, evaluator.needs_rows(metrics)
+    if exp.denoiser.holds_images:
+        return references.load(
+            source,
+            extract,
+            image_shape=shape,
+            keep_rows=keep_rows,
+            batch_size=settings.batch_size,
+            mesh=mesh,
+            prefix="config.evaluate.",
+            keep_values=evaluator.uses_samples(metrics),
+        )
+    field = "config.evaluate.reference"
+    if user_function.is_name(source):
+        made = user_function.call(source, settings.count, settings.seed, field=field)
+        what = f"{field}={source!r} returned"
+    else:
+        made, what = (
+            _refusing(sample_references.read, source, field=field),
+            f"{field}={source!r} holds",
+        )
+    return sample_references.load(
+        source,
+        _refusing(sample_references.checked, made, shape, what),
+        extract,
+        keep_rows=keep_rows,
+        batch_size=settings.batch_size,
+        mesh=mesh,
+    )
+
+
+def _refusing(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call a function whose errors are a mistake of the config."""
+    try:
+        return function(*arguments, **options)
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
 
 
 # Parameters times pixels of a round, over which calling several programs takes no longer than they.

@@ -45,7 +45,7 @@ def _evaluate(config: ConfigDict, workdir: str, allow_changed_config: bool, outp
     mesh = sharding.make_mesh(**config.mesh)
     exp = building.build(config)
     settings = config.evaluate
-    building.check_evaluation(config)
+    building.check_evaluation(config, exp)
     if not allow_changed_config:
         subjects.check(settings.source, Path(workdir), config, exp)
     folder = results.folder(workdir, output)

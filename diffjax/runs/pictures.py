@@ -116,8 +116,9 @@ class Pictures:
     def _previewed(self, samples: np.ndarray) -> np.ndarray:
         name = getattr(self.denoiser, "name", "the teacher")
         what = f"{name}: preview of float32 {list(samples.shape)}"
+        preview: Any = self.denoiser.preview
         try:
-            made: Any = self.denoiser.preview(samples.copy())
+            made: Any = preview(samples.copy())
         except Exception as error:  # a user's function may fail in any way
             text = " ".join(str(error).split())
             raise PreviewError(f"{what} fails with {type(error).__name__}: {text}") from error

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffjax.distributed import sharding
-from diffjax.evaluation import evaluator, references, sampling
+from diffjax.evaluation import measures, references, sampling
 from diffjax.evaluation.evaluator import Evaluator
 from diffjax.files import writing
 from diffjax.interfaces import Params
@@ -88,7 +88,7 @@ class Reporter:
         self._best = best_network.BestNetwork(
             folder,
             metric=self._evaluator.names[name],
-            higher_is_better=evaluator.METRICS[name].higher_is_better,
+            higher_is_better=measures.METRICS[name].higher_is_better,
             measured=self._measure,
             save=self._exp.save_network,
             report=self._logger.note,
@@ -169,17 +169,29 @@ class Reporter:
                 panels.append((caption, self._first_samples(sampler, sampler_params)))
             except FloatingPointError as error:  # the network is written all the same
                 self._logger.note(f"warning: {caption}: not in the last picture: {error}")
-        if self._evaluator is not None and references.holds_images(self._reference):
-            real = references.examples(
-                self._reference,
-                self._pictures.count,
-                label_dim=self._exp.denoiser.label_dim,
-                among=self._exp.classes,
-            )
-            panels.insert(0, ("real images", real))
+        real = self._real()
+        if real is not None:
+            panels.insert(0, real)
         if panels:
             with self._drawn():
                 self._write(self._pictures.panels(panels), "comparison", step, kimg)
+
+    def _real(self) -> tuple[str, np.ndarray] | None:
+        """Caption and samples of the reference, if it has any."""
+        if self._evaluator is None:
+            return None
+        if self._evaluator.examples is not None:
+            return "data", self._evaluator.examples[: self._pictures.count]
+        denoiser = self._exp.denoiser
+        if not denoiser.holds_images or not references.holds_images(self._reference):
+            return None
+        real = references.examples(
+            self._reference,
+            self._pictures.count,
+            label_dim=denoiser.label_dim,
+            among=self._exp.classes,
+        )
+        return "real images", real
 
     def _write(self, picture: np.ndarray | None, name: str, step: int, kimg: float) -> None:
         if picture is not None:

@@ -16,6 +16,7 @@ from diffjax.interfaces import Array
 from diffjax.runs import building, checks, joining, results, subjects
 from diffjax.runs.experiment import Experiment
 from diffjax.runs.pictures import Pictures, PreviewError
+from diffjax.runs.user_function import RefusedError
 
 _FORMATS = ("png", "npz")
 
@@ -117,21 +118,21 @@ def _check(config: ConfigDict, exp: Experiment, pictures: Pictures) -> None:
     """Check fields against the network, before anything is computed."""
     settings, denoiser = config.sample, exp.denoiser
     if settings.format not in _FORMATS:
-        raise ValueError(f"config.sample.format={settings.format!r}: known are {_FORMATS}.")
+        raise RefusedError(f"config.sample.format={settings.format!r}: known are {_FORMATS}.")
     if settings.count < 0:
-        raise ValueError(f"config.sample.count={settings.count}: 0 or more are needed.")
+        raise RefusedError(f"config.sample.count={settings.count}: 0 or more are needed.")
     if not -1 <= settings.label < denoiser.label_dim:
         what = f"the network has {denoiser.label_dim} classes; -1 is all"
         if denoiser.cond is not None and not denoiser.label_dim:
             what = f"the condition of {exp.teacher} isn't a one-hot class; -1 draws it by its law"
-        raise ValueError(f"config.sample.label={settings.label}: {what}.")
+        raise RefusedError(f"config.sample.label={settings.label}: {what}.")
     if settings.count and settings.format == "png" and not pictures.exist_for_each:
-        raise ValueError(
+        raise RefusedError(
             f"config.sample.format='png' needs images, and examples are of {denoiser.shape}: set "
             "it to 'npz'."
         )
     if not settings.count and not pictures.exist:
-        raise ValueError(
+        raise RefusedError(
             f"config.sample.count=0 writes a picture alone, and examples of {denoiser.shape} have "
             "none: set it to a number, and config.sample.format='npz'."
         )

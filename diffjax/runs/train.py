@@ -67,7 +67,7 @@ def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = Fals
         exp = building.build(config)
         exp.check_teacher()
         if config.evaluate.every_kimg:
-            building.check_evaluation(config)
+            building.check_evaluation(config, exp)
             evaluator.check_best(
                 config.evaluate.best,
                 config.evaluate.metrics,

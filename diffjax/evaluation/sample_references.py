@@ -1,0 +1,163 @@
+"""References of examples that aren't images: floats in the teacher's units, of a file or made."""
+
+import hashlib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from diffjax.data import zip_entries
+from diffjax.evaluation import measures, references
+from diffjax.evaluation.features import Features
+from diffjax.evaluation.references import Reference
+from diffjax.files import download, kinds
+
+_ARRAY = "images"  # as the sample mode names it
+_LIMIT = 1 << 40
+_HARMLESS_BYTES = 1 << 28
+# Examples that are kept to be looked at.
+_SHOWN = 2048
+
+
+def is_file(source: str) -> bool:
+    """Tell whether a reference is the path or URL of a file that can hold floats.
+
+    Args:
+      source: a reference.
+    """
+    return source.partition("#")[0].endswith((".npz", ".npy"))
+
+
+def read(source: str, *, field: str) -> np.ndarray:
+    """Read samples from a file, without pickles.
+
+    Args:
+      source: path or https URL of an .npy, or of an .npz with `images` or a single array.
+      field: name of the setting in an error.
+
+    Raises:
+      OSError: if there is no such file, or it can't be downloaded.
+      ValueError: if it isn't such a file.
+    """
+    if "://" not in source and not Path(source).exists():
+        raise FileNotFoundError(f"{field}={source!r}: there is no such file.")
+    with download.reading(source) as path:
+        try:
+            return _read(path)
+        except MemoryError as error:
+            raise ValueError(f"{field}={source!r}: it holds more than the memory here") from error
+        except Exception as error:  # zipfile and NumPy raise nearly anything on damaged files
+            text = " ".join(str(error).split())
+            raise ValueError(f"{field}={source!r}: {text}{kinds.but(path)}") from error
+
+
+def checked(made: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """Check samples, and convert them to float32.
+
+    Args:
+      made: anything.
+      shape: of an example.
+      what: the samples in an error, such as "config.evaluate.reference='x.npz' holds".
+
+    Returns:
+      [N, *shape] float32.
+
+    Raises:
+      ValueError: if they aren't floating-point, of another shape, fewer than 2, or not finite.
+    """
+    if not hasattr(made, "__array__"):
+        raise ValueError(f"{what} {type(made).__name__}; an array [N, *{shape}] is needed.")
+    array = np.asarray(made)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"{what} {array.dtype} {list(array.shape)}; floats in the teacher's units are needed."
+        )
+    if array.shape[1:] != shape or array.ndim != len(shape) + 1:
+        raise ValueError(
+            f"{what} {list(array.shape)}, but the teacher's examples are of {shape}: "
+            f"{[-1, *shape]} is needed, with the number of examples first.".replace("[-1,", "[N,")
+        )
+    if len(array) < 2:
+        raise ValueError(f"{what} {len(array)} examples: a distribution needs more.")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"{what} NaN or infinity in {np.sum(~finite)} of {len(array)} examples, the first "
+            f"being {np.flatnonzero(~finite)[0]}."
+        )
+    return array
+
+
+def load(
+    name: str,
+    samples: np.ndarray,
+    features: Features | None,
+    *,
+    keep_rows: bool,
+    batch_size: int,
+    mesh: Mesh,
+) -> Reference:
+    """Make a reference of samples.
+
+    Args:
+      name: of the samples, for files that hold distances to them.
+      samples: [N, *shape] float32, as `checked` gives them.
+      features: features to compare by; None if no metric is on features.
+      keep_rows: whether features are compared one by one.
+      batch_size: samples that a device takes at a time.
+      mesh: the devices.
+
+    Raises:
+      ValueError: if features aren't rows of floats.
+    """
+    size = batch_size * mesh.size
+    batches = (samples[start : start + size] for start in range(0, len(samples), size))
+    record = {
+        "name": name,
+        "sha256": hashlib.sha256(np.ascontiguousarray(samples).data).hexdigest(),
+        "count": len(samples),
+        "image_shape": list(samples.shape[1:]),
+    }
+    return references.summarised(
+        batches,
+        features,
+        keep_rows=keep_rows,
+        values=samples.reshape(len(samples), -1),
+        examples=measures.evenly_spaced(samples, _SHOWN),
+        batch_size=size,
+        mesh=mesh,
+        record=record,
+    )
+
+
+def _read(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        start = file.read(6)
+    if start == b"\x93NUMPY":
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        return array
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is neither an .npz nor an .npy")
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            try:
+                zip_entries.check(
+                    info,
+                    limit=_LIMIT,
+                    archive_bytes=path.stat().st_size,
+                    harmless=_HARMLESS_BYTES,
+                )
+            except ValueError as error:
+                raise ValueError(f"its array {info.filename[:40]!r} {error}") from error
+    with np.load(path, allow_pickle=False) as arrays:
+        names = arrays.files
+        if _ARRAY not in names and len(names) != 1:
+            held = ", ".join(repr(name)[:40] for name in sorted(names)[:10]) or "nothing"
+            raise ValueError(f"no array {_ARRAY!r} in it, but {held}")
+        array = arrays[_ARRAY if _ARRAY in names else names[0]]
+        return array
