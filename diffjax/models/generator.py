@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import chex
 import jax.numpy as jnp
 
 from diffjax.diffusion.noise import PUBLISHED_SIGMA_DATA
@@ -138,7 +137,7 @@ class DenoiserGenerator:
 
         Args:
           params: of the denoiser.
-          z: [B, ...] latents ~ N(0, I), of rank 2 to 4.
+          z: [B, ...] latents ~ N(0, I).
           labels: [B, K] one-hot classes, or None.
           train: whether dropout is on; it then needs `rng`.
           rng: key of the dropout masks.
@@ -146,7 +145,6 @@ class DenoiserGenerator:
         Returns:
           [B, ...] float32 data, images being [B, H, W, C] in [-1, 1].
         """
-        chex.assert_rank(z, {2, 3, 4})
         sigma = jnp.full((z.shape[0],), self.init_sigma, jnp.float32)
         return self.denoiser(
             params, self.init_sigma * z, sigma, labels=labels, train=train, rng=rng
