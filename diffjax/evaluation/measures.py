@@ -12,7 +12,7 @@ INCEPTION_SCORE_SPLITS = 10
 KERNEL_SUBSET = 1000
 NEIGHBOURS = 3
 # Samples of each set that the discrepancy is of, whose time grows with their square.
-MMD_SAMPLES = 4000
+MMD_SAMPLES = 2000
 
 
 @dataclasses.dataclass(frozen=True)

@@ -60,7 +60,7 @@ def checked(made: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
     Args:
       made: anything.
       shape: of an example.
-      what: the samples in an error, such as "config.evaluate.reference='x.npz' holds".
+      what: the samples in an error, such as "reference='x.npz' holds".
 
     Returns:
       [N, *shape] float32.

@@ -50,7 +50,7 @@ class CollapseWatch:
         """Warn if samples of different latents became all but equal; None if not.
 
         Args:
-          images: [N, H, W, C], always from the same latents.
+          images: [N, *shape], uint8 or floats, always from the same latents.
         """
         variance = float(images.astype(np.float64).var(axis=0).mean())
         if self._first_variance is None:
