@@ -268,7 +268,7 @@ class Evaluator:
           beside the moments their parts, `..._mean`, `..._std` and, with a reference, `..._cov`.
 
         Raises:
-          FloatingPointError: if an image holds NaN, or a sample infinity.
+          FloatingPointError: if an image holds NaN, or a sample or its features infinity.
         """
         tally = measures.Tally(keep_rows=needs_rows(self.names), keep_logits="is" in self.names)
         for batch in self._generated(sampler, params, label_dim, repeat * self._count):
@@ -305,8 +305,12 @@ class Evaluator:
             if features is None:
                 yield None, None, kept
             else:
-                rows, logits = output
-                yield to_rows(features, rows, count), to_rows(features, logits, count), kept
+                rows, logits = (to_rows(features, each, count) for each in output)
+                if not np.isfinite(rows).all():
+                    raise FloatingPointError(
+                        f"features={features.name!r} make NaN or infinity of generated samples."
+                    )
+                yield rows, logits, kept
 
     def _call(self, sampler: sampling.SampleBatch, label_dim: int) -> Callable[..., Any]:
         """Compiled (params, variables, first) -> (output, samples, whether they are bad).

@@ -127,7 +127,7 @@ def summarised(
       **fields: other fields of the reference.
 
     Raises:
-      ValueError: if features aren't rows of floats.
+      ValueError: if features aren't rows of finite floats.
     """
     if features is None:
         for _ in batches:
@@ -135,6 +135,10 @@ def summarised(
         return Reference(**fields)
     moments, kept = None, []
     for rows, _ in compute(features, batches, mesh=mesh, batch_size=batch_size):
+        if not np.isfinite(rows).all():
+            raise ValueError(
+                f"features={features.name!r} make NaN or infinity of the reference's samples."
+            )
         moments = (moments or Moments.empty(rows.shape[1])).update(rows)
         if keep_rows:
             kept.append(rows)

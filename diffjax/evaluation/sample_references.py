@@ -68,8 +68,9 @@ def checked(made: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
     Raises:
       ValueError: if they aren't floating-point, of another shape, fewer than 2, or not finite.
     """
+    needed = f"[{', '.join(['N', *map(str, shape)])}]"
     if not hasattr(made, "__array__"):
-        raise ValueError(f"{what} {type(made).__name__}; an array [N, *{shape}] is needed.")
+        raise ValueError(f"{what} {type(made).__name__}; an array {needed} is needed.")
     array = np.asarray(made)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
@@ -77,8 +78,8 @@ def checked(made: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
         )
     if array.shape[1:] != shape or array.ndim != len(shape) + 1:
         raise ValueError(
-            f"{what} {list(array.shape)}, but the teacher's examples are of {shape}: "
-            f"{[-1, *shape]} is needed, with the number of examples first.".replace("[-1,", "[N,")
+            f"{what} {list(array.shape)}, but the teacher's examples are of {shape}: {needed} is "
+            "needed, with the number of examples first."
         )
     if len(array) < 2:
         raise ValueError(f"{what} {len(array)} examples: a distribution needs more.")

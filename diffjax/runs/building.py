@@ -212,7 +212,8 @@ def _reference(
             _refusing(sample_references.read, source, field=field),
             f"{field}={source!r} holds",
         )
-    return sample_references.load(
+    reference: references.Reference = _refusing(
+        sample_references.load,
         source,
         _refusing(sample_references.checked, made, shape, what),
         extract,
@@ -220,6 +221,7 @@ def _reference(
         batch_size=settings.batch_size,
         mesh=mesh,
     )
+    return reference
 
 
 def _refusing(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

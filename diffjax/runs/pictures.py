@@ -50,12 +50,12 @@ class Pictures:
         is_shown = denoiser.holds_images or denoiser.preview is not None
         return is_shown or previews.is_image(denoiser.shape)
 
-    def grid(self, samples: np.ndarray, *, scale: int = 1, padding: int = 1) -> np.ndarray | None:
+    def grid(self, samples: np.ndarray, *, shrink: int = 1, padding: int = 1) -> np.ndarray | None:
         """Draw samples together.
 
         Args:
           samples: [N, *shape], uint8 images of our own networks, else float32.
-          scale: images are drawn smaller by this factor than they are in a sample's own picture.
+          shrink: images are drawn smaller by this factor than to be about 64 pixels wide.
           padding: pixels between images.
 
         Returns:
@@ -65,7 +65,7 @@ class Pictures:
           PreviewError: of the user's preview.
         """
         if self.denoiser.holds_images:
-            scale = max(1, images.visible_scale(samples.shape[1]) // scale)
+            scale = max(1, images.visible_scale(samples.shape[1]) // shrink)
             return images.grid(samples, columns=self.columns, scale=scale, padding=padding)
         if self.denoiser.preview is not None:
             return self._previewed(samples)

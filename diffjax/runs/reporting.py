@@ -108,7 +108,7 @@ class Reporter:
     def write_grid(self, samples: np.ndarray, step: int, kimg: float) -> None:
         """Write samples as a picture, where their shape has one."""
         with self._drawn():
-            self._write(self._pictures.grid(samples, scale=2, padding=2), "samples", step, kimg)
+            self._write(self._pictures.grid(samples, shrink=2, padding=2), "samples", step, kimg)
 
     def evaluate(self, state: Any, step: int, kimg: float) -> None:
         """Measure samples, and keep the network if it is the best one."""

@@ -178,6 +178,10 @@ def test_samples_that_cannot_be_are_refused_before_anything(tmp_path, teacher, c
         ({"reference": f"{MODULE}:nothing"}, r"returned NoneType; an array"),
         ({"reference": f"{MODULE}:raising"}, "fails with KeyError"),
         (
+            {"metrics": ("fd",), "features": f"{MODULE}:infinite"},
+            "features='infinite' make NaN or infinity of the reference",
+        ),
+        (
             {"metrics": ("fd",), "features": f"{MODULE}:raising"},
             r"config.evaluate.features='.*' fails on float32 \[.*, 2\] with TypeError",
         ),
