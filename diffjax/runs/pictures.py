@@ -72,7 +72,8 @@ class Pictures:
         picture = previews.picture(
             samples,
             sigma_data=self.denoiser.sigma_data,
-            examples=self.count,
+            # Of curves as many as are told apart, of points all.
+            examples=self.count if previews.is_image(self.denoiser.shape) else None,
             columns=self.columns,
         )
         return None if picture is None else previews.as_pixels(picture)

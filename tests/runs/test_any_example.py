@@ -314,6 +314,19 @@ def test_a_preview_draws_instead_of_the_shape(tmp_path):
     assert set(each.ravel()) == {7}
 
 
+def test_pictures_go_by_rank_and_stay_of_a_size_to_look_at():
+    rng = np.random.default_rng(0)
+    for teacher in ("points", "signals", "pictures"):
+        pictures = pictures_of(teacher)
+        pictures = dataclasses.replace(pictures, rows=8, columns=8)
+        samples = rng.normal(size=(pictures.count, *pictures.denoiser.shape)).astype(np.float32)
+        height, width, _ = pictures.grid(samples).shape
+        assert max(height, width) < 700
+    assert pictures_of("points").count > 1000
+    assert pictures_of("signals").count == 6
+    assert not pictures_of("volumes").exist
+
+
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
