@@ -93,7 +93,13 @@ class Description:
         return cond if cond or not self.num_classes else conditions.one_hot(self.num_classes)
 
     def teacher(
-        self, params: Params, *, cond: CondLaw | None = None, sigma_data: float | None = None
+        self,
+        params: Params,
+        *,
+        cond: CondLaw | None = None,
+        sigma_data: float | None = None,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
     ) -> Teacher:
         """Make a teacher of the network and parameters.
 
@@ -101,6 +107,8 @@ class Description:
           params: as `read_params` or `abstract_params` gives them.
           cond: as `law` takes it.
           sigma_data: standard deviation of the data; None: the scheduler's, or else 0.5.
+          sigma_min: least noise level; None: the scheduler's.
+          sigma_max: greatest noise level; None: the scheduler's.
 
         Raises:
           ValueError: if `cond` is needed, or given for an unconditional network.
@@ -114,8 +122,8 @@ class Description:
             params,
             shape=self.shape,
             sigma_data=sigma_data,
-            sigma_min=self.convention.sigma_min,
-            sigma_max=self.convention.sigma_max,
+            sigma_min=self.convention.sigma_min if sigma_min is None else sigma_min,
+            sigma_max=self.convention.sigma_max if sigma_max is None else sigma_max,
             cond=self.law(cond),
             process=self.convention.process,
             gain=getattr(denoise, "gain", None),
@@ -210,6 +218,8 @@ def read(
     *,
     cond: CondLaw | None = None,
     sigma_data: float | None = None,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
     size: int | tuple[int, int] | None = None,
 ) -> Teacher:
     """Read a teacher: a UNet2DModel and what its scheduler says of its training.
@@ -222,6 +232,9 @@ def read(
       cond: law of the conditions; None: classes drawn uniformly, as one-hot vectors, or none.
       sigma_data: standard deviation of the data in the network's units; None: 0.5, or what a
         scheduler of EDM says.
+      sigma_min: least noise level at which the network is right, where the check says so; None: the
+        scheduler's.
+      sigma_max: greatest such noise level, likewise.
       size: height and width of the images, one number for both; None: the config's `sample_size`.
 
     Returns:
@@ -233,7 +246,13 @@ def read(
     """
     description = describe(folder, size=size)
     description.law(cond)  # before weights are read
-    return description.teacher(description.read_params(), cond=cond, sigma_data=sigma_data)
+    return description.teacher(
+        description.read_params(),
+        cond=cond,
+        sigma_data=sigma_data,
+        sigma_min=sigma_min,
+        sigma_max=sigma_max,
+    )
 
 
 def _size(config: Mapping[str, Any], size: Any, levels: int) -> tuple[int, int]:

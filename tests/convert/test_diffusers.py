@@ -162,7 +162,8 @@ def test_classes_and_sizes(folder):
     other = description.teacher(description.abstract_params(), cond=models.one_hot(5, (1, 2)))
     drawn = np.asarray(other.cond(jax.random.key(0), 64))
     assert set(np.argmax(drawn, axis=1)) == {1, 2}
-    assert diffusers.read(GOLDEN / "ddpm", sigma_data=1.5).sigma_data == 1.5
+    teacher = diffusers.read(GOLDEN / "ddpm", sigma_data=1.5, sigma_min=0.12, sigma_max=9.0)
+    assert (teacher.sigma_data, teacher.sigma_min, teacher.sigma_max) == (1.5, 0.12, 9.0)
 
 
 def test_which_folders_are_diffusers(folder, tmp_path):
