@@ -32,17 +32,20 @@ class Network(nnx.Module):
     """MLP of noisy points [B, 2] and times [B]."""
 
     def __init__(self, width: int = 128, *, rngs: nnx.Rngs):
-        sizes = [2 + 16, width, width, width, 2]
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
-        self.layers = nnx.List([nnx.Linear(n, m, rngs=rngs) for n, m in pairs])
+        self.layers = nnx.Sequential(
+            nnx.Linear(2 + 16, width, rngs=rngs),
+            nnx.silu,
+            nnx.Linear(width, width, rngs=rngs),
+            nnx.silu,
+            nnx.Linear(width, width, rngs=rngs),
+            nnx.silu,
+            nnx.Linear(width, 2, rngs=rngs),
+        )
 
     def __call__(self, x: jax.Array, t: jax.Array, cond: None = None) -> jax.Array:
         """Predict the noise, [B, 2]."""
         angle = t[:, None] * jnp.arange(1, 9) * jnp.pi / 2
-        x = jnp.concatenate([x, jnp.sin(angle), jnp.cos(angle)], axis=1)
-        for layer in self.layers[:-1]:
-            x = nnx.silu(layer(x))
-        return self.layers[-1](x)
+        return self.layers(jnp.concatenate([x, jnp.sin(angle), jnp.cos(angle)], axis=1))
 
 
 def train(steps: int = 10_000, batch: int = 512) -> Network:
