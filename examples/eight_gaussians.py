@@ -32,15 +32,10 @@ class Network(nnx.Module):
     """MLP of noisy points [B, 2] and times [B]."""
 
     def __init__(self, width: int = 128, *, rngs: nnx.Rngs):
-        self.layers = nnx.Sequential(
-            nnx.Linear(2 + 16, width, rngs=rngs),
-            nnx.silu,
-            nnx.Linear(width, width, rngs=rngs),
-            nnx.silu,
-            nnx.Linear(width, width, rngs=rngs),
-            nnx.silu,
-            nnx.Linear(width, 2, rngs=rngs),
-        )
+        layers = [nnx.Linear(2 + 16, width, rngs=rngs), nnx.silu]
+        for _ in range(5):  # deep, for a student that parts eight modes sharply
+            layers += [nnx.Linear(width, width, rngs=rngs), nnx.silu]
+        self.layers = nnx.Sequential(*layers, nnx.Linear(width, 2, rngs=rngs))
 
     def __call__(self, x: jax.Array, t: jax.Array, cond: None = None) -> jax.Array:
         """Predict the noise, [B, 2]."""
@@ -74,8 +69,7 @@ def teacher() -> models.Teacher:
     if not WEIGHTS.exists():
         raise FileNotFoundError(f"{WEIGHTS} isn't there; make it: python {__file__}")
     model = Network(rngs=nnx.Rngs(0))
-    state = serialization.from_bytes(nnx.to_pure_dict(nnx.state(model)), WEIGHTS.read_bytes())
-    nnx.update(model, state)
+    nnx.update(model, serialization.msgpack_restore(WEIGHTS.read_bytes()))
     net, params = models.from_nnx(model)
     return models.Teacher(
         PROCESS.denoiser(net, "eps"),
@@ -89,4 +83,4 @@ def teacher() -> models.Teacher:
 
 
 if __name__ == "__main__":
-    WEIGHTS.write_bytes(serialization.to_bytes(nnx.to_pure_dict(nnx.state(train()))))
+    WEIGHTS.write_bytes(serialization.msgpack_serialize(nnx.to_pure_dict(nnx.state(train()))))

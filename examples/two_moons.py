@@ -32,7 +32,7 @@ class Network(eqx.Module):
     mlp: eqx.nn.MLP
 
     def __init__(self, width: int = 128, *, key: jax.Array):
-        self.mlp = eqx.nn.MLP(2 + 16, 2, width, depth=3, activation=jax.nn.silu, key=key)
+        self.mlp = eqx.nn.MLP(2 + 16, 2, width, depth=5, activation=jax.nn.silu, key=key)
 
     def __call__(self, x: jax.Array, t: jax.Array) -> jax.Array:
         """Predict the velocity, [2]."""
