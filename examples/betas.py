@@ -33,6 +33,11 @@ def data(key: jax.Array, count: int) -> jax.Array:
     return spiral + 0.05 * jax.random.normal(noise, (count, 2))
 
 
+def reference(count: int, seed: int) -> jax.Array:
+    """Draw the data that samples are compared with."""
+    return data(jax.random.key(seed), count)
+
+
 class Network(nnx.Module):
     """MLP of noisy points [B, 2] and integer times [B]."""
 

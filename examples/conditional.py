@@ -28,6 +28,12 @@ def data(key: jax.Array, cond: dict) -> jax.Array:
     return jnp.asarray(CENTRES)[cond["class"]] + cond["width"][:, None] * noise
 
 
+def reference(count: int, seed: int) -> jax.Array:
+    """Draw the data that samples are compared with, of conditions drawn by the law."""
+    cond_key, key = jax.random.split(jax.random.key(seed))
+    return data(key, LAW(cond_key, count))
+
+
 class Network(nn.Module):
     """MLP of noisy points [B, 2], noise levels [B] and conditions, with EDM's preconditioning."""
 

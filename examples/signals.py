@@ -30,6 +30,11 @@ def data(key: jax.Array, count: int) -> jax.Array:
     return amplitude * jnp.sin(2 * jnp.pi * periods * jnp.arange(LENGTH) / LENGTH + phase)
 
 
+def reference(count: int, seed: int) -> jax.Array:
+    """Draw the data that samples are compared with."""
+    return data(jax.random.key(seed), count)
+
+
 def init(width: int = 256) -> dict:
     """Make the parameters of an MLP with three hidden layers."""
     sizes = [LENGTH + 16, width, width, width, LENGTH]

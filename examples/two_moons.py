@@ -26,6 +26,11 @@ def data(key: jax.Array, count: int) -> jax.Array:
     return jnp.where(upper, arc, -arc) + 0.05 * jax.random.normal(noise_key, (count, 2))
 
 
+def reference(count: int, seed: int) -> jax.Array:
+    """Draw the data that samples are compared with."""
+    return data(jax.random.key(seed), count)
+
+
 class Network(eqx.Module):
     """MLP of one noisy point [2] and its time []."""
 
