@@ -82,7 +82,7 @@ def teacher() -> models.Teacher:
         raise FileNotFoundError(f"{WEIGHTS} isn't there; make it: python {__file__}")
     variables = serialization.msgpack_restore(WEIGHTS.read_bytes())
     denoise, params = models.from_linen(Network(), variables)
-    return models.Teacher(denoise, params, (2,), SIGMA_DATA, 0.02, 40.0, cond=LAW)
+    return models.Teacher(denoise, params, (2,), SIGMA_DATA, 0.05, 40.0, cond=LAW)
 
 
 if __name__ == "__main__":
