@@ -51,8 +51,8 @@ class Network(nn.Module):
         return (SIGMA_DATA / total) ** 2 * y + sigma * SIGMA_DATA / total * nn.Dense(2)(h)
 
 
-def train(steps: int = 5000, batch: int = 512) -> dict:
-    """Train as EDM does: log-normal noise levels, and a weight for each."""
+def train(steps: int = 5000, batch: int = 512) -> None:
+    """Train as EDM does, with log-normal noise levels, and write the weights."""
     model = Network()
     start = LAW(jax.random.key(0), 1)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 2)), jnp.ones(1), start)
@@ -73,7 +73,7 @@ def train(steps: int = 5000, batch: int = 512) -> dict:
     state = optimizer.init(variables)
     for i in range(steps):
         variables, state = step(variables, state, jax.random.key(i))
-    return variables
+    WEIGHTS.write_bytes(serialization.msgpack_serialize(jax.device_get(variables)))
 
 
 def teacher() -> models.Teacher:
@@ -86,4 +86,4 @@ def teacher() -> models.Teacher:
 
 
 if __name__ == "__main__":
-    WEIGHTS.write_bytes(serialization.msgpack_serialize(jax.device_get(train())))
+    train()

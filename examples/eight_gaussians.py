@@ -48,8 +48,8 @@ class Network(nnx.Module):
         return self.layers(jnp.concatenate([x, jnp.sin(angle), jnp.cos(angle)], axis=1))
 
 
-def train(steps: int = 10_000, batch: int = 512) -> Network:
-    """Train by the mean squared error of the noise."""
+def train(steps: int = 15_000, batch: int = 512) -> None:
+    """Train by the mean squared error of the noise, and write the weights."""
     model = Network(rngs=nnx.Rngs(0))
     rate = optax.cosine_decay_schedule(2e-3, steps)
     optimizer = nnx.Optimizer(model, optax.adam(rate), wrt=nnx.Param)
@@ -66,7 +66,7 @@ def train(steps: int = 10_000, batch: int = 512) -> Network:
 
     for i in range(steps):
         step(model, optimizer, jax.random.key(i))
-    return model
+    WEIGHTS.write_bytes(serialization.msgpack_serialize(nnx.to_pure_dict(nnx.state(model))))
 
 
 def teacher() -> models.Teacher:
@@ -88,4 +88,4 @@ def teacher() -> models.Teacher:
 
 
 if __name__ == "__main__":
-    WEIGHTS.write_bytes(serialization.msgpack_serialize(nnx.to_pure_dict(nnx.state(train()))))
+    train()

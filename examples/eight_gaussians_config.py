@@ -14,13 +14,14 @@ def get_config(method: str = "sid") -> ConfigDict:
     config = bases.distillation(method)
     config.teacher = "eight_gaussians:teacher"
     config.init_sigma = 0.4  # a copy of the teacher begins with sharp borders between modes
-    config.generator.update(learning_rate=5e-4, b1=0.5, decay_kimg=1200.0)
+    config.generator.update(learning_rate=1e-3, b1=0.5, decay_kimg=1700.0)
     config.fake_score.update(learning_rate=1e-3, b1=0.9, updates=2)
     if method == "sid":
         config.alpha = 0.5
+        config.generator.learning_rate = 5e-4
     config.batch_size = 256
-    config.duration_kimg = 1536.0
-    config.ema_halflife_kimg = 20.0
+    config.duration_kimg = 2048.0
+    config.ema_halflife_kimg = 100.0  # as the modes' weights sway
     config.ema_rampup = 0.0
     config.updates_per_call = 100
     config.log_kimg = 51.2

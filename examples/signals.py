@@ -54,8 +54,8 @@ def network(params: dict, x: jax.Array, t: jax.Array, cond: None = None) -> jax.
     return SIGMA_DATA * (h @ params["w3"] + params["b3"])
 
 
-def train(steps: int = 5000, batch: int = 256) -> dict:
-    """Train by the squared error of the data, weighted as the noise falls."""
+def train(steps: int = 5000, batch: int = 256) -> None:
+    """Train by the squared error of the data, weighted, and write the weights."""
     params = init()
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, steps))
 
@@ -73,7 +73,7 @@ def train(steps: int = 5000, batch: int = 256) -> dict:
     state = optimizer.init(params)
     for i in range(steps):
         params, state = step(params, state, jax.random.key(i))
-    return params
+    np.savez(WEIGHTS, **params)
 
 
 def teacher() -> models.Teacher:
@@ -93,4 +93,4 @@ def teacher() -> models.Teacher:
 
 
 if __name__ == "__main__":
-    np.savez(WEIGHTS, **train())
+    train()

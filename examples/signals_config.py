@@ -15,4 +15,5 @@ def get_config(method: str = "sid") -> ConfigDict:
     config.evaluate.reference = "signals:reference"
     config.duration_kimg = 512.0
     config.generator.decay_kimg = 400.0
+    config.ema_halflife_kimg = 20.0
     return config

@@ -45,8 +45,8 @@ class Network(eqx.Module):
         return self.mlp(jnp.concatenate([x, jnp.sin(angle), jnp.cos(angle)]))
 
 
-def train(steps: int = 10_000, batch: int = 512) -> Network:
-    """Train on straight lines x_t = (1 - t) x0 + t eps, whose velocity is eps - x0."""
+def train(steps: int = 10_000, batch: int = 512) -> None:
+    """Train on lines x_t = (1 - t) x0 + t eps, of velocity eps - x0, and write the weights."""
     model = Network(key=jax.random.key(0))
     optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
     state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
@@ -63,7 +63,7 @@ def train(steps: int = 10_000, batch: int = 512) -> Network:
 
     for i in range(steps):
         model, state = step(model, state, jax.random.key(i))
-    return model
+    eqx.tree_serialise_leaves(WEIGHTS, model)
 
 
 def teacher() -> models.Teacher:
@@ -85,4 +85,4 @@ def teacher() -> models.Teacher:
 
 
 if __name__ == "__main__":
-    eqx.tree_serialise_leaves(WEIGHTS, train())
+    train()

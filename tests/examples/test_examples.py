@@ -1,0 +1,157 @@
+"""The examples of teachers: each is trained a little, passes the check, and is distilled.
+
+The whole table of docs/results/toys.md is slow: `python -m pytest -m slow tests/examples`. Last
+run: LASTRUN.
+"""
+
+import importlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import examples
+from diffjax.distributed import sharding
+from diffjax.models import checking
+from diffjax.runs import building, config_file, user_function
+from diffjax.runs.evaluate import evaluate
+from diffjax.runs.train import train
+
+ROOT = Path(__file__).parents[2]
+# Steps of training and their batch, after which the check finds no problem.
+BRIEF = {
+    "eight_gaussians": (2500, 128),
+    "two_moons": (6000, 128),
+    "signals": (4000, 128),
+    "conditional": (3000, 128),
+    "betas": (6000, 128),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A copy of examples/, without weights, where modules and configs are found first."""
+    copied = tmp_path_factory.mktemp("copied") / "examples"
+    shutil.copytree(ROOT / "examples", copied, ignore=shutil.ignore_patterns("*.[mne]*", "__*"))
+    before = list(sys.path)
+    sys.path.insert(0, str(copied))
+    for name in [*BRIEF, *(f"{name}_config" for name in BRIEF)]:
+        sys.modules.pop(name, None)
+    user_function.look_in(copied)
+    yield copied
+    user_function._folders.remove(str(copied.resolve()))
+    for name in [*BRIEF, *(f"{name}_config" for name in BRIEF)]:
+        sys.modules.pop(name, None)
+    sys.path[:] = before
+
+
+@pytest.fixture(scope="module")
+def teacher(folder):
+    """Name -> the example's module, its teacher trained a little."""
+
+    def trained(name):
+        module = importlib.import_module(name)
+        assert module.WEIGHTS.parent == folder
+        if not module.WEIGHTS.exists():
+            module.train(*BRIEF[name])
+        return module
+
+    return trained
+
+
+def test_every_example_is_tested():
+    modules = {path.stem for path in (ROOT / "examples").glob("*.py")}
+    configs = {name for name in modules if name.endswith("_config")}
+    assert modules - configs == set(BRIEF) == set(examples.NAMES)
+    assert configs == {f"{name}_config" for name in BRIEF}
+    assert not modules & sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("name", BRIEF)
+def test_an_example_is_short(name):
+    lines = (ROOT / "examples" / f"{name}.py").read_text().splitlines()
+    assert len(lines) <= 100
+
+
+@pytest.mark.parametrize("name", BRIEF)
+def test_absent_weights_are_one_line_with_the_command(name, folder, tmp_path, monkeypatch):
+    module = importlib.import_module(name)
+    monkeypatch.setattr(module, "WEIGHTS", tmp_path / module.WEIGHTS.name)
+    with pytest.raises(user_function.RefusedError) as told:
+        building.build(config_file.load(f"{folder}/{name}_config.py:sid"))
+    assert str(told.value).startswith(f"config.teacher='{name}:teacher' fails with FileNotFound")
+    assert str(told.value).endswith(f"make it: python {module.__file__}")
+
+
+@pytest.mark.parametrize("name", BRIEF)
+def test_the_check_finds_no_problem(name, teacher):
+    report = checking.check(teacher(name).teacher(), name=name, key=jax.random.key(0))
+    print("\n".join(report.lines()))
+    assert report.problems == ()
+
+
+@pytest.mark.parametrize("method", examples.METHODS)
+@pytest.mark.parametrize("name", BRIEF)
+def test_its_config_builds_and_can_be_measured(name, method, folder, teacher):
+    module = teacher(name)
+    config = config_file.load(f"{folder}/{name}_config.py:{method}")
+    exp = building.build(config)
+    building.make_evaluator(config, exp, sharding.make_mesh())
+    assert exp.denoiser.shape == module.teacher().shape
+    data = np.asarray(module.reference(4000, 0))
+    assert data.std() == pytest.approx(exp.denoiser.sigma_data, rel=0.05)
+    assert abs(data.mean()) < 0.1 * data.std()
+
+
+@pytest.mark.parametrize("method", examples.METHODS)
+def test_two_moons_are_distilled_in_a_few_hundred_updates(method, folder, teacher, tmp_path):
+    teacher("two_moons")
+    config = config_file.load(f"{folder}/two_moons_config.py:{method}")
+    config.duration_kimg, config.generator.decay_kimg = 102.4, 51.2
+    config.grid_kimg = config.checkpoint_kimg = 0.0
+    config.evaluate.count = 2000
+    train(config, str(tmp_path / "run"))
+    evaluate(config, str(tmp_path / "run"))
+    result = json.loads((tmp_path / "run" / "evaluation_student.json").read_text())
+    print(result["metrics"])
+    assert result["metrics"]["swd_2k"] < 0.25 * 0.71  # 0.78 at the start
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", examples.METHODS)
+@pytest.mark.parametrize("name", BRIEF)
+def test_every_student_of_the_table_is_near_the_data(name, method, tmp_path):
+    examples.train_teacher(name)
+    samples, seconds = examples.distil(name, method, tmp_path / "run")
+    found = examples.measure(name, samples)
+    print(f"{name} {method} {found} {seconds:.0f} s")
+    assert found["distance"] < 0.1
+    if name == "eight_gaussians":
+        assert found["modes"] == 8
+        assert found["share"] >= 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", examples.METHODS)
+def test_the_condition_decides_where_and_how_wide_a_student_draws(method, tmp_path):
+    examples.train_teacher("conditional")
+    config = ROOT / "examples" / f"conditional_config.py:{method}"
+    workdir = tmp_path / "run"
+    examples.run("-m", "diffjax.main", f"--config={config}", f"--workdir={workdir}")
+    sample = ["--mode=sample", "--config.sample.count=10000", "--config.sample.format=npz"]
+    examples.run("-m", "diffjax.main", f"--config={config}", f"--workdir={workdir}", *sample)
+    with np.load(workdir / "samples" / "student_seed0_10000.npz") as file:
+        x, classes, width = (file[k] for k in ("images", "condition/class", "condition/width"))
+    centres = examples.module("conditional").CENTRES
+    offset = (x - centres[classes]) / width[:, None]
+    narrow = width < 0.25
+    print({k: (offset[classes == k].mean(0), offset[classes == k].std()) for k in range(4)})
+    print(offset[narrow].std(), offset[~narrow].std())
+    for k in range(4):
+        assert np.abs(offset[classes == k].mean(axis=0)).max() < 0.3
+    assert offset[narrow].std() == pytest.approx(1, abs=0.2)
+    assert offset[~narrow].std() == pytest.approx(1, abs=0.2)
