@@ -26,11 +26,12 @@ from diffjax.methods.draws import Batch
 from diffjax.models.records import RecordDenoiser
 from diffjax.runs import checks, roles, user_function
 from diffjax.runs.experiment import Experiment
-from diffjax.runs.inputs import DataInput, Input, TeacherInput
+from diffjax.runs.inputs import DataInput, Input, LawInput, TeacherInput, holds_arrays
 from diffjax.runs.networks import Denoiser
 from diffjax.runs.rates import Rates, remarks
 from diffjax.runs.user_function import RefusedError
 from diffjax.training import dataset, optimizer
+from diffjax.training import draws as drawing
 from diffjax.training.ema import Averages
 from diffjax.training.schedule import Schedule, images_of_kimg
 from diffjax.training.update import Update
@@ -55,8 +56,11 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
     if cast.teacher is not None:
         storage = roles.DTYPES[config.teacher_dtype] if config.teacher_dtype else None
         inputs["teacher"] = TeacherInput(config.teacher, cast.denoiser, storage, cast.teacher)
+    law = cast.denoiser.cond if isinstance(cast.denoiser, RecordDenoiser) else None
+    if law is not None and holds_arrays(law):
+        inputs[drawing.CONDITIONS] = LawInput(law)
     if data_input is not None:
-        inputs["data"] = data_input
+        inputs[drawing.DATA] = data_input
     settings = {each.name: checks.get(config, each.field) for each in cls.settings()}
     if data_input is not None:
         settings["in_order"] = data_input.is_streamed
@@ -69,7 +73,7 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
             config.get("accumulation", 1),
             denoiser.label_dim,
             cast.classes,
-            cond=denoiser.cond if isinstance(denoiser, RecordDenoiser) else None,
+            cond=law,
             latent=cast.latent,
         ),
         sigma_min=denoiser.sigma_min,

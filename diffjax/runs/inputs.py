@@ -13,6 +13,7 @@ from diffjax.data import DataSource
 from diffjax.interfaces import Params
 from diffjax.methods.draws import Dataset
 from diffjax.models.denoiser import NetworkDenoiser
+from diffjax.models.teacher import CondLaw
 from diffjax.runs import networks
 from diffjax.runs.networks import Denoiser, Network
 from diffjax.training import dataset, precision
@@ -95,6 +96,43 @@ class TeacherInput:
     def stream(self, start: int, mesh: Mesh) -> None:
         """Give None, since parameters lie on the devices."""
         del start, mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class LawInput:
+    """Arrays of a law of conditions, such as a table of embeddings.
+
+    Attributes:
+      law: a pytree of arrays, as `models.from_array` gives it.
+    """
+
+    law: CondLaw
+
+    def load(self) -> CondLaw:
+        """Give the law as it is."""
+        return self.law
+
+    def abstract(self) -> Any:
+        """Shapes and types of its arrays, in the law's own tree."""
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self.law)
+
+    def content(self) -> dict[str, Any]:
+        """Describe nothing: the teacher's function makes it."""
+        return {}
+
+    def narrowed(self, tree: CondLaw) -> CondLaw:
+        """Arrays as they are."""
+        return tree
+
+    def stream(self, start: int, mesh: Mesh) -> None:
+        """Give None, since the arrays lie on the devices."""
+        del start, mesh
+
+
+def holds_arrays(law: CondLaw | None) -> bool:
+    """Tell whether a law is a pytree of arrays, which an update should read as its input."""
+    leaves = jax.tree.leaves(law)
+    return bool(leaves) and all(isinstance(leaf, jax.Array) for leaf in leaves)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -139,8 +139,8 @@ def examine(
       key: of its draws.
       step: of the update, which decides whose turn it is.
     """
-    read = dict(inputs)
-    draws = drawing.draw(update.method, key, read.pop("data", None), mesh)
+    drawn, read = drawing.parted(inputs)
+    draws = drawing.draw(update.method, key, **{"data": None, **drawn}, mesh=mesh)
     stages = [
         *(Stage(_words(name), _summary(tree)) for name, tree in read.items()),
         *(Stage(_words(name), _summary(tree)) for name, tree in state.params.items()),

@@ -40,9 +40,9 @@ def compile_updates(
 
     @jax.jit  # traced once, though its result's shapes are asked for before the loop is built
     def one(state: Any, inputs: Any, key: PRNGKey) -> tuple[Any, MetricSums]:
-        read = dict(inputs)
-        data = read.pop("data", None)
-        draws = drawing.draw(update.method, jax.random.fold_in(key, state.step), data, mesh)
+        drawn, read = drawing.parted(inputs)
+        key = jax.random.fold_in(key, state.step)
+        draws = drawing.draw(update.method, key, **{"data": None, **drawn}, mesh=mesh)
         after, metrics = placed(state, read, draws)
         return after, metric_sums.of_update(state, after, metrics)
 

@@ -1,6 +1,7 @@
 """Draws and networks of an update, laid over a mesh."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from jax.sharding import Mesh
@@ -9,12 +10,28 @@ from diffjax.distributed import sharding
 from diffjax.interfaces import PRNGKey
 from diffjax.methods import Method
 from diffjax.methods.draws import Dataset, Draws
+from diffjax.models.teacher import CondLaw
 from diffjax.training.update import Update
 
 _EXAMPLES = 2  # axis of [T, R, B, ...]
 
 
-def draw(method: Method, key: PRNGKey, data: Dataset | None, mesh: Mesh) -> dict[str, Draws]:
+DATA, CONDITIONS = "data", "conditions"  # inputs that draws are made of
+
+
+def parted(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Part inputs into what draws are made of, as arguments of `draw`, and what networks read."""
+    drawn = {name: tree for name, tree in inputs.items() if name in (DATA, CONDITIONS)}
+    return drawn, {name: tree for name, tree in inputs.items() if name not in drawn}
+
+
+def draw(
+    method: Method,
+    key: PRNGKey,
+    data: Dataset | None,
+    mesh: Mesh,
+    conditions: CondLaw | None = None,
+) -> dict[str, Draws]:
     """Draw an update's randomness inside jit, split over the devices.
 
     Args:
@@ -22,7 +39,12 @@ def draw(method: Method, key: PRNGKey, data: Dataset | None, mesh: Mesh) -> dict
       key: of the update.
       data: real images, where the method reads any.
       mesh: the devices.
+      conditions: the law of conditions, where it holds arrays: so that a large table is an
+        argument of a program and no constant in it.
     """
+    if conditions is not None:
+        batch = dataclasses.replace(method.batch, cond=conditions)
+        method = dataclasses.replace(method, batch=batch)
     draws = method.draw(key, data)
     return sharding.constrain(draws, shardings(draws, mesh), mesh)
 

@@ -114,13 +114,13 @@ class SeparatePrograms:
     def _follow(
         self, call: "_Calling", state: Any, inputs: Any, key: PRNGKey, step: int
     ) -> tuple[Any, MetricSums]:
-        data = inputs.get("data")
-        draws = call(self.draw, state.step, key, data)
-        read = {name: tree for name, tree in inputs.items() if name != "data"}
+        drawn, read = drawing.parted(inputs)
+        draws = call(self.draw, state.step, key, drawn)
         return self._update.follow(_Apart(self, call, step), state, read, draws)
 
-    def _draw(self, step: Array, key: PRNGKey, data: Any) -> dict[str, Draws]:
-        return drawing.draw(self._update.method, jax.random.fold_in(key, step), data, self._mesh)
+    def _draw(self, step: Array, key: PRNGKey, drawn: dict[str, Any]) -> dict[str, Draws]:
+        key = jax.random.fold_in(key, step)
+        return drawing.draw(self._update.method, key, **{"data": None, **drawn}, mesh=self._mesh)
 
     def _finish(
         self, state: TrainState, outcome: Outcome, sums: Any

@@ -1,6 +1,7 @@
 """Runs of a user's teacher, from the config to the network: all that a run of ours does."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,12 +11,14 @@ import jax
 import numpy as np
 import pytest
 
+from diffjax.distributed import sharding
 from diffjax.models import network_folder
 from diffjax.models.denoiser import from_edm_kwargs
 from diffjax.runs import bases, building, networks, subjects, user_function
 from diffjax.runs.evaluate import evaluate
 from diffjax.runs.sample import sample
 from diffjax.runs.train import train
+from diffjax.training import compilation
 from tests.support import golden_cases, my_teacher, small_distillation
 
 ROOT = Path(__file__).parents[2]
@@ -132,6 +135,22 @@ def test_however_an_update_is_computed(run, tmp_path, fields):
     for name in ("generator_loss", "fake_loss", "delta"):
         computed, wanted = last(tmp_path / "run", name), last(run, name)
         np.testing.assert_allclose(computed, wanted, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("apart", ["never", "always"])
+def test_a_table_of_conditions_is_an_argument_of_the_update(tmp_path, apart):
+    made = config(teacher="my_teacher:of_rows", compile_apart=apart, mesh__data=2)
+    exp = building.build(made)
+    mesh = sharding.make_mesh(data=2)
+    updates = compilation.compile_updates(exp.update, exp.abstract_state(), mesh, 1)
+    state, inputs = compilation.abstract_arguments(
+        exp.abstract_state(), exp.abstract_inputs(), mesh
+    )
+    text = updates.lower(state, inputs, jax.random.key(0), 1).as_text()
+    assert "1000x3" in text
+    assert not re.search(r"constant.*1000x3", text)
+    train(made, str(tmp_path / "run"))
+    assert np.isfinite(last(tmp_path / "run")).all()
 
 
 @pytest.mark.parametrize("method", ["sid", "diff_instruct"])

@@ -128,6 +128,12 @@ def of_pairs():
     return dataclasses.replace(teacher, denoise=denoise)
 
 
+def of_rows():
+    teacher = _teacher(models.one_hot(CLASSES))
+    rows = np.random.default_rng(0).standard_normal((1000, CLASSES)).astype(np.float32)
+    return dataclasses.replace(teacher, cond=models.from_array(rows))
+
+
 def signals():
     def denoise(params, y, sigma, cond):
         variance = params["std"] ** 2
