@@ -4,8 +4,10 @@ The whole table of docs/results/toys.md is slow: `python -m pytest -m slow tests
 run: LASTRUN.
 """
 
+import ast
 import importlib
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -75,6 +77,17 @@ def test_every_example_is_tested():
 def test_an_example_is_short(name):
     lines = (ROOT / "examples" / f"{name}.py").read_text().splitlines()
     assert len(lines) <= 100
+
+
+@pytest.mark.parametrize("name", BRIEF)
+def test_the_page_shows_the_example_and_counts_its_lines(name):
+    page = (ROOT / "docs" / "guides" / "examples.md").read_text()
+    assert f"{{literalinclude}} ../../examples/{name}.py" in page
+    text = (ROOT / "examples" / f"{name}.py").read_text()
+    (teacher,) = (node for node in ast.parse(text).body if getattr(node, "name", "") == "teacher")
+    body = text.splitlines()[teacher.body[1].lineno - 1 : teacher.end_lineno]
+    (row,) = re.findall(rf"^\| \[`{name}`\].*$", page, re.MULTILINE)
+    assert row.endswith(f"| {1 + sum(bool(line.strip()) for line in body)} |")
 
 
 @pytest.mark.parametrize("name", BRIEF)
