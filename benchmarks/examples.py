@@ -33,6 +33,8 @@ NAMES = {  # framework, prediction, process
     "conditional": ("Linen", "EDM's", "EDM's"),
     "betas": ("NNX", "v", "table of betas"),
 }
+COLUMNS = ("example", "framework", "predicts", "process", "samples", "modes", "in a mode")
+COLUMNS += ("distance", "images", "seconds")
 METHODS = ("sid", "diff_instruct")
 COUNT = 10_000
 SEED = 7  # of the samples, none seen in training
@@ -165,7 +167,7 @@ def main() -> None:
     parser.add_argument("--exact", action="store_true", help="exact teachers of points")
     parser.add_argument("flags", nargs="*", help="of the runs, after --")
     arguments = parser.parse_args()
-    print("| example | framework | predicts | process | samples | modes | in a mode | distance |")
+    print(f"| {' | '.join(COLUMNS)} |\n|{'-|' * len(COLUMNS)}")
     for name in arguments.only.split(","):
         train_teacher(name)
         flags = [*(exact_flags(name) if arguments.exact else []), *arguments.flags]

@@ -44,7 +44,7 @@ class Network(nn.Module):
         """Denoise, [B, 2]."""
         sigma = sigma[:, None]
         total = jnp.sqrt(sigma**2 + SIGMA_DATA**2)
-        inputs = [y / total, jnp.log(sigma) / 4, cond["width"][:, None]]
+        inputs = [y / total, jnp.log(sigma) / 4, 10 * (cond["width"][:, None] - 0.25)]
         h = jnp.concatenate([*inputs, nn.Embed(4, 8)(cond["class"])], axis=1)
         for _ in range(3):
             h = nn.silu(nn.Dense(self.width)(h))

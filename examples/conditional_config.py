@@ -9,11 +9,11 @@ from ml_collections import ConfigDict
 
 
 def get_config(method: str = "sid") -> ConfigDict:
-    """Settings of the eight Gaussians, and fewer images."""
+    """Settings of the eight Gaussians, and half the images."""
     config = eight_gaussians(method)
     config.teacher = "conditional:teacher"
     config.evaluate.reference = "conditional:reference"
-    config.duration_kimg = 512.0
-    config.generator.decay_kimg = 400.0
+    config.duration_kimg = 1024.0
+    config.generator.decay_kimg = 800.0
     config.ema_halflife_kimg = 20.0
     return config
