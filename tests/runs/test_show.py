@@ -124,3 +124,10 @@ def test_the_command_prints_text_and_tells_mistakes():
     wrong = run("--config=configs/sid_cifar.py", "--config.alpha=nan")
     assert (wrong.returncode, wrong.stdout) == (1, "")
     assert wrong.stderr == "error: config.alpha=nan: a finite number is needed.\n"
+
+
+def test_a_rate_is_a_number_or_a_word():
+    flags = ["--config.generator.learning_rate=auto", "--config.fake_score.learning_rate=3e-4"]
+    shown = as_json("--config=configs/sid_digits.py", *flags)
+    assert shown["generator.learning_rate"] == ["auto", "command line"]
+    assert shown["fake_score.learning_rate"] == [3e-4, "command line"]
