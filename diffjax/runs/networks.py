@@ -94,9 +94,8 @@ def teacher(source: str, *, field: str = "config.teacher", folder: str = "") -> 
     if diffusers.is_folder(source):
         described = diffusers.describe(source)
         made = described.teacher(described.read_params())
-        files = [str(path) for path in (*described.configs, *described.weights)]
         return dataclasses.replace(
-            _of_record(made, source, Origin(source)), content=lambda: _of_files(files)
+            _of_record(made, source, Origin(source)), content=lambda: _of_diffusers(source)
         )
     ours = field.removeprefix("config.")
     init_kwargs = teachers.describe(source, field=ours)
@@ -189,9 +188,11 @@ def content(source: str) -> dict[str, Any]:
       OSError: if there is nothing there, or it can't be downloaded.
       ValueError: if a folder is damaged.
     """
-    return (
-        record_folder.content(source) if record_folder.is_one(source) else teachers.content(source)
-    )
+    if diffusers.is_folder(source):
+        return _of_diffusers(source)
+    if record_folder.is_one(source):
+        return record_folder.content(source)
+    return teachers.content(source)
 
 
 def says_its_kind(source: str) -> bool:
@@ -200,7 +201,7 @@ def says_its_kind(source: str) -> bool:
     Args:
       source: as `teacher` takes it.
     """
-    if user_function.is_name(source) or record_folder.is_one(source):
+    if user_function.is_name(source) or record_folder.is_one(source) or diffusers.is_folder(source):
         return True
     return bool(teachers.card(source).kind)
 
@@ -235,6 +236,8 @@ def trained(source: str, *, field: str, folder: str = "") -> Network:
       RefusedError: as for `teacher` and `student`.
       ValueError: if the folder is damaged, or the functions make another tree of arrays now.
     """
+    if diffusers.is_folder(source):
+        return teacher(source, field=field, folder=folder)
     if not record_folder.is_one(source):
         ours = teachers.load(source, field=field)
         return Network(
@@ -313,9 +316,10 @@ def _files(name: str) -> dict[str, str]:
     return {file: digest} if file else {}
 
 
-def _of_files(files: list[str]) -> dict[str, Any]:
-    """Describe files by their content, wherever they lie."""
-    each = [digests.of_path(Path(file)) for file in files]
+def _of_diffusers(folder: str) -> dict[str, Any]:
+    """Describe the files of a folder of diffusers' by their content, wherever they lie."""
+    described = diffusers.describe(folder)
+    each = [digests.of_path(Path(file)) for file in (*described.configs, *described.weights)]
     joined = "".join(entry["sha256"] for entry in each)
     return {
         "bytes": sum(entry["bytes"] for entry in each),

@@ -14,7 +14,7 @@ import pytest
 from diffjax.distributed import sharding
 from diffjax.models import network_folder
 from diffjax.models.denoiser import from_edm_kwargs
-from diffjax.runs import bases, building, networks, subjects, user_function
+from diffjax.runs import bases, building, networks, provenance, subjects, user_function
 from diffjax.runs.evaluate import evaluate
 from diffjax.runs.sample import sample
 from diffjax.runs.train import train
@@ -220,3 +220,29 @@ def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path, flags, message):
     assert message in result.stderr
     assert result.stderr.count("\n") == 1, result.stderr
     assert not (tmp_path / "w").exists()
+
+
+DIFFUSERS = ROOT / "tests" / "golden" / "diffusers" / "ddpm"
+
+
+def test_a_folder_of_diffusers_is_a_teacher(tmp_path):
+    folder = shutil.copytree(DIFFUSERS, tmp_path / "model")
+    made = config(teacher=str(folder), evaluate__reference="", evaluate__metrics=("moments",))
+    exp = building.build(made)
+    assert len(exp.denoiser.shape) == 3
+    options = {"has_begun": False, "allow_changed": False}
+    kept, notes = provenance.check(made, exp, tmp_path, **options)
+    assert not notes
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(scheduler.read_text() + "\n")
+    assert networks.content(str(folder))["sha256"] != kept.inputs["teacher"]["sha256"]
+
+
+@pytest.mark.slow
+def test_a_folder_of_diffusers_is_distilled(tmp_path):
+    made = config(teacher=str(DIFFUSERS), evaluate__reference="", evaluate__metrics=("moments",))
+    made.evaluate.best = ""
+    train(made, str(tmp_path / "run"))
+    assert np.isfinite(last(tmp_path / "run")).all()
+    made.sample.source = str(tmp_path / "run" / "network")
+    sample(made, str(tmp_path / "run"))
