@@ -1,7 +1,7 @@
-"""Separable resampling filters that halve or double an image's resolution.
+"""Separable resampling filters that halve, double or keep an image's resolution.
 
 Source: Karras et al. 2022 (EDM, arXiv:2206.00364), whose networks resample with the taps (1, 1), or
-(1, 3, 3, 1) in NCSN++ (Song et al. 2021, arXiv:2011.13456).
+(1, 3, 3, 1) in NCSN++ (Song et al. 2021, arXiv:2011.13456), as StyleGAN2 does.
 """
 
 import functools
@@ -84,6 +84,30 @@ def upsample(x: Array, taps: Sequence[float]) -> Array:
         x = jnp.stack(phases, axis=axis + 1).reshape(
             *x.shape[:axis], 2 * size, *x.shape[axis + 1 :]
         )
+    return x
+
+
+def smooth(x: Array, taps: Sequence[float], *, padding: int, gain: float = 1.0) -> Array:
+    """Filter an image at its own resolution: [B, H, W, C] -> [B, H', W', C], H' = H + 2p − K + 1.
+
+    Args:
+      x: [B, H, W, C].
+      taps: the separable filter's factor, [K]; it is normalised.
+      padding: zeros on each side, p.
+      gain: of each axis.
+
+    Returns:
+      out[i] = gain Σ_k f[K − 1 − k] x[i + k − p] along both spatial axes, a convolution.
+    """
+    kernel = gain * resample_kernel(taps)[::-1]
+    for axis in (1, 2):
+        padded = _pad(x, axis, padding, padding)
+        size = padded.shape[axis] - len(kernel) + 1
+        terms = (
+            float(f) * jax.lax.slice_in_dim(padded, k, k + size, axis=axis)
+            for k, f in enumerate(kernel)
+        )
+        x = functools.reduce(jnp.add, terms)
     return x
 
 
