@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from diffjax.convert import torch_layout
-from diffjax.files import kinds
 from diffjax.interfaces import Params
 from diffjax.models.denoiser import NetworkDenoiser
 
@@ -40,7 +39,7 @@ def to_params(denoiser: NetworkDenoiser, state_dict: Mapping[str, Any]) -> Param
     """
     expected, filters = _expected_arrays(denoiser), _resample_filters(denoiser)
     arrays = {name: np.asarray(array) for name, array in state_dict.items()}
-    _check_arrays(arrays, _shapes(expected, filters), filters)
+    torch_layout.check(arrays, _shapes(expected, filters), filters)
     leaves = {
         path: torch_layout.from_torch(path, arrays[name]) for name, (path, _) in expected.items()
     }
@@ -63,7 +62,7 @@ def from_params(denoiser: NetworkDenoiser, params: Params) -> dict[str, np.ndarr
     """
     expected = _expected_arrays(denoiser)
     arrays = {"/".join(path): np.asarray(leaf) for path, leaf in torch_layout.flatten(params)}
-    _check_arrays(arrays, {"/".join(path): leaf.shape for path, leaf in expected.values()}, {})
+    torch_layout.check(arrays, {"/".join(path): leaf.shape for path, leaf in expected.values()}, {})
     state_dict = {
         name: torch_layout.to_torch(path, arrays["/".join(path)])
         for name, (path, _) in expected.items()
@@ -129,21 +128,3 @@ def _resample_filters(denoiser: NetworkDenoiser) -> dict[str, np.ndarray]:
     taps = np.asarray(getattr(denoiser.network, "resample_filter", (1, 1)), np.float32)
     filter_ = (np.outer(taps, taps) / taps.sum() ** 2)[None, None]
     return {name: filter_.copy() for name in _resample_filter_names(denoiser)}
-
-
-def _check_arrays(
-    arrays: Mapping[str, np.ndarray],
-    shapes: Mapping[str, tuple[int, ...]],
-    constants: Mapping[str, np.ndarray],
-) -> None:
-    if hint := kinds.wrapper_hint(arrays, shapes):
-        raise ValueError(hint)
-    faults = torch_layout.faults(arrays, shapes)
-    told = {fault.partition(" ")[0] for fault in faults}
-    faults += [
-        f"{name} is not the resample_filter of the arguments"
-        for name, constant in constants.items()
-        if name not in told and not np.allclose(arrays[name], constant, rtol=1e-3)
-    ]
-    if faults:
-        raise ValueError("the arrays do not fit the network: " + "; ".join(faults))

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax.files import kinds
+
 Path = tuple[str, ...]
 
 
@@ -41,7 +43,7 @@ def from_torch(path: Path, array: np.ndarray) -> np.ndarray:
     """
     if path[-1] == "kernel":  # [out, in] and [out, in, h, w] -> [in, out] and [h, w, in, out]
         array = array.transpose(1, 0) if array.ndim == 2 else array.transpose(2, 3, 1, 0)
-    return np.ascontiguousarray(array, np.float32)
+    return np.asarray(array, np.float32, order="C")
 
 
 def to_torch(path: Path, array: np.ndarray) -> np.ndarray:
@@ -53,7 +55,7 @@ def to_torch(path: Path, array: np.ndarray) -> np.ndarray:
     """
     if path[-1] == "kernel":
         array = array.transpose(1, 0) if array.ndim == 2 else array.transpose(3, 2, 0, 1)
-    return np.ascontiguousarray(array, np.float32)
+    return np.asarray(array, np.float32, order="C")
 
 
 def torch_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -90,6 +92,36 @@ def faults(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...
         elif not _is_finite_in_float32(array):
             found.append(f"{name} holds NaN or infinity")
     return found
+
+
+def check(
+    arrays: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    constants: Mapping[str, np.ndarray],
+) -> None:
+    """Check that arrays are a network's.
+
+    Args:
+      arrays: as they were found, by name.
+      shapes: as they should be.
+      constants: resampling filters among them, whose values are known.
+
+    Raises:
+      ValueError: naming each array that is missing, not expected, of another shape, not of floating
+        point or not finite, and each filter that isn't the network's; or the wrapper that the
+        network was saved from within.
+    """
+    if hint := kinds.wrapper_hint(arrays, shapes):
+        raise ValueError(hint)
+    found = faults(arrays, shapes)
+    told = {fault.partition(" ")[0] for fault in found}
+    found += [
+        f"{name} is not the resample_filter of the arguments"
+        for name, constant in constants.items()
+        if name not in told and not np.allclose(arrays[name], constant, rtol=1e-3)
+    ]
+    if found:
+        raise ValueError("the arrays do not fit the network: " + "; ".join(found))
 
 
 def _is_finite_in_float32(array: np.ndarray) -> bool:
