@@ -24,7 +24,7 @@ MAX_ENTRIES = 16  # of a list among the constructor's arguments
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What a pickle must hold.
+    """Content that a pickle must have.
 
     Attributes:
       entry: key of the network in the pickle's dict.

@@ -10,7 +10,7 @@ alone.
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,10 @@ def _or_none(rule: Rule) -> Rule:
     return lambda v: v is None or rule[0](v), f"{rule[1]}, or None"
 
 
+def _one_of(names: Collection[str]) -> Rule:
+    return lambda v: isinstance(v, str) and v in names, f"one of {', '.join(names)}"
+
+
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
@@ -66,7 +70,6 @@ def _is_filter(taps: Any) -> bool:
 
 
 _POSITIVE: Rule = (lambda v: _is_number(v) and v > 0, "a positive number")
-_ACTIVATION: Rule = (lambda v: v in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
 _NETWORK: dict[str, Rule] = {
     "z_dim": _count(1),
     "c_dim": _count(0),
@@ -81,21 +84,18 @@ _MAPPING: dict[str, Rule] = {
     "num_layers": _count(1, 64),
     "embed_features": _or_none(_count(1)),
     "layer_features": _or_none(_count(1)),
-    "activation": _ACTIVATION,
+    "activation": _one_of(ACTIVATIONS),
     "lr_multiplier": _POSITIVE,
     "w_avg_beta": _or_none((lambda v: _is_number(v) and 0 <= v <= 1, "a number from 0 to 1")),
 }
 _SYNTHESIS: dict[str, Rule] = {
     "channel_base": _count(1, 2**24),
     "channel_max": _count(1),
-    "architecture": (
-        lambda v: v in synthesis.ARCHITECTURES,
-        f"one of {', '.join(synthesis.ARCHITECTURES)}",
-    ),
+    "architecture": _one_of(synthesis.ARCHITECTURES),
     "resample_filter": (_is_filter, f"2, 4 or {_MAX_TAPS} numbers"),
     "conv_clamp": _or_none(_POSITIVE),
     "use_noise": (lambda v: type(v) is bool, "True or False"),
-    "activation": _ACTIVATION,
+    "activation": _one_of(ACTIVATIONS),
 }
 # Of the synthesis network: how PyTorch computes, in which precision and in which layout.
 _WITHOUT_EFFECT = ("num_fp16_res", "fp16_channels_last", "fused_modconv_default")
@@ -280,7 +280,7 @@ def to_generator(
         noise = None
         if has_noise:
             z, noise = z["z"], z["noise"]
-        images: Array = network.apply(
+        images: Any = network.apply(
             params,
             z,
             cond,

@@ -181,6 +181,8 @@ def cifar10(c_dim: int = 0) -> StyleGAN2:
     Args:
       c_dim: 10 for the conditional one, 0 for the unconditional one.
     """
-    synthesis = FrozenDict(channel_base=32768, channel_max=512, conv_clamp=256.0)
-    mapping = FrozenDict(num_layers=2)
+    synthesis: FrozenDict[str, Any] = FrozenDict(
+        channel_base=32768, channel_max=512, conv_clamp=256.0
+    )
+    mapping: FrozenDict[str, Any] = FrozenDict(num_layers=2)
     return StyleGAN2(32, c_dim=c_dim, mapping_kwargs=mapping, synthesis_kwargs=synthesis)

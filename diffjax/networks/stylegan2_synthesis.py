@@ -149,7 +149,8 @@ class SynthesisNetwork(nn.Module):
             "taps": tuple(self.resample_filter),
             "fused": self.fused_modconv,
         }
-        x = image = None
+        x: Array | None = None
+        image: Any = None
         first = 0
         for resolution in resolutions(self.img_resolution):
             block = SynthesisBlock(

@@ -21,12 +21,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from diffjax.convert import edm
+from diffjax.convert import edm, stylegan2
 from diffjax.data import files, load_all
 from diffjax.evaluation import image_statistics
 from diffjax.files import torch_state_dict
 from tests.files import test_torch_state_dict
-from tests.support import edm_cases, fabricate, golden_cases, image_files
+from tests.support import edm_cases, fabricate, golden_cases, image_files, stylegan2_cases
 
 SECONDS = 5  # of CPU, after which SIGPROF ends this process
 BYTES = 1 << 30
@@ -134,6 +134,7 @@ def _read_image(path: pathlib.Path) -> None:
 # Kind -> genuine files, how they are mutated, what the mutated file is called, and the reader.
 KINDS: dict[str, tuple[Callable[[], list[bytes]], Callable[..., bytes], str, Callable]] = {
     "pickle": (_pickles, mutate, "network.pkl", edm.read_pickle),
+    "gan": (lambda: [stylegan2_cases.small_pickle()], mutate, "gan.pkl", stylegan2.read_pickle),
     "pth": (_pth, lambda d, rng: _mutate_any(d, rng), "weights.pth", torch_state_dict.read),
     "zip": (_zips, mutate_inside, "set.zip", _read_zip),
     "npz": (

@@ -25,7 +25,8 @@ KWARGS = {
 def rule(name, shape, kind="plain"):
     """The value of the array that PyTorch calls `name`, its `shape` being PyTorch's."""
     if name.endswith("resample_filter"):
-        return np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype(np.float32) / np.float32(64)
+        taps = np.array({2: [1, 1], 4: [1, 3, 3, 1]}[shape[0]], np.float32)
+        return np.outer(taps, taps) / taps.sum() ** 2
     random = np.random.RandomState(zlib.crc32(name.encode()) & 0x7FFFFFFF)
     v = np.asarray(random.standard_normal(tuple(shape))).astype(np.float32)
     if name.endswith("affine.bias"):
