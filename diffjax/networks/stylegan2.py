@@ -100,15 +100,13 @@ class MappingNetwork(nn.Module):
         is_cut = jnp.arange(self.num_ws)[None, :, None] < truncation_cutoff
         return jnp.where(is_cut, truncated, ws)
 
-    def _checked(self, c: Any) -> Array:
-        wanted = f"one-hot classes [B, {self.c_dim}]" if self.c_dim else "no classes"
-        shape = getattr(c, "shape", None)
-        if (c is None) != (not self.c_dim) or (
-            c is not None and (shape is None or shape[1:] != (self.c_dim,))
-        ):
-            found = "none" if c is None else type(c).__name__ if shape is None else list(shape)
-            raise ValueError(f"this generator takes {wanted}, and is given {found}")
-        return c
+    def _checked(self, c: Any) -> Any:
+        shape = None if c is None else getattr(c, "shape", ())
+        if (shape is None and not self.c_dim) or (shape and shape[1:] == (self.c_dim,)):
+            return c
+        found = "none" if c is None else list(shape or ()) or f"a {type(c).__name__}"
+        wanted = f"takes one-hot classes [B, {self.c_dim}]" if self.c_dim else "is unconditional"
+        raise ValueError(f"this generator {wanted}, and is given the condition {found}")
 
 
 class StyleGAN2(nn.Module):

@@ -294,14 +294,25 @@ def test_buffers_are_not_trained(student):
     ("of", "message"),
     [
         (teacher(shape=(8, 8, 3)), r"generates \(8, 8, 2\) and teacher 'edm' denoises \(8, 8, 3\)"),
-        (teacher(classes=10), r"takes one-hot classes \[B, 3\], and is given \[4, 10\]"),
-        (teacher(classes=0), r"takes one-hot classes \[B, 3\], and is given none"),
+        (
+            teacher(classes=10),
+            r"takes one-hot classes \[B, 3\], and is given the condition \[4, 10\]",
+        ),
+        (teacher(classes=0), r"takes one-hot classes \[B, 3\], and is given the condition none"),
     ],
 )
 def test_a_teacher_of_another_shape_or_of_other_classes(of, message, student):
     with pytest.raises(ValueError, match=message) as caught:
         contract.check_generator(student(), of, "gan", "edm")
     assert "\n" not in str(caught.value)
+
+
+def test_an_unconditional_generator_and_a_conditional_teacher(write):
+    kwargs = KWARGS | {"c_dim": 0}
+    generator = stylegan2.generator(write(pickle_of(kwargs, arrays(kwargs))))
+    contract.check_generator(generator, teacher(classes=0), "gan", "edm")
+    with pytest.raises(ValueError, match=r"is unconditional, and is given the condition \[4, 3\]"):
+        contract.check_generator(generator, teacher(), "gan", "edm")
 
 
 @pytest.mark.parametrize(
