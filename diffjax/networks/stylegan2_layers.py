@@ -82,9 +82,8 @@ def modulated_conv(
       demodulate: whether each example's kernel is scaled to the norm 1 for each output channel.
       up: whether the resolution is doubled, by a transposed convolution and a filter.
       taps: the separable filter's factor, even in length.
-      fused: whether each example gets a kernel of its own, in one grouped convolution, rather than
-        scaled input and output. Results are equal but for rounding; on most devices the latter is
-        faster.
+      fused: whether each example gets a kernel of its own, in one grouped convolution. Otherwise
+        input and output are scaled around an ordinary one. Results are equal but for rounding.
 
     Returns:
       [B, H, W, O], or [B, 2H, 2W, O] where `up`.
