@@ -181,7 +181,8 @@ def _raise_unknown(source: str, field: str) -> None:
     if "/" in source or Path(source).suffix:
         raise FileNotFoundError(
             f"{field}={source}: there is no such file or folder. Name a folder that "
-            "`python -m diffjax.convert` wrote, an EDM pickle, its URL, or a released name."
+            "`python -m diffjax.convert` wrote, an EDM pickle, its URL, a released name, or "
+            "module:function, of yours."
         )
     if shipped := difflib.get_close_matches(source, SHIPPED, n=1):
         raise ValueError(f"{field}={source!r} is unknown; the nearest is {shipped[0]!r}, shipped.")

@@ -10,13 +10,41 @@ import numpy as np
 from diffjax.diffusion.process import Process
 from diffjax.interfaces import Array, Params, PRNGKey
 from diffjax.models import conditions
+from diffjax.models import trainable as trainable_lib
 from diffjax.models.arrays import Arrays
 from diffjax.models.generator import Generator
 from diffjax.models.teacher import Cond, CondLaw, Teacher
 
 
+class _Record:
+    """Parameters of a user's record, as runs have them."""
+
+    @property
+    def _kept(self) -> tuple[Params, trainable_lib.Trainable]:
+        raise NotImplementedError
+
+    @functools.cached_property
+    def arrays(self) -> Arrays:
+        """Parameters, parted."""
+        return Arrays(*self._kept)
+
+    @property
+    def dtype(self) -> Any:
+        """Type of what it gives; it computes as its own function says."""
+        return jnp.float32
+
+    def init(self, rng: PRNGKey) -> Params:
+        """Give the parameters that the record has; the key isn't used."""
+        del rng
+        return self.arrays.start()
+
+    def abstract_params(self) -> Params:
+        """Tree of parameters as `jax.ShapeDtypeStruct`s."""
+        return self.arrays.abstract()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class RecordDenoiser:
+class RecordDenoiser(_Record):
     """Denoiser of a user's record, called as our own are.
 
     It has neither dropout nor augmentation: `train` and `rng` change nothing.
@@ -29,10 +57,9 @@ class RecordDenoiser:
     teacher: Teacher
     name: str
 
-    @functools.cached_property
-    def arrays(self) -> Arrays:
-        """Parameters, parted."""
-        return Arrays(self.teacher.params, self.teacher.trainable)
+    @property
+    def _kept(self) -> tuple[Params, trainable_lib.Trainable]:
+        return self.teacher.params, self.teacher.trainable
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -70,11 +97,6 @@ class RecordDenoiser:
         return 0
 
     @property
-    def dtype(self) -> Any:
-        """Type of what it gives; it computes as its own function says."""
-        return jnp.float32
-
-    @property
     def holds_images(self) -> bool:
         """Whether examples are images in [-1, 1]: it isn't known."""
         return False
@@ -98,15 +120,6 @@ class RecordDenoiser:
         known = known[(known >= self.sigma_min) & (known <= self.sigma_max)]
         distance = np.abs(np.log(np.asarray(sigma)[..., None]) - np.log(known))
         return known[distance.argmin(axis=-1)]
-
-    def init(self, rng: PRNGKey) -> Params:
-        """Give the parameters that the record has; the key isn't used."""
-        del rng
-        return self.arrays.start()
-
-    def abstract_params(self) -> Params:
-        """Tree of parameters as `jax.ShapeDtypeStruct`s."""
-        return self.arrays.abstract()
 
     def __call__(
         self,
@@ -144,7 +157,7 @@ class RecordDenoiser:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class RecordGenerator:
+class RecordGenerator(_Record):
     """Generator of a user's record, called as our own are.
 
     Attributes:
@@ -157,29 +170,14 @@ class RecordGenerator:
     name: str
     shape: tuple[int, ...]
 
-    @functools.cached_property
-    def arrays(self) -> Arrays:
-        """Parameters, parted."""
-        return Arrays(self.generator.params, self.generator.trainable)
-
     @property
-    def dtype(self) -> Any:
-        """Type of what it gives; it computes as its own function says."""
-        return jnp.float32
+    def _kept(self) -> tuple[Params, trainable_lib.Trainable]:
+        return self.generator.params, self.generator.trainable
 
     @property
     def latent(self) -> CondLaw:
         """Law of the latents."""
         return self.generator.latent
-
-    def init(self, rng: PRNGKey) -> Params:
-        """Give the parameters that the record has; the key isn't used."""
-        del rng
-        return self.arrays.start()
-
-    def abstract_params(self) -> Params:
-        """Tree of parameters as `jax.ShapeDtypeStruct`s."""
-        return self.arrays.abstract()
 
     def __call__(
         self,

@@ -1,11 +1,13 @@
 """The check mode: whether a config's teacher denoises, in which units, and where it is right."""
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
 from diffjax.distributed import numerics, runtime
 from diffjax.files.progress import say
 from diffjax.models import checking
-from diffjax.runs import checks, networks
+from diffjax.runs import checks, networks, user_function
 
 
 def check(config: ConfigDict, *, folder: str = "") -> bool:
@@ -29,9 +31,11 @@ def check(config: ConfigDict, *, folder: str = "") -> bool:
             "--mode=check is for a config with a teacher, which config.teacher names; this one has "
             "none"
         )
+    if folder:
+        user_function.look_in(Path(folder))
     with numerics.own():
         runtime.prepare(deterministic=config.get("deterministic", False), distributed=False)
-        teacher = networks.teacher(config.teacher, folder=folder).record()
+        teacher = networks.teacher(config.teacher).record()
         checking.short(teacher, config.teacher)
         report = checking.check(
             teacher, name=config.teacher, key=numerics.key(config.get("seed", 0))

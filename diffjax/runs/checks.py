@@ -210,6 +210,11 @@ def check(config: ConfigDict) -> None:
     Raises:
       ValueError: naming the first field that is missing or off, its value, and what would do.
     """
+    if config.get("student") == "network" and "network" not in config:
+        raise ValueError(
+            "config.student='network' needs the fields network.*: bases.with_network(config) gives "
+            "them, in the config file."
+        )
     known = rules(config)
     for field, rule in known.items():
         value = get(config, field)

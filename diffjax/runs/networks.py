@@ -63,7 +63,7 @@ class Network:
         return self.model.as_teacher(self.load(), classes=self.classes)
 
 
-def teacher(source: str, *, field: str = "config.teacher", folder: str = "") -> Network:
+def teacher(source: str, *, field: str = "config.teacher") -> Network:
     """Open a denoiser; of ours no parameters are read yet.
 
     Args:
@@ -71,7 +71,6 @@ def teacher(source: str, *, field: str = "config.teacher", folder: str = "") -> 
         folder that a run of such a teacher wrote; a folder of diffusers'; or what
         `convert.teacher.load` takes.
       field: name of the setting, for errors.
-      folder: of the config file, where modules are looked for first.
 
     Raises:
       RefusedError: in one line: there is no such function, or what it returns can't be used.
@@ -80,11 +79,11 @@ def teacher(source: str, *, field: str = "config.teacher", folder: str = "") -> 
       ValueError: if it is no denoiser.
     """
     if user_function.is_name(source):
-        made = user_function.call(source, field=field, folder=folder)
+        made = user_function.call(source, field=field)
         with _refusing():
             return _of_record(made, source, Origin(source, sha256=_files(source)))
     if record_folder.is_one(source):
-        network = trained(source, field=field, folder=folder)
+        network = trained(source, field=field)
         if network.card.kind == model_card.STUDENT:
             raise ValueError(
                 f"{field}={source} is {network.card.title}, which makes samples in one evaluation "
@@ -110,9 +109,7 @@ def teacher(source: str, *, field: str = "config.teacher", folder: str = "") -> 
     )
 
 
-def student(
-    source: str, of: Network, *, field: str = "config.student", folder: str = ""
-) -> Network:
+def student(source: str, of: Network, *, field: str = "config.student") -> Network:
     """Open a student of another architecture.
 
     Args:
@@ -120,13 +117,12 @@ def student(
         `models.Generator`.
       of: its teacher.
       field: name of the setting, for errors.
-      folder: of the config file.
 
     Raises:
       RefusedError: in one line: there is no such function, or what it returns can't be used.
     """
     record = of.record()
-    made = user_function.call(source, record, field=field, folder=folder)
+    made = user_function.call(source, record, field=field)
     origin = _origin(of)
     origin = dataclasses.replace(origin, student=source, sha256={**origin.sha256, **_files(source)})
     with _refusing():
@@ -136,7 +132,7 @@ def student(
         return _network(source, model, model.arrays, origin)
 
 
-def fake_score(source: str, of: Network, *, field: str, folder: str = "") -> Network:
+def fake_score(source: str, of: Network, *, field: str) -> Network:
     """Open a fake score of another architecture than the teacher's.
 
     Args:
@@ -144,14 +140,13 @@ def fake_score(source: str, of: Network, *, field: str, folder: str = "") -> Net
         argument, that is the teacher.
       of: the teacher, whose shape and conditions it must have.
       field: name of the setting, for errors.
-      folder: of the config file.
 
     Raises:
       RefusedError: in one line: there is no such function, or what it returns can't be used.
     """
-    function = user_function.load(source, field=field, folder=folder)
+    function = user_function.load(source, field=field)
     given = (of.record(),) if _takes_one(function) else ()
-    made = user_function.call(source, *given, field=field, folder=folder)
+    made = user_function.call(source, *given, field=field)
     with _refusing():
         network = _of_record(made, source, Origin(source, sha256=_files(source)))
         if network.model.shape != of.model.shape:
@@ -224,20 +219,19 @@ def differences(own: Any, other: Any) -> list[str]:
     ]
 
 
-def trained(source: str, *, field: str, folder: str = "") -> Network:
+def trained(source: str, *, field: str) -> Network:
     """Open a network that a run wrote, of whatever kind; a user's functions are called again.
 
     Args:
       source: the network's folder.
       field: name of the setting, for errors.
-      folder: of the config file.
 
     Raises:
       RefusedError: as for `teacher` and `student`.
       ValueError: if the folder is damaged, or the functions make another tree of arrays now.
     """
     if diffusers.is_folder(source):
-        return teacher(source, field=field, folder=folder)
+        return teacher(source, field=field)
     if not record_folder.is_one(source):
         ours = teachers.load(source, field=field)
         return Network(
@@ -250,10 +244,10 @@ def trained(source: str, *, field: str, folder: str = "") -> Network:
             card=ours.card,
         )
     origin, card = record_folder.read(source)
-    network = teacher(origin.teacher, field=f"{field}={source}: teacher", folder=folder)
+    network = teacher(origin.teacher, field=f"{field}={source}: teacher")
     if origin.student:
         where = f"{field}={source}: student"
-        network = student(origin.student, network, field=where, folder=folder)
+        network = student(origin.student, network, field=where)
     assert network.origin is not None
     _tell_changes(source, origin, network.origin)
     model = network.model

@@ -137,6 +137,22 @@ def test_however_an_update_is_computed(run, tmp_path, fields):
         np.testing.assert_allclose(computed, wanted, rtol=2e-5, atol=1e-6)
 
 
+def test_a_teacher_kept_in_half_precision():
+    exp = building.build(config(teacher_dtype="bfloat16"))
+    kept = exp.narrowed(exp.load_inputs())["teacher"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(kept)} == {np.dtype("bfloat16")}
+    assert exp.abstract_inputs()["teacher"] == jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), kept
+    )
+    full = building.build(config())
+    y, sigma = np.ones((4, 2), np.float32), np.full(4, 0.7, np.float32)
+    wanted = full.denoiser(full.load_inputs()["teacher"], y, sigma)
+    given = exp.method.networks["teacher"](kept, y, sigma)
+    assert given.dtype == np.float32
+    np.testing.assert_allclose(given, wanted, atol=1e-3)
+    assert not np.array_equal(given, wanted)
+
+
 @pytest.mark.parametrize("apart", ["never", "always"])
 def test_a_table_of_conditions_is_an_argument_of_the_update(tmp_path, apart):
     made = config(teacher="my_teacher:of_rows", compile_apart=apart, mesh__data=2)

@@ -142,7 +142,7 @@ def test_the_short_check_is_for_users_teachers(folder):
             {"student": "small"},
             "config.student='small': a function is needed, as \"module:function",
         ),
-        ({"student": "network"}, "config.network.class_name is missing"),
+        ({"student": "network"}, r"needs the fields network\.\*: bases\.with_network"),
         ({"fake_score__network": "my_teacher:of_classes"}, "my_teacher:of_classes: denoise failed"),
         ({"fake_score__network": "x"}, "config.fake_score.network='x': a function is needed"),
         ({"generator__learning_rate": "fast"}, "learning_rate='fast': a positive number.*\"auto\""),
