@@ -23,7 +23,8 @@ from diffjax import methods
 from diffjax.distributed import runtime, sharding
 from diffjax.interfaces import Params
 from diffjax.models.denoiser import NetworkDenoiser
-from diffjax.runs import building, checks, config_file
+from diffjax.models.records import RecordGenerator
+from diffjax.runs import building, checks, config_file, user_function
 from diffjax.runs.experiment import Experiment
 
 
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_config(path: str) -> ConfigDict:
     """Read the config of a file; end the program in one line if there is none."""
+    user_function.look_in(Path(path).parent)
     try:
         return checks.upgraded(config_file.load(path))
     except (config_file.ConfigFileError, ValueError) as error:
@@ -111,7 +113,7 @@ def build(config: ConfigDict, rounds: int = 1) -> tuple[Experiment, Mesh]:
         raise SystemExit(f"error: {error}") from None
 
 
-def random_params(denoiser: NetworkDenoiser, mesh: Mesh) -> Params:
+def random_params(denoiser: Any, mesh: Mesh) -> Params:
     """Draw weights of about the usual size by NumPy, compiling nothing, placed as a run's."""
     rng = np.random.default_rng(0)
 
@@ -215,6 +217,22 @@ def forward_flops(denoiser: NetworkDenoiser) -> float:
     return _matrix_flops(jax.make_jaxpr(denoiser)(denoiser.abstract_params(), x, sigma).jaxpr)
 
 
+def generator_flops(generator: RecordGenerator, denoiser: Any) -> float:
+    """Count those of a generator of any architecture, making one sample.
+
+    Args:
+      generator: the student.
+      denoiser: whose conditions it takes.
+    """
+
+    def generate(params: Params, key: Any) -> Any:
+        cond = None if denoiser.cond is None else denoiser.cond(key, 1)
+        return generator(params, generator.latent(key, 1), labels=cond)
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return _matrix_flops(jax.make_jaxpr(generate)(generator.abstract_params(), key).jaxpr)
+
+
 def _matrix_flops(jaxpr: Any) -> float:
     total = 0.0
     for equation in jaxpr.eqns:
@@ -222,6 +240,8 @@ def _matrix_flops(jaxpr: Any) -> float:
         if equation.primitive.name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             features = equation.params["dimension_numbers"].rhs_spec[0]
+            # Between the inputs of a transposed convolution there are zeros, which aren't counted.
+            output /= math.prod(equation.params["lhs_dilation"])
             total += 2 * output * math.prod(kernel) / kernel[features]
         elif equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]

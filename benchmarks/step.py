@@ -56,6 +56,26 @@ def forwards(method: str, turns: Iterable[Turn]) -> float | None:
     )
 
 
+def model_flops(exp: Experiment, passes: float) -> float:
+    """Count FLOPs an image of an update, of a student of its own architecture too.
+
+    Args:
+      exp: whose update it is.
+      passes: forward passes, as `forwards` counts them.
+    """
+    flops = passes * measuring.forward_flops(exp.denoiser)
+    student = exp.networks.get(exp.method.samples_from)
+    if student is None:
+        return flops
+    # Each turn makes samples, and that of the generator goes back through them.
+    own = sum(
+        (3 if turn.through_samples else not turn.borrows) * turn.times / turn.every
+        for turn in exp.update.turns
+    )
+    difference = measuring.generator_flops(student.model, exp.denoiser) - flops / passes
+    return flops + own * difference
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Compile the update and time it."""
     config = measuring.config_of(arguments)
@@ -96,7 +116,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     update = float(np.median(seconds))
     peak = measuring.matrix_peak(roles.DTYPES[config.dtype]) * mesh.size
     passes = forwards(config.method, exp.update.turns)
-    flops = passes and passes * measuring.forward_flops(exp.denoiser)
+    flops = passes and model_flops(exp, passes)
     return measuring.describe(arguments, config, mesh) | {
         "accumulation": accumulation,
         "rematerialize": config.rematerialize,
@@ -113,12 +133,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _start(exp: Experiment, mesh: Mesh) -> tuple[TrainState, dict[str, Any]]:
     """Make a state on random weights, and what updates read and never change, placed as a run's."""
-    params = measuring.random_params(exp.denoiser, mesh)
-    initial = {learner.name: params for learner in exp.method.learners}
+    initial = {
+        learner.name: measuring.random_params(exp.model_of(learner.name), mesh)
+        for learner in exp.method.learners
+    }
     shardings = sharding.state(exp.abstract_state(), mesh)
     state = jax.jit(exp.init_state, out_shardings=shardings)({}, initial)
     inputs = {
-        name: params if name == "teacher" else each.load() for name, each in exp.inputs.items()
+        name: measuring.random_params(exp.denoiser, mesh) if name == "teacher" else each.load()
+        for name, each in exp.inputs.items()
     }
     return state, exp.narrowed(sharding.put(inputs, sharding.state(inputs, mesh)))
 

@@ -1,14 +1,16 @@
-"""Pretrained networks that EDM's authors released, by name.
+"""Pretrained networks that EDM's and StyleGAN2-ADA's authors released, by name.
 
-Source: https://github.com/NVlabs/edm, section "Pre-trained models" and the training commands of the
-README. The weights are NVIDIA's, under CC BY-NC-SA 4.0; `python -m diffjax.convert` fetches them
-from there.
+Sources: https://github.com/NVlabs/edm, section "Pre-trained models" and the training commands of
+the README, whose weights are NVIDIA's, under CC BY-NC-SA 4.0; `python -m diffjax.convert` fetches
+them from there. https://github.com/NVlabs/stylegan2-ada-pytorch, the models of the paper's figure
+11b, under NVIDIA's Source Code License.
 """
 
 import dataclasses
 import difflib
 from typing import Any
 
+_GAN_URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/paper-fig11b-cifar10"
 _BASE_URL = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained"
 
 _DDPMPP = {
@@ -42,8 +44,8 @@ class Released:
 
     Attributes:
       url: of its pickle.
-      init_kwargs: arguments that decide its arrays' shapes, as `models.denoiser.from_edm_kwargs`
-        takes them; where they differ, those in the pickle count.
+      init_kwargs: arguments that decide its arrays' shapes, as `models.denoiser.from_edm_kwargs` or
+        `stylegan2.build` takes them; where they differ, those in the pickle count.
     """
 
     url: str
@@ -68,6 +70,19 @@ RELEASED: dict[str, Released] = {
         ("edm-afhqv2-64x64-uncond-ve", _NCSNPP, _AFHQV2),
         ("edm-imagenet-64x64-cond-adm", _ADM, _IMAGENET),
     )
+}
+
+# Those of the least FID, 2.92 without and 2.42 with classes (Karras et al. 2020, figure 11).
+GENERATORS: dict[str, Released] = {
+    f"stylegan2-cifar10-32x32-{name}": Released(
+        f"{_GAN_URL}/cifar10{letter}-cifar-ada-best-fid.pkl",
+        {
+            **{"z_dim": 512, "c_dim": classes, "w_dim": 512},
+            **{"img_resolution": 32, "img_channels": 3, "mapping_kwargs": {"num_layers": 2}},
+            "synthesis_kwargs": {"channel_base": 32768, "channel_max": 512, "conv_clamp": 256},
+        },
+    )
+    for name, letter, classes in (("uncond", "u", 0), ("cond", "c", 10))
 }
 
 

@@ -30,15 +30,27 @@ class Arrays:
     Attributes:
       tree: the record's own.
       trainable: (path, leaf) -> whether the leaf is trained.
+      read: reads the values of a tree whose own stand for their shapes and types; None where they
+        are the values.
     """
 
     tree: Params
     trainable: Trainable
+    read: Callable[[], Params] | None = None
 
     @functools.cached_property
     def _leaves(self) -> list[tuple[Path, Any]]:
         leaves = jax.tree_util.tree_leaves_with_path(self.tree)
         return [(trainable_lib.names(path) or _ROOT, leaf) for path, leaf in leaves]
+
+    @property
+    def _values(self) -> list[tuple[Path, Any]]:
+        return self._leaves if self.read is None else self._actual._leaves
+
+    @functools.cached_property
+    def _actual(self) -> "Arrays":
+        assert self.read is not None
+        return Arrays(self.read(), self.trainable)
 
     @functools.cached_property
     def _is_trained(self) -> list[bool]:
@@ -50,6 +62,8 @@ class Arrays:
 
     def start(self) -> Params:
         """Give what is trained, as the record has it."""
+        if self.read is not None:
+            return self._actual.start()
         return self._trained(lambda leaf: jnp.asarray(leaf, _kept(leaf.dtype)))
 
     def whole(self, trained: Params) -> Params:
@@ -75,13 +89,13 @@ class Arrays:
         """
         return _nested(
             (path, _at(trained, path) if is_trained else _written(leaf))
-            for (path, leaf), is_trained in zip(self._leaves, self._is_trained, strict=True)
+            for (path, leaf), is_trained in zip(self._values, self._is_trained, strict=True)
             if _is_array(leaf)
         )
 
     def abstract_stored(self) -> Params:
         """Shapes and types of what `stored` gives."""
-        stored = self.stored(self.abstract())
+        stored = dataclasses.replace(self, read=None).stored(self.abstract())
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored)
 
     def replaced(self, stored: Params) -> "Arrays":
@@ -100,12 +114,12 @@ class Arrays:
             for path, leaf in self._leaves
         ]
         tree = jax.tree.unflatten(jax.tree.structure(self.tree), leaves)
-        return dataclasses.replace(self, tree=tree)
+        return Arrays(tree, self.trainable)
 
     def digest(self) -> str:
         """SHA-256 of all arrays and their names."""
         digest = hashlib.sha256()
-        for path, leaf in self._leaves:
+        for path, leaf in self._values:
             if _is_array(leaf):
                 array = np.ascontiguousarray(_written(leaf))
                 digest.update(f"{'/'.join(path)} {array.dtype} {array.shape}\n".encode())

@@ -27,13 +27,16 @@ class Origin:
 
     Attributes:
       teacher: name of the teacher, as a config has it.
-      student: name of the student's function; "" for a copy of the teacher.
+      student: name of the student's function or pickle; "" for a copy of the teacher.
       sha256: of the functions' files, by the file's name.
+      stylegan2: arguments of the student's network, where that was a pickle's, which isn't asked
+        for again.
     """
 
     teacher: str
     student: str = ""
     sha256: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stylegan2: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def is_one(directory: PathLike) -> bool:
@@ -82,7 +85,10 @@ def read(directory: PathLike) -> tuple[Origin, ModelCard]:
         version = values["format_version"]
         if version != FORMAT_VERSION:
             raise ValueError(f"format version {version}, this diffjax reads {FORMAT_VERSION}")
-        origin = Origin(values["teacher"], values["student"], dict(values["sha256"]))
+        origin = Origin(
+            *(values[name] for name in ("teacher", "student")),
+            *(dict(values.get(name, {})) for name in ("sha256", "stylegan2")),
+        )
         if not all(isinstance(each, str) for each in (origin.teacher, origin.student)):
             raise ValueError("teacher and student must be names")
         return origin, model_card.read(json_values.decode(values["model_card"]))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,6 +20,8 @@ from diffjax.models.teacher import Cond, CondLaw, Teacher
 class _Record:
     """Parameters of a user's record, as runs have them."""
 
+    read: Callable[[], Params] | None = None
+
     @property
     def _kept(self) -> tuple[Params, trainable_lib.Trainable]:
         raise NotImplementedError
@@ -26,7 +29,7 @@ class _Record:
     @functools.cached_property
     def arrays(self) -> Arrays:
         """Parameters, parted."""
-        return Arrays(*self._kept)
+        return Arrays(*self._kept, self.read)
 
     @property
     def dtype(self) -> Any:
@@ -164,11 +167,14 @@ class RecordGenerator(_Record):
       generator: the record, as `generator.checked_generator` made it.
       name: where it comes from, such as "my_student:small".
       shape: of an example, which is the teacher's.
+      read: reads the parameters, where the record's own stand for their shapes and types; those
+        that aren't trained must then be without effect.
     """
 
     generator: Generator
     name: str
     shape: tuple[int, ...]
+    read: Callable[[], Params] | None = None
 
     @property
     def _kept(self) -> tuple[Params, trainable_lib.Trainable]:

@@ -29,7 +29,8 @@ _TEACHER = {
     "optimizer_state_dtype": "float32",  # or "bfloat16", of Adam's moments
 }
 _OTHER_STUDENT = {  # than the teacher's copy
-    "student": "",  # "module:function", or "network" after `with_network`
+    # "module:function", a StyleGAN2 pickle or its name, or "network" after `with_network`.
+    "student": "",
 }
 _DATA = {
     "dataset": "",  # a name, a zip, a folder, or tfds:NAME

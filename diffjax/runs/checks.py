@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffjax import methods
+from diffjax.convert import catalogue, generators
 from diffjax.files import paths, progress
 from diffjax.methods.settings import (
     COUNT,
@@ -78,9 +79,10 @@ FUNCTION = Rule(
     'a function is needed, as "module:function", or "" for the teacher\'s copy',
 )
 STUDENT = Rule(
-    lambda v: v == "network" or FUNCTION.holds(v),
-    'a function is needed, as "module:function", "network" for the fields network.*, or "" for the '
-    "teacher's copy",
+    lambda v: v == "network" or FUNCTION.holds(v) or (isinstance(v, str) and generators.is_one(v)),
+    'a function is needed, as "module:function", a StyleGAN2 pickle or a name of one ('
+    + ", ".join(catalogue.GENERATORS)
+    + '), "network" for the fields network.*, or "" for the teacher\'s copy',
 )
 
 _COMMON = {

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffjax.convert import diffusers
+from diffjax.convert import diffusers, generators
 from diffjax.convert import teacher as teachers
+from diffjax.convert.generators import Pickle
 from diffjax.files import digests
 from diffjax.files.progress import warn_once
 from diffjax.interfaces import Params
@@ -109,18 +110,28 @@ def teacher(source: str, *, field: str = "config.teacher") -> Network:
     )
 
 
-def student(source: str, of: Network, *, field: str = "config.student") -> Network:
+def student(
+    source: str, of: Network, *, field: str = "config.student", dtype: Any = None
+) -> Network:
     """Open a student of another architecture.
 
     Args:
       source: "module:function", a function of a `models.Teacher` that returns a
-        `models.Generator`.
+        `models.Generator`; or what `convert.generators.describe` takes.
       of: its teacher.
       field: name of the setting, for errors.
+      dtype: that a pickle's network computes in; None for float32. A user's function decides that
+        by itself.
 
     Raises:
-      RefusedError: in one line: there is no such function, or what it returns can't be used.
+      RefusedError: in one line: there is no such function or file, or it can't be used.
     """
+    if not user_function.is_name(source):
+        try:
+            pickle = generators.describe(source)
+        except (OSError, ValueError) as error:
+            raise RefusedError(f"{field}={source}: {error}") from error
+        return _of_pickle(source, of, pickle, dtype)
     record = of.record()
     made = user_function.call(source, record, field=field)
     origin = _origin(of)
@@ -245,7 +256,9 @@ def trained(source: str, *, field: str) -> Network:
         )
     origin, card = record_folder.read(source)
     network = teacher(origin.teacher, field=f"{field}={source}: teacher")
-    if origin.student:
+    if origin.stylegan2:
+        network = _of_pickle(origin.student, network, Pickle(origin.student, origin.stylegan2))
+    elif origin.student:
         where = f"{field}={source}: student"
         network = student(origin.student, network, field=where)
     assert network.origin is not None
@@ -259,7 +272,7 @@ def trained(source: str, *, field: str) -> Network:
         ) from error
     if isinstance(model, RecordGenerator):
         made = dataclasses.replace(model.generator, params=arrays.tree)
-        model = dataclasses.replace(model, generator=made)
+        model = dataclasses.replace(model, generator=made, read=None)
     else:
         model = dataclasses.replace(
             model, teacher=dataclasses.replace(model.teacher, params=arrays.tree)
@@ -269,6 +282,15 @@ def trained(source: str, *, field: str) -> Network:
         card=card,
         content=lambda: record_folder.content(source),
     )
+
+
+def _of_pickle(source: str, of: Network, pickle: Pickle, dtype: Any = None) -> Network:
+    with _refusing():
+        model = pickle.student(of.model, (source, of.source), dtype)
+    described = dict(pickle.init_kwargs)
+    origin = dataclasses.replace(_origin(of), student=source, stylegan2=described)
+    network = _network(source, model, model.arrays, origin)
+    return dataclasses.replace(network, content=pickle.content)
 
 
 def _of_record(made: Any, source: str, origin: Origin) -> Network:

@@ -149,7 +149,7 @@ def _others(
         if student == "network":
             yield learner.name, _own_student(config, teacher)
         elif student and isinstance(student, str):
-            yield learner.name, networks.student(student, teacher)
+            yield learner.name, networks.student(student, teacher, dtype=DTYPES[config.dtype])
         elif name := config.get(learner.name, {}).get("network", ""):
             field = f"config.{learner.name}.network"
             yield learner.name, networks.fake_score(name, teacher, field=field)

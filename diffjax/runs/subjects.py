@@ -21,7 +21,7 @@ from diffjax.runs.experiment import Experiment
 from diffjax.training import checkpointing
 
 OF_THE_RUN = ("student", "best")
-_SOURCES = (*OF_THE_RUN, "teacher")
+_SOURCES = (*OF_THE_RUN, "teacher", "initial")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,8 @@ def find(source: str, workdir: Path, exp: Experiment, seed: int, mesh: Mesh) -> 
 
     Args:
       source: "student", the average of the newest checkpoint; "best", the network in `best/`;
-        "teacher", sampled by Heun's method; or a network's folder, file or URL, such as a
+        "teacher", sampled by Heun's method; "initial", what a run of this config starts from, such
+        as a GAN's generator; or a network's folder, file or URL, such as a
         converted student. A student is asked at its own σ_init; one that doesn't say what it is is
         asked as the run's own network is, and that is told.
       workdir: of the run.
@@ -117,6 +118,8 @@ def find(source: str, workdir: Path, exp: Experiment, seed: int, mesh: Mesh) -> 
     """
     if source == "teacher":
         return _teacher(exp, seed, mesh)
+    if source == "initial":
+        return _initial(exp, seed, mesh)
     if source == "student":
         with _checkpoints(workdir) as checkpointer:
             params, meta = exp.restore_average(checkpointer, mesh)
@@ -143,6 +146,17 @@ def _teacher(exp: Experiment, seed: int, mesh: Mesh) -> Subject:
     params = sharding.put(params, sharding.state(params, mesh))
     caption, sampler, params = exp.comparisons(params, seed=seed, mesh=mesh)[0]
     return Subject("teacher", caption, exp.heun.evaluations, sampler, params, exp.classes)
+
+
+def _initial(exp: Experiment, seed: int, mesh: Mesh) -> Subject:
+    if not exp.is_one_step:
+        raise ValueError("source='initial' needs a distillation; a teacher starts from noise.")
+    params = exp.load_initial().get(exp.method.samples_from)
+    if params is None:
+        params = exp.inputs["teacher"].load()
+    params = sharding.put(params, sharding.state(params, mesh))
+    sampler, title = exp.sampler(seed=seed, mesh=mesh), f"{exp.caption}, at the start"
+    return Subject("initial", title, exp.evaluations, sampler, params, exp.classes)
 
 
 def _network(name: str, title: str, path: str, exp: Experiment, seed: int, mesh: Mesh) -> Subject:
