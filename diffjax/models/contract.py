@@ -1,5 +1,7 @@
-"""The short check of a teacher: shape, type, finite numbers, and examples that don't mix."""
+"""The short check of teachers and students: shape, type, finite numbers, unmixed examples."""
 
+import contextlib
+import functools
 import math
 from typing import Any
 
@@ -8,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.diffusion.predictions import ProcessDenoiser
+from diffjax.files.progress import warn_once
 from diffjax.models import slopes
 from diffjax.models import trainable as trainable_lib
 from diffjax.models.generator import Generator
-from diffjax.models.teacher import Teacher
+from diffjax.models.teacher import CondLaw, Teacher
 
 _BATCH = 4
 _OTHER_BATCHES = (2, 3)
@@ -38,23 +41,12 @@ def short(teacher: Teacher, name: str) -> None:
     """
     check_form(teacher, name)
     compiled = slopes.compiled(teacher.denoise, teacher.params)
-    key = jax.random.key(0)
-    cond = None if teacher.cond is None else teacher.cond(jax.random.fold_in(key, 1), _BATCH)
-    n = jax.random.normal(key, (_BATCH, *teacher.shape), jnp.float32)
+    cond = None if teacher.cond is None else teacher.cond(jax.random.fold_in(_key(), 1), _BATCH)
 
     def denoise(y: Any, sigma: Any, cond: Any) -> np.ndarray:
         return np.asarray(compiled(teacher.params, y, sigma, cond))
 
-    middle = float(np.clip(teacher.sigma_data, teacher.sigma_min, teacher.sigma_max))
-    for level in (teacher.sigma_min, middle, teacher.sigma_max):
-        y = n * math.hypot(level, teacher.sigma_data)
-        out = denoise(y, jnp.full((_BATCH,), level, jnp.float32), cond)
-        if not np.isfinite(out).all():
-            share = 1 - np.isfinite(out).mean()
-            raise NotFiniteError(
-                f"{name}: denoise gave numbers that aren't finite at sigma={level:g} ({share:.0%} "
-                "of them); look for a division by 0 there, or narrow sigma_min and sigma_max"
-            )
+    middle, n = _check_finite(denoise, teacher, cond, name)
     # Levels of an example each, so that one told the wrong σ shows too.
     low, high = max(middle / 2, teacher.sigma_min), min(2 * middle, teacher.sigma_max)
     sigma = jnp.geomspace(low, high, _BATCH, dtype=jnp.float32)
@@ -90,21 +82,26 @@ def check_generator(generator: Generator, teacher: Teacher, name: str, of: str) 
     Raises:
       ValueError: in one line, naming what to change.
     """
-    for batch in (_BATCH, *_OTHER_BATCHES):
-
-        def generate(key: Any, batch: int = batch) -> Any:
-            cond = None if teacher.cond is None else teacher.cond(key, batch)
-            return generator.generate(generator.params, generator.latent(key, batch), cond)
-
+    for batch in (_BATCH, *_OTHER_BATCHES, 1):
+        z, cond = jax.eval_shape(
+            functools.partial(_drawn, generator, teacher.cond, batch=batch), _key()
+        )
+        for leaf in jax.tree.leaves(z):
+            if leaf.shape[:1] != (batch,):
+                raise ValueError(
+                    f"{name}: latent(key, {batch}) has shape {list(leaf.shape)}; its first axis "
+                    f"must be the batch, {batch}"
+                )
         try:
-            out = jax.eval_shape(generate, jax.random.key(0))
+            out = jax.eval_shape(
+                lambda *given: generator.generate(generator.params, *given), z, cond
+            )
         except Exception as error:  # a user's function: anything
-            lines = str(error).strip().splitlines() or [""]
-            what = f"{type(error).__name__}: {lines[0]}"[:300]
-            raise ValueError(f"{name}: generate failed for {batch} latents ({what})") from error
+            raise ValueError(_generate_failed(generator, name, of, z, cond, error)) from error
         if not isinstance(out, jax.ShapeDtypeStruct):
+            pair = "; of Linen's apply with mutable=, the first" if isinstance(out, tuple) else ""
             raise ValueError(
-                f"{name}: generate returned {type(out).__name__}; it must return one array"
+                f"{name}: generate returned {type(out).__name__}; it must return one array{pair}"
             )
         if out.shape[1:] != teacher.shape:
             raise ValueError(
@@ -120,6 +117,88 @@ def check_generator(generator: Generator, teacher: Teacher, name: str, of: str) 
             raise ValueError(
                 f"{name}: generate returned {out.dtype}; cast to float32 in your function"
             )
+
+
+def short_generator(generator: Generator, law: CondLaw | None, name: str) -> None:
+    """Evaluate a student on a batch: finite numbers, and samples that are each their own.
+
+    What may be meant is a warning: samples that depend on others of their batch, and a condition
+    that changes nothing.
+
+    Args:
+      generator: to check; `check_generator` passed it.
+      law: of the conditions that it is given; None: none.
+      name: of the generator, for the message.
+
+    Raises:
+      ValueError: in one line, if what it generates isn't finite.
+    """
+    compiled = slopes.compiled(generator.generate, generator.params)
+    z, cond = _drawn(generator, law, _key(), _BATCH)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(z):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(leaf).all():
+            at = ".".join(trainable_lib.names(path))
+            raise ValueError(f"{name}: latent{at and ' ' + at} drew numbers that aren't finite")
+    out = np.asarray(compiled(generator.params, z, cond))
+    if not np.isfinite(out).all():
+        share = 1 - np.isfinite(out).mean()
+        raise ValueError(
+            f"{name}: generate gave numbers that aren't finite ({share:.0%} of them); look for NaN "
+            "in its parameters, or for a division by 0"
+        )
+    first = np.array([0, 1, 0, 1])  # the first two as they were, in other company
+    again = compiled(generator.params, *_pick((z, cond), first))
+    if _differ(np.asarray(again)[:2], out[:2]):
+        warn_once(
+            f"{name}: a sample depends on the others of its batch, so that other batch sizes give "
+            "other samples; of a batch norm take the running statistics (train=False)."
+        )
+    _, other = _drawn(generator, law, jax.random.fold_in(_key(), 1), _BATCH)
+    if _other(cond, other) and np.array_equal(compiled(generator.params, z, other), out):
+        warn_once(
+            f"{name}: the condition ({_form(cond)}) changes nothing in what is generated, and the "
+            "teacher is asked about it; hand it to the network, or set the teacher's cond=None."
+        )
+
+
+def check_finite(teacher: Teacher, name: str) -> None:
+    """Evaluate a denoiser at the ends and in the middle of its noise levels.
+
+    Args:
+      teacher: to check; `check_form` passed it.
+      name: of it, for the message.
+
+    Raises:
+      NotFiniteError: in one line.
+    """
+    compiled = slopes.compiled(teacher.denoise, teacher.params)
+    cond = None if teacher.cond is None else teacher.cond(jax.random.fold_in(_key(), 1), _BATCH)
+    _check_finite(lambda *given: np.asarray(compiled(teacher.params, *given)), teacher, cond, name)
+
+
+def _key() -> Any:
+    return jax.random.key(0)
+
+
+def _drawn(generator: Generator, law: CondLaw | None, key: Any, batch: int) -> tuple[Any, Any]:
+    """Draw latents and conditions."""
+    return generator.latent(key, batch), None if law is None else law(key, batch)
+
+
+def _check_finite(denoise: Any, teacher: Teacher, cond: Any, name: str) -> tuple[float, Any]:
+    """Check three noise levels; give the middle one, and the noise."""
+    n = jax.random.normal(_key(), (_BATCH, *teacher.shape), jnp.float32)
+    middle = float(np.clip(teacher.sigma_data, teacher.sigma_min, teacher.sigma_max))
+    for level in (teacher.sigma_min, middle, teacher.sigma_max):
+        y = n * math.hypot(level, teacher.sigma_data)
+        out = denoise(y, jnp.full((_BATCH,), level, jnp.float32), cond)
+        if not np.isfinite(out).all():
+            share = 1 - np.isfinite(out).mean()
+            raise NotFiniteError(
+                f"{name}: denoise gave numbers that aren't finite at sigma={level:g} ({share:.0%} "
+                "of them); look for a division by 0 there, or narrow sigma_min and sigma_max"
+            )
+    return middle, n
 
 
 def _check_form(teacher: Teacher, name: str, batch: int) -> None:
@@ -153,6 +232,25 @@ def _shapes(name: str, returned: tuple[int, ...], given: tuple[int, ...]) -> str
         f"{name}: denoise returned {list(returned)} for y {list(given)}; it must keep the shape of "
         f"y ({_UNBATCHED})"
     )
+
+
+def _generate_failed(
+    generator: Generator, name: str, of: str, z: Any, cond: Any, error: Exception
+) -> str:
+    """Name what makes a student fail when it is traced, by trying it without the condition."""
+    lines = str(error).strip().splitlines() or [""]
+    what = f"{type(error).__name__}: {lines[0]}"[:300]
+    given = f"latents {_form(z)} and the condition {'none' if cond is None else _form(cond)}"
+    if isinstance(error, jax.errors.JAXTypeError):
+        remedy = "; it must be a pure function of jax.numpy, without NumPy or branches on values"
+    elif cond is None:
+        remedy = "; if it wants a condition, it needs a teacher that has one"
+    else:
+        remedy = ""
+        with contextlib.suppress(Exception):
+            jax.eval_shape(lambda z: generator.generate(generator.params, z, None), z)
+            remedy = "; it works without a condition"
+    return f"{name}: generate failed for {given} of teacher {of!r} ({what}){remedy}"
 
 
 def _failed(teacher: Teacher, name: str, y: Any, sigma: Any, cond: Any, error: Exception) -> str:
@@ -226,10 +324,7 @@ def _check_independence(
     """Check that an example's output depends on itself alone, wherever it stands."""
     order = np.array([2, 0, 3, 1])
 
-    def pick(tree: Any, places: np.ndarray) -> Any:
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[places], tree)
-
-    permuted = denoise(*pick((y, sigma, cond), order))
+    permuted = denoise(*_pick((y, sigma, cond), order))
     if _differ(permuted, out[order]):
         raise ValueError(
             f"{name}: other outputs when the examples of a batch change places; each must depend "
@@ -237,7 +332,7 @@ def _check_independence(
             "that isn't [batch, ...])"
         )
     first = np.array([0, 1, 0, 1])  # the first two as they were, in other company
-    if _differ(denoise(*pick((y, sigma, cond), first))[:2], out[:2]):
+    if _differ(denoise(*_pick((y, sigma, cond), first))[:2], out[:2]):
         raise ValueError(
             f"{name}: an example's output depends on the others of its batch; take the stored "
             "statistics of a batch norm (model.eval(), eqx.nn.inference_mode, train=False)"
@@ -254,12 +349,19 @@ def _check_condition(
         other = teacher.cond(jax.random.key(seed), _BATCH)
         if np.any(denoise(y, sigma, other) != out):
             return
-    drawn = jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(a, b), cond, other))
-    if not all(drawn):
+    if _other(cond, other):
         raise ValueError(
             f"{name}: the condition ({_form(cond)}) changes nothing; hand it to the network "
             "(call=lambda m, x, t, c: m(x, t, c)), or set cond=None"
         )
+
+
+def _pick(tree: Any, places: np.ndarray) -> Any:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[places], tree)
+
+
+def _other(cond: Any, other: Any) -> bool:
+    return not all(jax.tree.leaves(jax.tree.map(np.array_equal, cond, other)))
 
 
 def _differ(a: np.ndarray, b: np.ndarray) -> bool:

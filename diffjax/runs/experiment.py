@@ -102,8 +102,8 @@ class Experiment:
         """Law by which samples' conditions are drawn, in place of uniform `classes`."""
         return None if isinstance(self.denoiser, NetworkDenoiser) else self.denoiser.cond
 
-    def check_teacher(self) -> None:
-        """Evaluate a user's teacher a few times, before anything long; seconds.
+    def check_records(self) -> None:
+        """Evaluate users' networks a few times, before anything long; seconds.
 
         Our own networks need none of it: shapes and types follow from their arguments.
 
@@ -112,6 +112,8 @@ class Experiment:
         """
         if "teacher" in self.inputs:
             opening.check(self.denoiser)
+        for network in self.networks.values():
+            opening.check_learner(network.model, self.denoiser)
 
     def load_inputs(self) -> dict[str, Any]:
         """Read what updates read and never change, by name; None where it is streamed."""

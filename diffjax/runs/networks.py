@@ -184,6 +184,24 @@ def check(model: Any) -> None:
             contract.short(model.teacher, model.name)
 
 
+def check_learner(model: Any, denoiser: Denoiser) -> None:
+    """Evaluate a user's student, or a fake score of its own network. Ours pass unasked.
+
+    Args:
+      model: of the learner's network.
+      denoiser: the teacher's, whose conditions it is given.
+
+    Raises:
+      RefusedError: in one line, naming what to change.
+    """
+    with _refusing():
+        if isinstance(model, RecordGenerator):
+            contract.short_generator(model.generator, denoiser.cond, model.name)
+        elif isinstance(model, RecordDenoiser):
+            record = dataclasses.replace(model.teacher, cond=denoiser.cond)
+            contract.check_finite(record, model.name)
+
+
 def content(source: str) -> dict[str, Any]:
     """Describe by digests what a network's file or folder holds, wherever it lies.
 

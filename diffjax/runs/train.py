@@ -65,7 +65,7 @@ def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = Fals
         mesh = sharding.make_mesh(**config.mesh)
         sharding.check_batch(config.batch_size, config.get("accumulation", 1), mesh)
         exp = building.build(config)
-        exp.check_teacher()
+        exp.check_records()
         if config.evaluate.every_kimg:
             building.check_evaluation(config, exp)
             evaluator.check_best(

@@ -126,8 +126,8 @@ def test_a_file_that_has_the_name_of_pythons(folder):
 def test_the_short_check_is_for_users_teachers(folder):
     exp = build(folder, teacher="my_teacher:not_finite")
     with pytest.raises(RefusedError, match=r"aren't finite at sigma=0\.05"):
-        exp.check_teacher()
-    build(folder).check_teacher()
+        exp.check_records()
+    build(folder).check_records()
 
 
 @pytest.mark.parametrize(
