@@ -45,7 +45,7 @@ class Discriminator(nn.Module):
         return nn.Dense(1)(x)[:, 0] + jnp.sum(x * nn.Dense(x.shape[1])(labels), axis=1) / 8
 
 
-def train(steps: int = 3000, batch: int = 64, seed: int = 0) -> None:
+def train(steps: int = 12_000, batch: int = 64, seed: int = 0) -> None:
     """Train by the non-saturating loss, and write the weights and the running statistics."""
     images, classes = (jnp.asarray(array) for array in digits.load())
     g, d = Generator(), Discriminator()

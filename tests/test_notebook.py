@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom in a checkout, with less training."""
+"""The notebooks run from top to bottom in a checkout, with less training."""
 
 import os
 import re
@@ -10,16 +10,17 @@ from nbclient import NotebookClient
 
 from tests.support.processes import PATIENCE
 
-ROOT = Path(__file__).parents[1]
-NOTEBOOK = ROOT / "colab" / "digits.ipynb"
+FOLDER = Path(__file__).parents[1] / "colab"
+NAMES = [path.stem for path in FOLDER.glob("*.ipynb")]
 
 
-@pytest.fixture
-def notebook():
-    return nbformat.read(NOTEBOOK, as_version=4)
+def read(name):
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
 
 
-def test_is_committed_without_outputs(notebook):
+@pytest.mark.parametrize("name", NAMES)
+def test_is_committed_without_outputs(name):
+    notebook = read(name)
     nbformat.validate(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -27,33 +28,55 @@ def test_is_committed_without_outputs(notebook):
             assert cell.execution_count is None
 
 
-def test_runs(notebook, tmp_path, monkeypatch):
-    (parameters,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
-    for name, value in {"WORKDIR": str(tmp_path / "run"), "DURATION_KIMG": 1.024}.items():
-        parameters.source, count = re.subn(
-            rf"^{name} = .*$", f"{name} = {value!r}", parameters.source, flags=re.MULTILINE
-        )
-        assert count == 1
+@pytest.fixture
+def executed(tmp_path, monkeypatch):
+    """(name, parameters) -> outputs of the notebook's cells, by their names."""
     # As a person's kernel would start: one device, and diffjax found through the checkout alone.
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     monkeypatch.delenv("PYTHONPATH", raising=False)
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
 
-    client = NotebookClient(
-        notebook,
-        timeout=PATIENCE,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(NOTEBOOK.parent)}},
-    )
-    client.execute()
+    def execute(name, values):
+        notebook = read(name)
+        (parameters,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
+        for parameter, value in values.items():
+            parameters.source, count = re.subn(
+                rf"^{parameter} = .*$",
+                f"{parameter} = {value!r}",
+                parameters.source,
+                flags=re.MULTILINE,
+            )
+            assert count == 1
+        NotebookClient(
+            notebook,
+            timeout=PATIENCE,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(FOLDER)}},
+        ).execute()
+        return {cell.id: cell.get("outputs", []) for cell in notebook.cells}
 
-    outputs = {cell.id: cell.get("outputs", []) for cell in notebook.cells}
+    return execute
+
+
+def test_runs(executed, tmp_path):
+    outputs = executed("digits", {"WORKDIR": str(tmp_path / "run"), "DURATION_KIMG": 1.024})
     assert len(pictures(outputs["grids"])) == 2  # at 0 kimg and at the end
     assert len(pictures(outputs["comparison"])) == 1
     assert "fd_pixels" in text(outputs["scalars"])
     s = float(re.search(r"s = (\S+)", text(outputs["losses"])).group(1))
     assert abs(s - 0.5) < 0.02
     assert {"metrics.jsonl", "samples", "network"} <= set(os.listdir(tmp_path / "run"))
+
+
+def test_dropped_modes_come_back(executed, tmp_path):
+    values = {"WORKDIR": str(tmp_path / "run"), "DURATION_KIMG": 153.6}
+    outputs = executed("dropped_modes", values)
+    assert len(pictures(outputs["look"])) == 1
+    found = re.findall(r"^(.+): (\d) of 8 modes", text(outputs["look"]), re.MULTILINE)
+    covered = {name: int(count) for name, count in found}
+    assert covered.keys() == {"data", "the GAN", "diff_instruct"}
+    assert covered["the GAN"] <= 4
+    assert covered["diff_instruct"] == covered["data"] == 8
 
 
 def pictures(outputs):
