@@ -23,7 +23,7 @@ from diffjax.metrics import modes, sliced_wasserstein
 from diffjax.runs import building, config_file, user_function
 
 NAMES = {  # example -> the methods of its rows, in order, and where its data are
-    "dropped_modes": (("diff_instruct", "sid"), "dropped_modes"),
+    "dropped_modes": (("diff_instruct", "sid"), "eight_gaussians"),
     "decoder": (("diff_instruct", "sid"), "signals"),
     "dcgan": (("diff_instruct", "sid"), "digits"),
 }

@@ -12,25 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from eight_gaussians import CENTRES, SD, data
 
 from diffjax import models
 
 WEIGHTS = Path(__file__).with_suffix(".npz")
-CENTRES = 2 * np.stack([np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * np.pi / 4)], axis=1)
-SD = 0.1  # of a mode
 SIGMA_DATA = 1.42
-
-
-def data(key: jax.Array, count: int) -> jax.Array:
-    """Draw points [count, 2] of eight Gaussians on a circle."""
-    mode, noise = jax.random.split(key)
-    centres = jnp.asarray(CENTRES, jnp.float32)[jax.random.randint(mode, (count,), 0, 8)]
-    return centres + SD * jax.random.normal(noise, (count, 2))
-
-
-def reference(count: int, seed: int) -> jax.Array:
-    """Draw the data that samples are compared with."""
-    return data(jax.random.key(seed), count)
 
 
 def init(seed: int, *sizes: int) -> dict:

@@ -15,7 +15,6 @@ def get_config(method: str = "diff_instruct") -> ConfigDict:
     config.student = "dropped_modes:generator"
     config.fake_score.network = "dropped_modes:fake_score"
     config.generator.frozen_kimg = 12.8  # a fresh fake score first learns what the GAN draws
-    config.evaluate.reference = "dropped_modes:reference"
     config.duration_kimg = 512.0
     config.generator.decay_kimg = 256.0
     config.ema_halflife_kimg = 20.0

@@ -31,7 +31,7 @@ def load(folder, name, method):
 
 @pytest.mark.parametrize("name", generators.NAMES)
 def test_an_example_is_short_and_shown(name):
-    assert len((ROOT / "examples" / f"{name}.py").read_text().splitlines()) <= 110
+    assert len((ROOT / "examples" / f"{name}.py").read_text().splitlines()) <= 100
     page = (ROOT / "docs" / "guides" / "any-generator.md").read_text()
     for file in (f"{name}.py", f"{name}_config.py"):
         assert f"{{literalinclude}} ../../examples/{file}" in page
@@ -56,8 +56,8 @@ def points(exp, params):
 def test_modes_that_a_gan_dropped_are_regained(folder, trained, tmp_path):
     module = trained("dropped_modes")
     config = load(folder, "dropped_modes", "diff_instruct")
-    config.update(grid_kimg=0.0, checkpoint_kimg=1e6, duration_kimg=256.0, ema_halflife_kimg=10.0)
-    config.generator.decay_kimg = 128.0
+    config.update(grid_kimg=0.0, checkpoint_kimg=1e6, duration_kimg=128.0, ema_halflife_kimg=6.4)
+    config.generator.decay_kimg = 64.0
     config.mesh.data = 1
     exp = building.build(config)
     exp.check_records()
@@ -68,13 +68,13 @@ def test_modes_that_a_gan_dropped_are_regained(folder, trained, tmp_path):
     print(before, after)
     assert before[0] <= 4
     assert after[0] == 8
-    assert after[1] > 0.6
+    assert after[1] > 0.5
 
 
 def test_the_closed_form_is_the_mean_of_the_data_given_a_noisy_point(folder):
     """Against draws of the data, weighted by how likely they make the noisy point."""
     module = importlib.import_module("dropped_modes")
-    x = np.asarray(module.reference(200_000, 0), np.float64)
+    x = np.asarray(module.data(jax.random.key(0), 200_000), np.float64)
     record = module.teacher()
     for sigma in (0.5, 2.0):
         y = np.array([[1.0, 0.7], [-2.0, 0.1]], np.float32)

@@ -133,6 +133,25 @@ def test_the_short_check_is_for_users_teachers(folder):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"student": "my_teacher:broken"}, "^my_teacher:broken: generate gave numbers that aren't"),
+        (
+            {"fake_score__network": "my_teacher:broken_fresh"},
+            "^my_teacher:broken_fresh: denoise gave numbers that aren't finite",
+        ),
+    ],
+)
+def test_numbers_of_a_student_and_of_a_fake_score_are_asked_before_a_run(folder, fields, message):
+    exp = build(folder, **fields)
+    with pytest.raises(RefusedError, match=message):
+        exp.check_records()
+    (field,) = fields
+    good = {"student": "small", "fake_score__network": "fresh"}[field]
+    build(folder, **{field: f"my_teacher:{good}"}).check_records()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
         ({"dtype": "bfloat16"}, "config.dtype='bfloat16': my_teacher:points computes as its own"),
         ({"dropout": 0.1}, "config.dropout=0.1: my_teacher:points computes"),
         ({"augment_probability": 0.1}, "takes 0 augmentation labels"),

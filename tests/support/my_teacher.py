@@ -149,3 +149,14 @@ def of_folder():
     network = teachers.load(os.environ["MY_NETWORK"])
     record = from_edm_kwargs({**network.init_kwargs, "dropout": 0.0}).as_teacher(network.params)
     return dataclasses.replace(record, sigma_min=1e-9, sigma_max=1e9)
+
+
+def broken(teacher):
+    made = small(teacher)
+    return dataclasses.replace(made, params={"w": jnp.full((5, 2), jnp.nan), "frozen": jnp.ones(2)})
+
+
+def broken_fresh():
+    teacher = fresh()
+    layers = [jnp.full_like(teacher.params["layers"][0], jnp.nan), *teacher.params["layers"][1:]]
+    return dataclasses.replace(teacher, params=teacher.params | {"layers": layers})
