@@ -76,15 +76,13 @@ def convert(source: str, output: str, *, init_sigma: float | None = None) -> Non
 
 
 def _card(source: str, init_sigma: float | None) -> ModelCard:
-    kind = teacher.card(source).kind
-    if init_sigma is None:
-        return ModelCard(kind)
-    if kind or not init_sigma > 0:
-        raise ValueError(
-            f"--init_sigma={init_sigma:g}: "
-            + (f"{source} is a denoiser" if kind else "a positive number is needed")
-            + "; only a student has one"
-        )
+    known = teacher.card(source)
+    if init_sigma in (None, known.init_sigma):
+        return known
+    if known.kind or not init_sigma > 0:
+        what = f"{source} is {known.title}" if known.kind else "a positive number is needed"
+        advice = "leave it out" if known.init_sigma else "only a student has one"
+        raise ValueError(f"--init_sigma={init_sigma:g}: {what}; {advice}")
     return ModelCard(model_card.STUDENT, init_sigma=init_sigma, steps=1)
 
 

@@ -1,9 +1,10 @@
-"""Pretrained networks that EDM's and StyleGAN2-ADA's authors released, by name.
+"""Pretrained networks that EDM's, SiD's and StyleGAN2-ADA's authors released, by name.
 
 Sources: https://github.com/NVlabs/edm, section "Pre-trained models" and the training commands of
 the README, whose weights are NVIDIA's, under CC BY-NC-SA 4.0; `python -m diffjax.convert` fetches
 them from there. https://github.com/NVlabs/stylegan2-ada-pytorch, the models of the paper's figure
-11b, under NVIDIA's Source Code License.
+11b, under NVIDIA's Source Code License. https://github.com/mingyuanzhou/SiD, branch sida, "Specific
+One-step Generators", students that keep the terms of EDM's weights.
 """
 
 import dataclasses
@@ -46,10 +47,14 @@ class Released:
       url: of its pickle.
       init_kwargs: arguments that decide its arrays' shapes, as `models.denoiser.from_edm_kwargs` or
         `stylegan2.build` takes them; where they differ, those in the pickle count.
+      method: that made a student, "" for a denoiser or a GAN's generator.
+      init_sigma: noise level at which a student is asked; None for others.
     """
 
     url: str
     init_kwargs: dict[str, Any]
+    method: str = ""
+    init_sigma: float | None = None
 
 
 def _released(name: str, network: dict[str, Any], data: dict[str, Any]) -> Released:
@@ -72,6 +77,65 @@ RELEASED: dict[str, Released] = {
     )
 }
 
+_HUB = "https://huggingface.co/UT-Austin-PML"
+_SID = f"{_HUB}/SiD/resolve/main"
+_SIDA = f"{_HUB}/SiDA/resolve/main/EDM_distillation"
+
+
+def _student(method: str, url: str, teacher: str) -> Released:
+    return Released(f"{url}.pkl", RELEASED[teacher].init_kwargs, method, init_sigma=2.5)
+
+
+# One-step students of the networks above: SiD's, and SiDA's, whose training saw data.
+STUDENTS: dict[str, Released] = {
+    f"{method}-{data}": _student(method, url, teacher)
+    for data, teacher, urls in (
+        (
+            "cifar10-32x32-uncond",
+            "edm-cifar10-32x32-uncond-vp",
+            (
+                f"{_SID}/cifar10-uncond/alpha1.2/network-snapshot-1.200000-403968",
+                f"{_SIDA}/cifar10_uncond_sida_alpha1-217920",
+            ),
+        ),
+        (
+            "cifar10-32x32-cond",
+            "edm-cifar10-32x32-cond-vp",
+            (
+                f"{_SID}/cifar10-cond/alpha1.2/network-snapshot-1.200000-713312",
+                f"{_SIDA}/cifar10_cond_sida_alpha1-293184",
+            ),
+        ),
+        (
+            "imagenet-64x64-cond",
+            "edm-imagenet-64x64-cond-adm",
+            (
+                f"{_SID}/imagenet64/alpha1.2/network-snapshot-1.200000-939176",
+                f"{_SIDA}/imgnet64_sida_alpha1-249167",
+            ),
+        ),
+        (
+            "ffhq-64x64-uncond",
+            "edm-ffhq-64x64-uncond-vp",
+            (
+                f"{_SID}/ffhq64/alpha1.2/network-snapshot-1.200000-498176",
+                f"{_SIDA}/ffhq64_sida_alpha1-185856",
+            ),
+        ),
+        (
+            "afhqv2-64x64-uncond",
+            "edm-afhqv2-64x64-uncond-vp",
+            (
+                f"{_SID}/afhq64/alpha1/network-snapshot-1.000000-371712",
+                f"{_SIDA}/afhq64-v2_sida_alpha1-127488",
+            ),
+        ),
+    )
+    for method, url in zip(("sid", "sida"), urls, strict=True)
+}
+# Networks in EDM's format.
+EDM = RELEASED | STUDENTS
+
 # Those of the least FID, 2.92 without and 2.42 with classes (Karras et al. 2020, figure 11).
 GENERATORS: dict[str, Released] = {
     f"stylegan2-cifar10-32x32-{name}": Released(
@@ -87,15 +151,17 @@ GENERATORS: dict[str, Released] = {
 
 
 def lookup(name: str) -> Released:
-    """Look up a released network by name.
+    """Look up a released network in EDM's format by name.
 
     Raises:
       ValueError: if there is none, with the nearest name that is known.
     """
-    if name in RELEASED:
-        return RELEASED[name]
-    nearest = difflib.get_close_matches(name, RELEASED, n=1, cutoff=0.0)[0]
+    if name in EDM:
+        return EDM[name]
+    nearest = difflib.get_close_matches(name, EDM, n=1) or difflib.get_close_matches(
+        name, RELEASED, n=1, cutoff=0.0
+    )
     raise ValueError(
-        f"{name!r} is no released network; the nearest is {nearest!r}, and "
+        f"{name!r} is no released network; the nearest is {nearest[0]!r}, and "
         "diffjax/convert/catalogue.py lists them all"
     )

@@ -58,8 +58,8 @@ def describe(source: str, *, field: str = "teacher") -> dict[str, Any]:
             f"{field}={source} is {what.title}, which makes images in one evaluation and takes no "
             "noise off any more: name a denoiser, such as its own teacher."
         )
-    if source in catalogue.RELEASED:
-        return catalogue.RELEASED[source].init_kwargs
+    if source in catalogue.EDM:
+        return catalogue.EDM[source].init_kwargs
     directory = _directory(source)
     if directory is not None:
         return network_folder.load_denoiser_kwargs(directory)
@@ -92,6 +92,11 @@ def card(source: str) -> ModelCard:
       FileNotFoundError: if a folder holds no network.
       ValueError: if its description is damaged.
     """
+    if source in catalogue.STUDENTS:
+        student = catalogue.STUDENTS[source]
+        return ModelCard(
+            model_card.STUDENT, method=student.method, init_sigma=student.init_sigma, steps=1
+        )
     if source in catalogue.RELEASED:
         return ModelCard(model_card.DENOISER)
     directory = _directory(source)
@@ -114,7 +119,7 @@ def content(source: str) -> dict[str, Any]:
     directory = _directory(source)
     if directory is not None:
         return network_folder.content(directory)
-    url = catalogue.RELEASED[source].url if source in catalogue.RELEASED else source
+    url = catalogue.EDM[source].url if source in catalogue.EDM else source
     return digests.of_file(download.fetch(url))
 
 
@@ -122,7 +127,7 @@ def load(source: str, *, field: str = "teacher") -> Teacher:
     """Read a teacher's description and parameters.
 
     Args:
-      source: "digits" or "cifar_tiny", which are shipped; a name in `catalogue.RELEASED`; a folder
+      source: "digits" or "cifar_tiny", which are shipped; a name in `catalogue.EDM`; a folder
         that `python -m diffjax.convert` or a teacher's training wrote; or an EDM pickle's path or
         https URL, downloaded once.
       field: name of the setting in an error.
@@ -143,8 +148,8 @@ def load(source: str, *, field: str = "teacher") -> Teacher:
         params = network_folder.load_params(directory, abstract)
         return Teacher(init_kwargs, params, card(source))
     what = card(source)
-    if source in catalogue.RELEASED:
-        source = catalogue.RELEASED[source].url
+    if source in catalogue.EDM:
+        source = catalogue.EDM[source].url
     elif "://" not in source and not Path(source).exists():
         _raise_unknown(source, field)
     with download.reading(source) as path:

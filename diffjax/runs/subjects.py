@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from diffjax.convert import catalogue
 from diffjax.distributed import sharding
 from diffjax.evaluation import sampling
 from diffjax.files.progress import say
@@ -103,9 +104,9 @@ def find(source: str, workdir: Path, exp: Experiment, seed: int, mesh: Mesh) -> 
     Args:
       source: "student", the average of the newest checkpoint; "best", the network in `best/`;
         "teacher", sampled by Heun's method; "initial", what a run of this config starts from, such
-        as a GAN's generator; or a network's folder, file or URL, such as a
-        converted student. A student is asked at its own σ_init; one that doesn't say what it is is
-        asked as the run's own network is, and that is told.
+        as a GAN's generator; or a network's folder, file, URL or released name, such as a student.
+        A student is asked at its own σ_init; one that doesn't say what it is is asked as the run's
+        own network is, and that is told.
       workdir: of the run.
       exp: the run.
       seed: of the samples.
@@ -132,9 +133,11 @@ def find(source: str, workdir: Path, exp: Experiment, seed: int, mesh: Mesh) -> 
         title = f"{exp.caption}, {record['kimg']:.1f} kimg, best {record['metric']}"
         subject = _network(source, title, str(folder), exp, seed, mesh)
         return dataclasses.replace(subject, step=record["step"])
-    if not re.search(r"[/.]", source) and not Path(source).exists():
+    is_released = source in catalogue.EDM
+    if not (re.search(r"[/.]", source) or is_released or Path(source).exists()):
         raise ValueError(
-            f"source={source!r} is unknown; known are: {', '.join(_SOURCES)}, and a network's path."
+            f"source={source!r} is unknown; known are: {', '.join(_SOURCES)}, a released network's "
+            "name, and a network's path."
         )
     return _network(Path(source).stem or "network", "", source, exp, seed, mesh)
 
@@ -160,7 +163,7 @@ def _initial(exp: Experiment, seed: int, mesh: Mesh) -> Subject:
 
 
 def _network(name: str, title: str, path: str, exp: Experiment, seed: int, mesh: Mesh) -> Subject:
-    if "://" not in path and not Path(path).exists():
+    if not ("://" in path or path in catalogue.EDM or Path(path).exists()):
         raise FileNotFoundError(f"source={path}: there is no such file or folder.")
     network = networks.trained(path, field="source")
     model, own = network.model, exp.denoiser
