@@ -5,6 +5,9 @@ import difflib
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+
+from diffjax import models
 from diffjax.convert import catalogue, edm
 from diffjax.files import digests, download
 from diffjax.interfaces import Params
@@ -159,6 +162,23 @@ def load(source: str, *, field: str = "teacher") -> Teacher:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     return Teacher(init_kwargs, params, what)
+
+
+def read(source: str, *, dtype: Any = jnp.float32, field: str = "teacher") -> models.Teacher:
+    """Read a teacher as the record that anyone's is, ready for `models.guided` and the like.
+
+    Args:
+      source: as `load` takes it.
+      dtype: of the network's computation.
+      field: name of the setting in an error.
+
+    Raises:
+      FileNotFoundError: if there is nothing there.
+      ConnectionError: if it can't be downloaded.
+      ValueError: if it is no denoiser, or a student, which was made of one.
+    """
+    denoiser = from_edm_kwargs(describe(source, field=field), dtype=dtype)
+    return denoiser.as_teacher(load(source, field=field).params, classes=classes(source))
 
 
 def _version(source: str) -> tuple[str, int, int]:

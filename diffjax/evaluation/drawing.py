@@ -31,8 +31,11 @@ def latents(seed: int, indices: Array, shape: tuple[int, ...], law: CondLaw | No
       seed: of all samples.
       indices: [B] numbers of these samples.
       shape: of one latent.
-      law: (key, count) -> pytree of [count, ...], in place of N(0, I).
+      law: (key, count) -> pytree of [count, ...], in place of N(0, I); one that has `in_turn`, such
+        as `models.points.Indices`, decides itself by the numbers.
     """
+    if hasattr(law, "in_turn"):
+        return law.in_turn(indices)
 
     def latent(key: PRNGKey) -> Any:
         key = jax.random.fold_in(key, 0)

@@ -24,6 +24,16 @@ from diffjax.methods.draws import Dataset, Draws, once
 from diffjax.methods.settings import COUNT, FLAG, POSITIVE, SHARE, setting
 
 
+def mean_difference(d_teacher: Array, d_fake: Array) -> Array:
+    """Mean |D_φ − D_ψ| of each example, [B].
+
+    Args:
+      d_teacher: [B, ...].
+      d_fake: [B, ...].
+    """
+    return jnp.abs(d_teacher - d_fake).reshape(d_teacher.shape[0], -1).mean(axis=1)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScoreDistillation(Method):
     """Distillation with a fake score, without data.
@@ -128,8 +138,7 @@ class ScoreDistillation(Method):
             )
             for name in ("teacher", "fake_score")
         )
-        delta = jnp.abs(d_teacher - d_fake).reshape(y.shape[0], -1).mean(axis=1)
-        return d_teacher, d_fake, {"delta": delta}
+        return d_teacher, d_fake, {"delta": mean_difference(d_teacher, d_fake)}
 
     def draw(self, key: PRNGKey, data: Dataset | None = None) -> dict[str, Draws]:
         """Draw the randomness of an update; no data is read."""

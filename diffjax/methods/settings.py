@@ -42,6 +42,13 @@ FLAG = Rule(lambda v: isinstance(v, bool), "True or False is needed")
 T_MAX = Rule(lambda v: is_number(v) and 0 < v <= 1000, "it lies in (0, 1000]; SiD takes 800")
 
 
+def named(*known: str) -> Rule:
+    """Make the rule of a name that is one of those known."""
+    return Rule(
+        lambda v: isinstance(v, str) and v in known, f"is unknown; known are: {', '.join(known)}"
+    )
+
+
 def setting(default: Any, rule: Rule, *, field: str = "") -> Any:
     """Declare a dataclass field as a setting that users choose.
 

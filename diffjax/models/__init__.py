@@ -25,6 +25,7 @@ from diffjax.models.conditions import (
     uniform,
 )
 from diffjax.models.generator import Generator, denoiser_generator
+from diffjax.models.points import points
 from diffjax.models.teacher import Teacher
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "guided",
     "normal",
     "one_hot",
+    "points",
     "scaled",
     "uniform",
 ]

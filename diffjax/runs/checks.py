@@ -19,18 +19,13 @@ from diffjax.methods.settings import (
     Rule,
     is_number,
     is_whole,
+    named,
 )
 from diffjax.runs import bases, user_function
 
 
 def _is_tuple_of(holds: Callable[[Any], bool], value: Any) -> bool:
     return isinstance(value, tuple | list) and all(map(holds, value))
-
-
-def _named(*known: str) -> Rule:
-    return Rule(
-        lambda v: isinstance(v, str) and v in known, f"is unknown; known are: {', '.join(known)}"
-    )
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -90,8 +85,8 @@ _COMMON = {
     "deterministic": FLAG,
     "distributed": FLAG,
     "compilation_cache": TEXT,
-    "dtype": _named(*DTYPES),
-    "attention": _named("xla", "cudnn"),
+    "dtype": named(*DTYPES),
+    "attention": named("xla", "cudnn"),
     "rematerialize": FLAG,
     "batch_size": COUNT,
     "duration_kimg": DURATION,
@@ -132,7 +127,7 @@ _COMMON = {
     "evaluate.seed": SEED,
     "evaluate.seeds": COUNT,
     "sample.source": NAME,
-    "sample.format": _named("png", "npz"),
+    "sample.format": named("png", "npz"),
     "sample.label": CLASS_OR_ALL,
     "sample.count": WHOLE,
     "sample.batch_size": COUNT,
@@ -155,9 +150,9 @@ _TEACHER = {
     "accumulation": COUNT,
     "init_sigma": POSITIVE,
     "dropout": DECAY,
-    "compile_apart": _named("auto", "always", "never"),
+    "compile_apart": named("auto", "always", "never"),
     "teacher_dtype": DTYPE_OR_SAME,
-    "optimizer_state_dtype": _named("float32", "bfloat16"),
+    "optimizer_state_dtype": named("float32", "bfloat16"),
 }
 # Of methods that read real images.
 _DATA = {"dataset": NAME, "conditional": FLAG, "x_flip": FLAG}
