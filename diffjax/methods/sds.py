@@ -49,7 +49,7 @@ class SDS(Method):
     reads: ClassVar = ("teacher",)
     samples_from: ClassVar = "generator"
     sampled_by: ClassVar = "one_step"
-    shown: ClassVar = {"generator_loss": "generator", "delta": "|x − D|"}
+    shown: ClassVar = {"generator_loss": "generator", "delta": "|Δ|"}
     suspects: ClassVar = ("generator.learning_rate", "p_mean", "p_std")
 
     def turns(self) -> tuple[Turn, ...]:

@@ -19,15 +19,15 @@ class Indices:
     """Law of latents that are indices, drawn evenly.
 
     A batch holds each index as often as any other, or once more; at least `count` draws hold all.
-    Pictures and samples take them in turn, so that each is shown once.
+    Pictures and samples take them in turn, each once before one comes again.
 
     Attributes:
       count: number of indices.
-      repeats: samples in a row that pictures give one index, such as one for each class.
+      classes: number of classes, which samples have in turn too; 1 for none.
     """
 
     count: int
-    repeats: int = 1
+    classes: int = 1
 
     def __call__(self, key: PRNGKey, batch: int) -> Array:
         """Draw indices [batch] int32, each alike likely."""
@@ -35,7 +35,7 @@ class Indices:
         return (first + jnp.arange(batch, dtype=jnp.int32)) % self.count
 
     def in_turn(self, samples: Array) -> Array:
-        """Give each sample of a picture its index.
+        """Give each sample its index, so that each class has all, and so has one class alone.
 
         Args:
           samples: [B] numbers of the samples.
@@ -43,13 +43,15 @@ class Indices:
         Returns:
           [B] int32 indices.
         """
-        return (samples // self.repeats % self.count).astype(jnp.int32)
+        row, column = samples // self.classes, samples % self.classes
+        return ((row + column) % self.count).astype(jnp.int32)
 
 
 def points(teacher: Teacher, count: int = 10, std: float | None = None, seed: int = 0) -> Generator:
     """Make a student that is a table: of each index, and of each class if any, one example.
 
-    Score distillation sampling moves such points, `config.student = "diffjax.models.points:points"`.
+    Score distillation sampling moves such points. A config names it, with these defaults, as
+    "diffjax.models.points:points".
 
     Args:
       teacher: whose examples they are like; unconditional, or of one-hot classes.
@@ -81,5 +83,5 @@ def points(teacher: Teacher, count: int = 10, std: float | None = None, seed: in
         table = params["points"]
         return table[jnp.argmax(cond, axis=-1), z] if classes else table[z]
 
-    repeats = len(drawn) or max(classes, 1)
-    return Generator(generate, {"points": start}, Indices(int(count), repeats))
+    law = Indices(int(count), len(drawn) or max(classes, 1))
+    return Generator(generate, {"points": start}, law)
