@@ -97,6 +97,12 @@ def variety(points: np.ndarray) -> float:
     return float(points.std(axis=0).mean())
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a positive whole number")
+    return int(text)
+
+
 def parse() -> argparse.Namespace:
     """Read the command line, and refuse what can't be before any compute."""
     parser = argparse.ArgumentParser(
@@ -104,9 +110,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--teacher", default="digits", help="a name, folder or pickle of ours")
     parser.add_argument("--scales", default="1", help="of guidance, such as 1,2,4")
-    parser.add_argument("--count", type=int, default=8, help="points of each class")
-    parser.add_argument("--batch", type=int, default=400, help="points an update")
-    parser.add_argument("--updates", type=int, default=600)
+    parser.add_argument("--count", type=_count, default=8, help="points of each class")
+    parser.add_argument("--batch", type=_count, default=400, help="points an update")
+    parser.add_argument("--updates", type=_count, default=600, help="in steps of 50 from 50 on")
     parser.add_argument("--rate", type=float, default=1e-2, help="Adam's")
     parser.add_argument("--std", type=float, help="of the start; sigma_data by default")
     parser.add_argument("--p_mean", type=float, default=-1.2, help="mean of ln sigma")
@@ -117,11 +123,18 @@ def parse() -> argparse.Namespace:
     try:
         arguments.scales = [float(each) for each in arguments.scales.split(",") if each]
         dtype = jnp.bfloat16 if arguments.bfloat16 else jnp.float32
-        arguments.teacher = teachers.read(arguments.teacher, dtype=dtype, field="--teacher")
+        described = teachers.describe(arguments.teacher, field="--teacher")
+        teacher = teachers.read(arguments.teacher, dtype=dtype, field="--teacher")
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    if not conditions.classes_of(arguments.teacher.cond)[0]:
-        parser.error("--teacher must be of classes")
+    if teacher.cond is None:
+        parser.error(f"--teacher={arguments.teacher} has no classes")
+    if set(arguments.scales) != {1} and not described.get("label_dropout"):
+        parser.error(
+            f"--teacher={arguments.teacher} was trained without label dropout, so that it has no "
+            "answer for no class: give --scales=1"
+        )
+    arguments.teacher = teacher
     return arguments
 
 
