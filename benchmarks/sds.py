@@ -11,6 +11,7 @@ for no class. A minute on a CPU for the digits, minutes on a GPU for 32x32 image
 
 import argparse
 import functools
+import math
 import time
 from pathlib import Path
 
@@ -103,6 +104,26 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a positive number")
+    return number
+
+
+def _scales(text: str) -> list[float]:
+    try:
+        found = [float(each) for each in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not np.isfinite(found).all():
+        raise ValueError(f"--scales={text!r}: a number or more are needed, such as 1,2,4")
+    return found
+
+
 def parse() -> argparse.Namespace:
     """Read the command line, and refuse what can't be before any compute."""
     parser = argparse.ArgumentParser(
@@ -113,28 +134,28 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--count", type=_count, default=8, help="points of each class")
     parser.add_argument("--batch", type=_count, default=400, help="points an update")
     parser.add_argument("--updates", type=_count, default=600, help="in steps of 50 from 50 on")
-    parser.add_argument("--rate", type=float, default=1e-2, help="Adam's")
-    parser.add_argument("--std", type=float, help="of the start; sigma_data by default")
+    parser.add_argument("--rate", type=_positive, default=1e-2, help="Adam's")
+    parser.add_argument("--std", type=_positive, help="of the start; sigma_data by default")
     parser.add_argument("--p_mean", type=float, default=-1.2, help="mean of ln sigma")
     parser.add_argument("--weight", default="denoisers", choices=tuple(sds.WEIGHTS))
     parser.add_argument("--bfloat16", action="store_true", help="compute in it")
     parser.add_argument("--picture", type=Path, required=True, help="a PNG to write")
     arguments = parser.parse_args()
+    name = arguments.teacher
     try:
-        arguments.scales = [float(each) for each in arguments.scales.split(",") if each]
+        arguments.scales = _scales(arguments.scales)
+        described = teachers.describe(name, field="--teacher")
+        if not described.get("label_dim"):
+            raise ValueError(f"--teacher={name} has no classes")
+        if set(arguments.scales) != {1} and not described.get("label_dropout"):
+            raise ValueError(
+                f"--teacher={name} was trained without label dropout, so that it has no answer for "
+                "no class: give --scales=1"
+            )
         dtype = jnp.bfloat16 if arguments.bfloat16 else jnp.float32
-        described = teachers.describe(arguments.teacher, field="--teacher")
-        teacher = teachers.read(arguments.teacher, dtype=dtype, field="--teacher")
+        arguments.teacher = teachers.read(name, dtype=dtype, field="--teacher")
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    if teacher.cond is None:
-        parser.error(f"--teacher={arguments.teacher} has no classes")
-    if set(arguments.scales) != {1} and not described.get("label_dropout"):
-        parser.error(
-            f"--teacher={arguments.teacher} was trained without label dropout, so that it has no "
-            "answer for no class: give --scales=1"
-        )
-    arguments.teacher = teacher
     return arguments
 
 

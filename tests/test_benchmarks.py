@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import cifar, cifar_picture, cifar_report, measuring, precision, profile
+from benchmarks import cifar, cifar_picture, cifar_report, measuring, precision, profile, relations
 from diffjax.files import images
 from diffjax.runs import checks
 from tests.runs.test_train import ROOT, load_config
@@ -382,3 +382,13 @@ class TestCifarPicture:
     def test_a_run_without_a_grid_is_named(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"run has no samples/samples_\*\.png"):
             cifar_picture.last_grid(tmp_path / "run", 8, 6, 32)
+
+
+@needs_matplotlib
+def test_the_figures_of_how_methods_relate(tmp_path):
+    relations.draw_gans(tmp_path / "new" / "gans.png")
+    relations.draw_points(tmp_path / "points.png")
+    for path in (tmp_path / "new" / "gans.png", tmp_path / "points.png"):
+        picture = np.asarray(Image.open(path).convert("L"))
+        assert picture.shape[1] > 400
+        assert picture.std() > 5

@@ -34,8 +34,9 @@ def latents(seed: int, indices: Array, shape: tuple[int, ...], law: CondLaw | No
       law: (key, count) -> pytree of [count, ...], in place of N(0, I); one that has `in_turn`, such
         as `models.points.Indices`, decides itself by the numbers.
     """
-    if hasattr(law, "in_turn"):
-        return law.in_turn(indices)
+    in_turn = getattr(law, "in_turn", None)
+    if in_turn is not None:
+        return in_turn(indices)
 
     def latent(key: PRNGKey) -> Any:
         key = jax.random.fold_in(key, 0)

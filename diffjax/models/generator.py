@@ -29,7 +29,8 @@ class Generator:
     Attributes:
       generate: (params, z, cond) -> [B, *teacher.shape], in the teacher's units. Pure.
       params: pytree. Its inexact arrays are trained, cast and sharded; all else is carried along.
-      latent: law of the latents, (key, batch) -> z, a pytree of [batch, ...].
+      latent: law of the latents, (key, batch) -> z, a pytree of [batch, ...]. Where it has a method
+        `in_turn`, numbers of samples [B] -> z, that gives pictures and samples theirs.
       trainable: (path, leaf) -> whether the leaf is trained; False for batch statistics.
     """
 
