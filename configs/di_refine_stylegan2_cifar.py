@@ -2,9 +2,9 @@
 
     python -m diffjax.main --config=configs/di_refine_stylegan2_cifar.py
 
-Published are the generator, the teacher and the result. Rates, batch and duration are not; those
-here refined a small GAN of our own, see docs/results/refinement.md.
-Hardware: one GPU of 80 GB.
+Published are the generator, the teacher and the result. Rates, batch and duration are not: those
+here are our own, and nobody has reported a run with them.
+Hardware: one GPU; 12 GiB.
 Time: 1,665 images/s on one H200, 50 minutes for the 5 million images.
 Result: FID 2.71 in one evaluation (the generator before: 2.92): published, as later papers
 quote it, not measured here.
