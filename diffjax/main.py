@@ -56,8 +56,8 @@ _MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "sample", "evaluate", "check", "show"],
-    "What to do; train resumes what it finds, check asks whether the teacher denoises, show prints "
-    "the config and who set what.",
+    "What to do; train resumes what it finds, check asks whether the teacher denoises and "
+    "rehearses the run, show prints the config and who set what.",
 )
 _FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "Of what --mode=show prints.")
 _ALLOW_CHANGED_CONFIG = flags.DEFINE_bool(
@@ -144,7 +144,7 @@ def _run(mode: str, config: Any, workdir: str) -> bool:
     elif mode == "check":
         from diffjax.runs.check import check
 
-        return check(config)
+        return check(config, workdir)
     else:
         from diffjax.runs.show import show
 

@@ -22,13 +22,13 @@ from diffjax.runs import (
     provenance,
     reporting,
     saved_config,
+    starting,
 )
 from diffjax.runs.experiment import Experiment
 from diffjax.runs.logger import RunLogger
 from diffjax.runs.loop import Loop
 from diffjax.training import checkpointing, compilation, failures, layouts
 from diffjax.training.background_compilation import BackgroundCompiled
-from diffjax.training.separate_programs import SeparatePrograms
 
 _CHECKPOINTS = "checkpoints"
 
@@ -204,17 +204,12 @@ def _compile(
     config: ConfigDict, exp: Experiment, mesh: Mesh, key: PRNGKey, *, is_needed: bool
 ) -> Callable[..., Any]:
     """Begin to compile the updates, while this thread reads, places and draws."""
-    abstract = exp.abstract_state()
-    updates: Any
-    if building.compiles_apart(config, exp):
-        updates = SeparatePrograms(exp.update, abstract, mesh)
-    else:
-        updates = compilation.compile_updates(exp.update, abstract, mesh, config.updates_per_call)
+    updates = starting.updates(config, exp, mesh)
     abstract_inputs = exp.abstract_inputs()
     # The shapes of what is streamed come with it.
     if not is_needed or any(each is None for each in abstract_inputs.values()):
         return updates
-    state, inputs = compilation.abstract_arguments(abstract, abstract_inputs, mesh)
+    state, inputs = compilation.abstract_arguments(exp.abstract_state(), abstract_inputs, mesh)
     return BackgroundCompiled(updates, state, inputs, key, 1)
 
 
@@ -228,7 +223,4 @@ def _start(
     """Restore the newest checkpoint, or make the first state."""
     if checkpointer.latest_step() is not None:
         return exp.restore(checkpointer, mesh)
-    initial = sharding.put(initial, sharding.state(initial, mesh))
-    shardings = sharding.state(exp.abstract_state(), mesh)
-    read = {name: inputs[name] for name in inputs if name == "teacher"}
-    return jax.jit(exp.init_state, out_shardings=shardings)(read, initial), {}
+    return starting.first_state(exp, inputs, initial, mesh), {}

@@ -1,6 +1,7 @@
 """The GAN of CIFAR-10: its networks at full size, by shapes, and its training in miniature, slow.
 
-`python -m pytest -m slow tests/examples/test_cifar_gan.py` took 63 s on two busy cores on 2026-11-28.
+`python -m pytest -m slow tests/examples/test_cifar_gan.py` took 63 s on two busy cores,
+2026-11-28.
 """
 
 import importlib

@@ -1,6 +1,9 @@
 """The check mode, from a config file to its report and its errors."""
 
+import collections
 import pathlib
+import runpy
+import shutil
 import subprocess
 import sys
 
@@ -9,8 +12,12 @@ import numpy as np
 import pytest
 
 from diffjax.convert import teacher as teachers
+from diffjax.distributed import sharding
+from diffjax.files import download
+from diffjax.models import checking, slopes
 from diffjax.models.denoiser import from_edm_kwargs
-from diffjax.runs import bases, check, networks, user_function
+from diffjax.runs import bases, building, check, networks, rehearsal, user_function
+from tests.support import my_teacher
 
 MODULE = """
 import jax.numpy as jnp
@@ -130,3 +137,120 @@ def test_the_command(folder):
     assert result.returncode == 1, result.stderr
     assert "my_teacher:flipped" in result.stdout
     assert [p for p in sorted(pathlib.Path(folder).iterdir()) if p.name != "__pycache__"] == before
+
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+
+
+def config(**fields):
+    made = bases.distillation("sid")
+    made.teacher = "my_teacher:points"
+    made.batch_size, made.updates_per_call, made.mesh.data = 16, 4, 1
+    for field, value in fields.items():
+        group, _, name = field.rpartition("__")
+        (made[group] if group else made)[name] = value
+    return made
+
+
+@pytest.fixture
+def beside():
+    folder = pathlib.Path(my_teacher.__file__).parent
+    user_function.look_in(folder)
+    yield
+    user_function._folders.remove(str(folder.resolve()))
+    sys.path[:] = [each for each in sys.path if each != str(folder.resolve())]
+    sys.modules.pop("my_teacher", None)
+
+
+def rehearsed(made, folder):
+    lines = []
+    exp, mesh = building.build(made), sharding.make_mesh(**made.mesh)
+    problems = rehearsal.rehearse(made, exp, mesh, folder, lines.append)
+    return lines, problems
+
+
+def test_a_run_is_rehearsed(beside, tmp_path, capsys):
+    assert check.check(config(), str(tmp_path / "run"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "OK"
+    for beginning in (
+        "checkpoints: ",
+        "devices: 1 x cpu, 16 examples each, 16 an update",
+        "teacher my_teacher:points: examples (2,), no classes, sigma_data 1, sigma 0.05 to 100, ",
+        "samples of the teacher, 35 evaluations: mean ",
+        "samples of the student, 1 evaluation: mean ",
+        "update: compiled in ",
+        "first update: delta ",
+        "|Δ| by noise level: ",
+        "memory a device: ",
+        "time: ",
+    ):
+        (line,) = (each for each in lines if each.startswith(beginning))
+        assert "nan" not in line
+    (line,) = (each for each in lines if each.startswith("first update"))
+    for name in ("fake_loss", "generator_loss", "fake_grad_norm", "generator_grad_norm"):
+        assert f"{name} " in line
+    # Nothing is left but a picture.
+    assert [each.name for each in (tmp_path / "run").iterdir()] == ["check.png"]
+
+
+def test_what_does_not_fit_or_is_not_finite(beside, tmp_path, monkeypatch):
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1))
+    lines, problems = rehearsed(config(generator__loss_scale=1e38), tmp_path)
+    full, skipped = problems
+    assert "config.keep_checkpoints=3: checkpoints need" in full
+    assert "name another --workdir" in full
+    assert "not finite" in skipped
+    assert any(line.startswith("time: ") for line in lines)
+
+
+def test_memory_that_is_not_there(beside, tmp_path, monkeypatch):
+    class Full:
+        def lower(self, *_):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+
+    monkeypatch.setattr(rehearsal.starting, "updates", lambda *_: Full())
+    _, (problem,) = rehearsed(config(), tmp_path)
+    assert problem.startswith("config.batch_size=16: an update doesn't fit")
+
+
+@pytest.mark.parametrize("name", ["sid_cifar", "di_refine_stylegan2_cifar", "sid_imagenet64"])
+def test_on_a_cpu_what_takes_long_is_left_out_by_name(name, tmp_path, monkeypatch):
+    def refuse(source, **_):
+        raise AssertionError(f"{source} isn't needed")
+
+    monkeypatch.setattr(download, "fetch", refuse)
+    made = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+    lines, problems = rehearsed(made, tmp_path / "run")
+    assert not problems
+    (line,) = (each for each in lines if each.startswith("not tried"))
+    assert "samples" in line
+    assert "an update" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_is_rehearsed_without_one(tmp_path, capsys):
+    made = runpy.run_path(str(CONFIGS / "teacher_digits.py"))["get_config"]()
+    made.batch_size, made.grid.rows, made.grid.columns, made.mesh.data = 8, 1, 1, 1
+    made.network.model_channels, made.network.channel_mult = 4, (1,)
+    made.heun.steps = 2
+    assert check.check(made, str(tmp_path / "run"))
+    out = capsys.readouterr().out
+    assert "network: examples (8, 8, 1), 10 classes" in out
+    assert "first update: grad_norm " in out or "loss " in out
+    assert out.splitlines()[-1] == "OK"
+
+
+@pytest.mark.parametrize(("sigma", "is_right"), [(0.0075, True), (0.1, False), (60.0, True)])
+def test_one_of_ours_is_right_where_it_was_trained(sigma, is_right, capsys, monkeypatch):
+    """Its sigma_data and range are its own, so that they are told and nothing is to change."""
+    levels = (slopes.Level(sigma, 0.8, 0.01, 1.0, 9), slopes.Level(1.0, 1.0, 0.01, 1.0, 9))
+    problems = (f"digits: at sigma={sigma} the slope is 0.8: set sigma_min=0.1", "other")
+    report = checking.Report("digits", levels, "samples", 0.75, 0.5, problems)
+    monkeypatch.setattr(checking, "check", lambda *_, **__: report)
+    assert check.check(of("digits")) == is_right
+    out = capsys.readouterr().out
+    assert (f"note: digits: at sigma={sigma} the slope is 0.8\n" in out) == is_right
+    assert ("set sigma_min" in out) != is_right
+    assert ("note: other" in out) == is_right
