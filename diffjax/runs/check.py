@@ -1,4 +1,4 @@
-"""The check mode: is the teacher right, and what would the run take, before it is begun?"""
+"""The check mode: whether the teacher is right, and what its run would take."""
 
 import dataclasses
 import math
