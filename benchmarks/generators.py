@@ -2,6 +2,7 @@
 
     python -m benchmarks.generators --output=runs/generators
     python -m benchmarks.generators --output=runs/generators --only=dropped_modes --seeds=0,1,2
+    python -m benchmarks.generators --output=runs/generators --picture=docs/generators.png
 
 Weights that aren't there are trained. Everything else goes through `python -m diffjax.main`, and a
 row before a method is measured as those after it are.
@@ -19,8 +20,9 @@ import numpy as np
 from benchmarks import examples
 from diffjax.distributed import sharding
 from diffjax.evaluation import sampling
+from diffjax.files import images
 from diffjax.metrics import modes, sliced_wasserstein
-from diffjax.runs import building, config_file, user_function
+from diffjax.runs import building, config_file, subjects, user_function
 
 NAMES = {  # example -> the methods of its rows, in order, and where its data are
     "dropped_modes": (("diff_instruct", "sid"), "eight_gaussians"),
@@ -94,14 +96,38 @@ def row(name: str, samples: str, found: dict[str, Any], images: str, seconds: fl
     return f"| {' | '.join(cells)} |"
 
 
+def picture(output: Path, path: Path, columns: int = 10, rows: int = 6) -> None:
+    """Draw the DCGAN of digits before and after each method, from the same latents."""
+    user_function.look_in(examples.EXAMPLES)
+    panels = []
+    for method in NAMES["dcgan"][0]:
+        exp = building.build(config_file.load(config_of("dcgan", method)))
+        workdir, mesh = output / f"dcgan_{method}_0", sharding.make_mesh()
+        for source in ("student",) if panels else ("initial", "student"):
+            subject = subjects.find(source, workdir, exp, SEED, mesh)
+            label_dim = exp.denoiser.label_dim
+            drawn = sampling.first_images(
+                subject.sampler, subject.params, columns * rows, label_dim=label_dim, mesh=mesh
+            )
+            panels.append(("the GAN" if source == "initial" else method, drawn))
+    drawing = images.labelled_panels(panels, columns=columns, padding=2, scale=4)
+    images.save_png(path, drawing)
+
+
 def main() -> None:
-    """Print the tables in Markdown."""
+    """Print the tables in Markdown, or draw the picture of runs that are there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", default="runs/generators", help="folder of the runs")
     parser.add_argument("--only", default=",".join(NAMES), help="examples, by commas")
     parser.add_argument("--seeds", default="", help="of weights made anew and of runs, by commas")
+    parser.add_argument(
+        "--picture", help="file for the picture of the DCGAN's runs, in place of all"
+    )
     parser.add_argument("flags", nargs="*", help="of the runs, after --")
     arguments = parser.parse_args()
+    if arguments.picture:
+        picture(Path(arguments.output), Path(arguments.picture))
+        return
     for name in arguments.only.split(","):
         for seed in [int(each) for each in arguments.seeds.split(",") if each] or [None]:
             seconds = start(name, seed)
