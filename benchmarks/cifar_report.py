@@ -11,9 +11,13 @@ import argparse
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from diffjax.reports.fits import Fit as Fit
+from diffjax.reports.fits import fit, fitted
+from diffjax.reports.series import Series as Curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,33 +34,8 @@ LATER = {
     "annealed": "its rate falling to 0",
 }
 
-# Thousands of images -> Fréchet distance.
-Curve = list[tuple[float, float]]
-
-# A distance so many times the best before it is no trend.
-BREAKDOWN = 1.5
 # How far beyond the last measurement, in images, a line's way to the teacher's distance is drawn.
 _SHOWN_BEYOND = 4
-
-
-class Fit(NamedTuple):
-    """Line log(distance) = intercept + slope · log(images).
-
-    Attributes:
-      slope: the power of images.
-      intercept: natural logarithm of the distance at one image.
-      r2: share of the variance explained.
-    """
-
-    slope: float
-    intercept: float
-    r2: float
-
-    def images_at(self, distance: float) -> float:
-        """Find the images at which the line falls to a distance; infinite if it never does."""
-        if self.slope >= 0:
-            return math.inf
-        return math.exp((math.log(distance) - self.intercept) / self.slope)
 
 
 def curve_of(folder: Path) -> Curve:
@@ -92,28 +71,6 @@ def later_curves(output: Path, name: str) -> dict[str, Curve]:
         title: [(done + kimg, distance) for kimg, distance in curve_of(folder)]
         for title, (folder, done) in zip(LATER.values(), later, strict=False)
     }
-
-
-def fitted(curve: Curve, skip_kimg: float = 0.0) -> Curve:
-    """Choose the points that a line is put through: those after `skip_kimg`, up to a breakdown."""
-    points: Curve = []
-    for kimg, distance in curve:
-        if points and distance > BREAKDOWN * min(value for _, value in points):
-            break
-        if kimg > skip_kimg:
-            points.append((kimg, distance))
-    return points
-
-
-def fit(curve: Curve, skip_kimg: float = 0.0) -> Fit | None:
-    """Fit a line to a curve's `fitted` points; None of fewer than three."""
-    points = np.array(fitted(curve, skip_kimg))
-    if len(points) < 3:
-        return None
-    x, y = np.log(points[:, 0] * 1000), np.log(points[:, 1])
-    slope, intercept = np.polyfit(x, y, 1)
-    residual = y - (intercept + slope * x)
-    return Fit(float(slope), float(intercept), float(1 - residual.var() / y.var()))
 
 
 def first_below(curve: Curve, distance: float) -> float | None:

@@ -1,5 +1,7 @@
 """Command line: `python -m diffjax.main --config=C [--workdir=W] [--mode=M]`.
 
+`--mode=report` needs no config but that which is in the work directory.
+
 Any value of the config can be overridden, `--config.batch_size=64`; `--mode=show` prints what comes
 of it. Exit code 0 means done, 1 that the run can't go on, 2 that the command line isn't right.
 """
@@ -55,9 +57,10 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "sample", "evaluate", "check", "show"],
+    ["train", "sample", "evaluate", "check", "show", "report"],
     "What to do; train resumes what it finds, check asks whether the teacher denoises and "
-    "rehearses the run, show prints the config and who set what.",
+    "rehearses the run, show prints the config and who set what, report writes a page on the run "
+    "in workdir, or a comparison of several, with commas between them.",
 )
 _FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "Of what --mode=show prints.")
 _ALLOW_CHANGED_CONFIG = flags.DEFINE_bool(
@@ -66,7 +69,13 @@ _ALLOW_CHANGED_CONFIG = flags.DEFINE_bool(
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "Folder that --mode=sample and --mode=evaluate write to; the default is the run's own.",
+    "Folder that --mode=sample, evaluate and report write to; the default is the run's own.",
+)
+_REFRESH = flags.DEFINE_integer(
+    "refresh",
+    0,
+    "Seconds after which a page of --mode=report loads itself again while its run lasts; 0 never.",
+    lower_bound=0,
 )
 _DEBUG = flags.DEFINE_bool("debug", False, "Show where an error comes from.")
 
@@ -81,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
       The exit code.
     """
     del argv
-    workdir = _WORKDIR.value or default_workdir(config_flags.get_config_filename(FLAGS["config"]))
+    workdir = _WORKDIR.value or default_workdir(_config_filename())
     try:
         is_well = _run(_MODE.value, _CONFIG.value, workdir)
     except KeyboardInterrupt:
@@ -98,6 +107,10 @@ def main(argv: Sequence[str]) -> int:
         refused = (runtime.NoDeviceError, user_function.RefusedError)
         return 2 if isinstance(error, refused) else 1
     return 0 if is_well else 1
+
+
+def _config_filename() -> str:
+    return config_flags.get_config_filename(FLAGS["config"])
 
 
 def default_workdir(config: str) -> str:
@@ -124,11 +137,18 @@ def _run(mode: str, config: Any, workdir: str) -> bool:
         _refuse(f"JAX doesn't take one of its variables in the environment: {error}")
     from diffjax.runs import user_function
 
-    filename = config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]
-    user_function.look_in(Path(filename).parent)
+    if mode == "report":
+        from diffjax.runs import report
+
+        workdirs = report.split(workdir)
+        report.report(workdirs, output=_OUTPUT.value or "", refresh=_REFRESH.value)
+        return True
+    user_function.look_in(Path(_config_filename().partition(":")[0]).parent)
     if mode == "train":
+        from diffjax.runs import starts
         from diffjax.runs.train import train
 
+        starts.asked_by(sys.argv[1:], config=_config_filename(), overridden=_overridden())
         train(config, workdir, allow_changed_config=_ALLOW_CHANGED_CONFIG.value)
     elif mode in ("sample", "evaluate"):
         from diffjax.runs.evaluate import evaluate
@@ -186,7 +206,7 @@ class _ConfigFileParser(flags.ArgumentParser):
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     """Parse the command line, and say what is wrong with it in one line."""
     arguments = FLAGS.read_flags_from_files(list(argv), force_gnu=False)
-    if not _has(arguments, r"help\w*"):
+    if not _has(arguments, r"help\w*") and not _is_report_alone(arguments):
         arguments = _with_one_config(arguments)
     FLAGS["config"].parser = _ConfigFileParser(arguments)
     try:
@@ -221,8 +241,10 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
             FLAGS[name].value = paths.expanded(folder)
         except ValueError as error:
             _refuse(f"--{name}={error}")
-    if FLAGS["output"].present and _MODE.value not in ("sample", "evaluate"):
-        _refuse("--output is for --mode=sample and --mode=evaluate alone")
+    if FLAGS["output"].present and _MODE.value not in ("sample", "evaluate", "report"):
+        _refuse("--output is for --mode=sample, --mode=evaluate and --mode=report alone")
+    if FLAGS["refresh"].present and _MODE.value != "report":
+        _refuse("--refresh is for --mode=report alone")
     if FLAGS["format"].present and _MODE.value != "show":
         _refuse("--format is for --mode=show alone")
     return rest
@@ -230,6 +252,16 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 def _has(arguments: Sequence[str], flag: str) -> bool:
     return any(re.fullmatch(f"--?{flag}", argument) for argument in arguments)
+
+
+def _is_report_alone(arguments: Sequence[str]) -> bool:
+    """Tell whether a report is asked for of a work directory, without a config."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    is_report = any(
+        re.fullmatch("--?mode=report", one) or (re.fullmatch("--?mode", one) and two == "report")
+        for one, two in pairs
+    )
+    return is_report and _has(arguments, "workdir(=.*)?") and not _has(arguments, "config(=.*)?")
 
 
 def _with_one_config(arguments: Sequence[str]) -> list[str]:

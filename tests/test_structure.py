@@ -20,7 +20,7 @@ ROWS = [
     ["methods", "data", "distributed"],
     ["convert"],
     ["evaluation"],
-    ["training"],
+    ["training", "reports"],
     ["runs"],
     ["main", "stats", "tools"],
 ]

@@ -30,10 +30,11 @@ from diffjax.runs.inputs import DataInput, Input, LawInput, TeacherInput, holds_
 from diffjax.runs.networks import Denoiser
 from diffjax.runs.rates import Rates, remarks
 from diffjax.runs.user_function import RefusedError
-from diffjax.training import dataset, optimizer
+from diffjax.training import compilation, dataset, optimizer
 from diffjax.training import draws as drawing
 from diffjax.training.ema import Averages
 from diffjax.training.schedule import Schedule, images_of_kimg
+from diffjax.training.separate_programs import SeparatePrograms
 from diffjax.training.update import Update
 
 
@@ -262,6 +263,20 @@ def compiles_apart(config: ConfigDict, exp: Experiment) -> bool:
     places = math.prod(exp.denoiser.shape[:-1])
     round_ = exp.batch_size // config.accumulation
     return params * places * round_ >= _WORTH_SEPARATE_PROGRAMS
+
+
+def updates(config: ConfigDict, exp: Experiment, mesh: Mesh) -> Any:
+    """Make what calls of a run update by, one program or several; nothing is compiled yet.
+
+    Args:
+      config: of any method.
+      exp: built from it.
+      mesh: the devices.
+    """
+    abstract = exp.abstract_state()
+    if compiles_apart(config, exp):
+        return SeparatePrograms(exp.update, abstract, mesh)
+    return compilation.compile_updates(exp.update, abstract, mesh, config.updates_per_call)
 
 
 def heun_settings(config: ConfigDict, denoiser: Denoiser) -> sampling.HeunSettings:

@@ -195,6 +195,22 @@ class Experiment:
         params = {learner.name: start(learner) for learner in self.method.learners}
         return train_state.create(params, self.update.optimizers, self.update.averaged)
 
+    def first_state(
+        self, inputs: Mapping[str, Any], initial: Mapping[str, Params], mesh: Mesh
+    ) -> TrainState:
+        """Make the state before the first update, laid over the devices.
+
+        Args:
+          inputs: what updates read, float32, on the devices.
+          initial: parameters by learner, which come before the method's own start.
+          mesh: the devices.
+        """
+        initial = sharding.put(initial, sharding.state(initial, mesh))
+        shardings = sharding.state(self.abstract_state(), mesh)
+        read = {name: inputs[name] for name in inputs if name == "teacher"}
+        state: TrainState = jax.jit(self.init_state, out_shardings=shardings)(read, initial)
+        return state
+
     def abstract_state(self) -> TrainState:
         """Shapes of the state."""
         return self._abstract_state

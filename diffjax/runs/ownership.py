@@ -65,6 +65,34 @@ def owned(workdir: Path, *, is_writer: bool = True) -> Iterator[None]:
         os.close(file)
 
 
+def is_owned(workdir: Path) -> bool:
+    """Tell whether a run is under way in a work directory, which is asked without touching it.
+
+    An owner on another host is believed alive for `LEASE_SECONDS` after its last sign.
+
+    Args:
+      workdir: of the run, if there is one.
+    """
+    path = workdir / FILE
+    try:
+        owner = json.loads(path.read_text(encoding="utf-8"))
+        is_silent = time.time() - path.stat().st_mtime > LEASE_SECONDS
+    except (OSError, ValueError):
+        return False
+    if not isinstance(owner, dict):
+        return False
+    process = owner.get("process")
+    if owner.get("host") != socket.gethostname() or not isinstance(process, int):
+        return not is_silent
+    try:
+        os.kill(process, 0)  # which asks, and does nothing
+    except PermissionError:
+        return not is_silent
+    except (OSError, OverflowError):
+        return False
+    return not is_silent
+
+
 def _lock(path: Path) -> int:
     """Open the file, and lock it for this process."""
     while True:

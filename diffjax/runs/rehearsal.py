@@ -22,7 +22,7 @@ from diffjax.distributed import numerics, runtime, sharding
 from diffjax.evaluation import sampling
 from diffjax.files import images
 from diffjax.interfaces import Params, PRNGKey
-from diffjax.runs import building, starting
+from diffjax.runs import building
 from diffjax.runs.experiment import Experiment
 from diffjax.runs.pictures import Pictures, PreviewError
 from diffjax.training import draws as drawing
@@ -65,7 +65,7 @@ def rehearse(config: ConfigDict, exp: Experiment, mesh: Mesh, folder: Path, say:
         return problems
     inputs = exp.load_inputs()
     inputs = sharding.put(inputs, sharding.state(inputs, mesh))
-    state = starting.first_state(exp, inputs, exp.load_initial(), mesh)
+    state = exp.first_state(inputs, exp.load_initial(), mesh)
     inputs = exp.narrowed(inputs)
     if draws:
         problems += _draw(config, exp, mesh, state, inputs, folder, say)
@@ -205,7 +205,7 @@ def _update(
 
     first, begun = read(), time.monotonic()
     try:
-        compiled = starting.updates(config, exp, mesh).lower(state, first, key, 1).compile()
+        compiled = building.updates(config, exp, mesh).lower(state, first, key, 1).compile()
         say(f"update: compiled in {time.monotonic() - begun:.0f} s")
         state, totals = compiled(state, first, key, 1)
         losses = jax.device_get(totals)

@@ -23,7 +23,7 @@ from diffjax.runs.logger import RunLogger
 from diffjax.runs.pictures import Pictures, PreviewError
 
 NETWORK = "network"
-_RECORD = "trained.json"
+RECORD = "trained.json"
 
 
 class Reporter:
@@ -108,7 +108,7 @@ class Reporter:
     def write_grid(self, samples: np.ndarray, step: int, kimg: float) -> None:
         """Write samples as a picture, where their shape has one."""
         with self._drawn():
-            self._write(self._pictures.grid(samples, shrink=2, padding=2), "samples", step, kimg)
+            self._write(self._grid(samples), "samples", step, kimg)
 
     def evaluate(self, state: Any, step: int, kimg: float) -> None:
         """Measure samples, and keep the network if it is the best one."""
@@ -131,7 +131,7 @@ class Reporter:
             self._offer_best(step, kimg, params)
 
     def finish(self, state: Any, inputs: Any, step: int, kimg: float) -> None:
-        """Write the picture that compares, and the network by itself."""
+        """Write the teacher's grid, the picture that compares, and the network by itself."""
         params = jax.device_put(self._exp.averaged(state), sharding.replicated(self._mesh))
         self._write_comparison(params, inputs, step, kimg)
         network = self._workdir / NETWORK
@@ -145,15 +145,14 @@ class Reporter:
             exp.save_network(network, exp.init_kwargs, params, card=card, classes=exp.classes)
             # Written last: without it the end of the run comes again.
             record = {"step": step, "kimg": kimg}
-            writing.write_text(network / _RECORD, json.dumps(record) + "\n")
-        self._logger.note(f"done: pictures in {self._workdir}/samples, the network in {network}")
+            writing.write_text(network / RECORD, json.dumps(record) + "\n")
 
     def is_finished(self, step: int) -> bool:
         """Tell whether `finish` was done for this step, and not only for a shorter run."""
         return self._finished_step() == step
 
     def _finished_step(self) -> int | None:
-        path = self._workdir / NETWORK / _RECORD
+        path = self._workdir / NETWORK / RECORD
         if not path.is_file():
             return None
         step: int = json.loads(path.read_text(encoding="utf-8"))["step"]
@@ -161,20 +160,26 @@ class Reporter:
 
     def _write_comparison(self, params: Params, inputs: Any, step: int, kimg: float) -> None:
         panels = []
-        for caption, sampler, sampler_params in [
-            *self._exp.comparisons(inputs, seed=self._seed, mesh=self._mesh),
-            (self._exp.caption, self._sampler, params),
-        ]:
+        others = self._exp.comparisons(inputs, seed=self._seed, mesh=self._mesh)
+        own = (self._exp.caption, self._sampler, params)
+        for caption, sampler, sampler_params in [*others, own]:
             try:
                 panels.append((caption, self._first_samples(sampler, sampler_params)))
             except FloatingPointError as error:  # the network is written all the same
                 self._logger.note(f"warning: {caption}: not in the last picture: {error}")
+        captions = [caption for caption, _, _ in others]
+        for _, samples in (panel for panel in panels if panel[0] in captions):
+            with self._drawn():  # as grids are, so that it lies over any of them in the report
+                self._write(self._grid(samples), "teacher", step, kimg)
         real = self._real()
         if real is not None:
             panels.insert(0, real)
         if panels:
             with self._drawn():
                 self._write(self._pictures.panels(panels), "comparison", step, kimg)
+
+    def _grid(self, samples: np.ndarray) -> np.ndarray | None:
+        return self._pictures.grid(samples, shrink=2, padding=2)
 
     def _real(self) -> tuple[str, np.ndarray] | None:
         """Caption and samples of the reference, if it has any."""

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -35,8 +35,19 @@ def fields(config: ConfigDict, given: Iterable[str] = ()) -> dict[str, Field]:
     """
     config = checks.upgraded(config)
     checks.check(config)
-    base = bases.fields(config.method)
-    values = bases.flat(config.to_dict())
+    return origins(bases.flat(config.to_dict()), bases.fields(config.method), given)
+
+
+def origins(
+    values: Mapping[str, Any], base: Mapping[str, Any], given: Iterable[str] = ()
+) -> dict[str, Field]:
+    """List fields with who set them, the base's first and in its order, then others.
+
+    Args:
+      values: of a config, by dotted names.
+      base: of its method, likewise; those of them that the config lacks are left out.
+      given: dotted names of what the command line set, groups of fields among them.
+    """
     given = tuple(given)
 
     def origin(name: str) -> str:
@@ -45,7 +56,8 @@ def fields(config: ConfigDict, given: Iterable[str] = ()) -> dict[str, Field]:
         is_base = name in base and _plain(base[name]) == _plain(values[name])
         return "base" if is_base else "file"
 
-    ordered = [*base, *(name for name in values if name not in base)]
+    ordered = [*(name for name in base if name in values)]
+    ordered += [name for name in values if name not in base]
     return {name: Field(values[name], origin(name)) for name in ordered}
 
 

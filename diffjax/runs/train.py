@@ -20,9 +20,10 @@ from diffjax.runs import (
     joining,
     ownership,
     provenance,
+    report,
     reporting,
     saved_config,
-    starting,
+    starts,
 )
 from diffjax.runs.experiment import Experiment
 from diffjax.runs.logger import RunLogger
@@ -48,7 +49,7 @@ def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = Fals
       config: one of `configs/`.
       workdir: the run's folder; see `diffjax.runs.logger` for what is written there, besides
         `checkpoints/`, the best network by `config.evaluate.best` in `best/` and, at the end,
-        the trained one in `network/`; and the config, in `config.json`.
+        the trained one in `network/` and `report.html`; and the config, in `config.json`.
       allow_changed_config: goes on where a run with another config was.
 
     Raises:
@@ -121,6 +122,8 @@ def _run(
         del initial  # so that its memory is free while the run lasts
         inputs = exp.narrowed(inputs)  # now that the networks that start as they are are there
         step = int(state.step)
+        if jax.process_index() == 0:
+            starts.record(workdir, step, failures.versions())
         logger = RunLogger(
             workdir,
             total_kimg=schedule.images_at_end(int(state.images)) / 1000,
@@ -171,6 +174,7 @@ def _run(
             elif loop.run(updates, inputs, key):
                 with dog.paused("writing the last pictures and the network"):
                     reporter.finish(loop.state, inputs, loop.step, loop.images / 1000)
+                    _tell_results(workdir, logger)
 
 
 def _images_seen(checkpoints: Path) -> int | None:
@@ -200,11 +204,19 @@ def _check_changes(
     return remarks
 
 
+def _tell_results(workdir: Path, logger: RunLogger) -> None:
+    """Write the report, and say where everything is."""
+    text = f"done: pictures in {workdir}/samples, the network in {workdir / reporting.NETWORK}"
+    if jax.process_index() == 0 and (page := report.at_the_end(workdir, logger.note)):
+        text += f", the report in {page}"
+    logger.note(text)
+
+
 def _compile(
     config: ConfigDict, exp: Experiment, mesh: Mesh, key: PRNGKey, *, is_needed: bool
 ) -> Callable[..., Any]:
     """Begin to compile the updates, while this thread reads, places and draws."""
-    updates = starting.updates(config, exp, mesh)
+    updates = building.updates(config, exp, mesh)
     abstract_inputs = exp.abstract_inputs()
     # The shapes of what is streamed come with it.
     if not is_needed or any(each is None for each in abstract_inputs.values()):
@@ -223,4 +235,4 @@ def _start(
     """Restore the newest checkpoint, or make the first state."""
     if checkpointer.latest_step() is not None:
         return exp.restore(checkpointer, mesh)
-    return starting.first_state(exp, inputs, initial, mesh), {}
+    return exp.first_state(inputs, initial, mesh), {}

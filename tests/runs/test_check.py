@@ -210,7 +210,7 @@ def test_memory_that_is_not_there(beside, tmp_path, monkeypatch):
         def lower(self, *_):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
 
-    monkeypatch.setattr(rehearsal.starting, "updates", lambda *_: Full())
+    monkeypatch.setattr(building, "updates", lambda *_: Full())
     _, (problem,) = rehearsed(config(), tmp_path)
     assert problem.startswith("config.batch_size=16: an update doesn't fit")
 
