@@ -68,12 +68,18 @@ def around(values: Iterable[float], *, is_log: bool) -> Axis:
         room = max((high / low) ** 0.06, 1.02)
         return Axis(low / room, high * room, True)
     room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
-    return Axis(low - room, high + room, False)
+    # What is never negative, such as a count, has no axis below 0.
+    return Axis(max(low - room, 0.0) if low >= 0 else low - room, high + room, False)
+
+
+def has_logarithms(values: Sequence[float]) -> bool:
+    """Tell whether there are values, all positive, and ratios of them don't overflow."""
+    return bool(values) and min(values) >= 1 / LARGEST
 
 
 def is_wide(values: Sequence[float]) -> bool:
-    """Tell whether values are positive and so far apart that a logarithmic axis shows more."""
-    return bool(values) and min(values) > 0 and max(values) / min(values) > 30
+    """Tell whether values are so far apart that a logarithmic axis, if it can be, shows more."""
+    return has_logarithms(values) and max(values) / min(values) > 30
 
 
 def short(value: float) -> str:

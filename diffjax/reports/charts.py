@@ -56,14 +56,17 @@ def chart(
         if _is_drawn(value) and (kimg > 0 or not is_measure)
     ]
     values = [value for _, value in shown]
-    is_log = is_measure and bool(values) and min(values) > 0
+    is_log = is_measure and axes.has_logarithms(values)
     x = axes.around((kimg for kimg, _ in shown), is_log=is_measure)
     if not is_measure:
         x = Axis(min(0.0, x.low), x.high, False)
-        if all(kimg >= 0 for kimg, _ in shown):
-            x = Axis(0.0, x.high, False)
-    y = axes.around(values, is_log=is_log or axes.is_wide(values))
     fits = [fit(curve.points, rises=rises) if is_log else None for curve in curves]
+    ends = [
+        value
+        for curve, line in zip(curves, fits, strict=True)
+        for _, value in _ends(curve, line, rises=rises)
+    ]
+    y = axes.around([*values, *ends], is_log=is_log or axes.is_wide(values))
     lines = [
         _drawn(curve, number, x, y, line, rises=rises)
         for number, (curve, line) in enumerate(zip(curves, fits, strict=True))
@@ -162,12 +165,18 @@ def _drawn(curve: Curve, number: int, x: Axis, y: Axis, line: Fit | None, *, ris
             tip = element("title", f"{curve.label} {_point(kimg, value)}".strip())
             marks.append(element("circle", tip, cx=f"{across:.1f}", cy=f"{up:.1f}", r=3.5))
     parts = [element("path", d=path, class_="line"), *marks]
-    if line is not None:
-        span = fitted(curve.points, rises=rises)
-        ends = [(kimg, line.at(kimg * 1000)) for kimg in (span[0][0], span[-1][0])]
+    if ends := _ends(curve, line, rises=rises):
         path = "L".join(f"{_across(x, kimg):.1f} {_up(y, value):.1f}" for kimg, value in ends)
         parts.append(element("path", d=f"M{path}", class_="fit"))
     return element("g", *parts, class_=f"c{number % _COLOURS}")
+
+
+def _ends(curve: Curve, line: Fit | None, *, rises: bool) -> Series:
+    """Both ends of a fitted line; none without one."""
+    if line is None:
+        return []
+    span = fitted(curve.points, rises=rises)
+    return [(kimg, line.at(kimg * 1000)) for kimg in (span[0][0], span[-1][0])]
 
 
 def _point(kimg: float, value: float) -> str:

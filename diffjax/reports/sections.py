@@ -55,7 +55,11 @@ def samples(run: record.Run) -> Html:
     if grids.pictures:
         shown.append(_viewer(grids.pictures, teachers.pictures[-1:]))
     shown += [
-        _figure(each, f"At the end, {when(each)}: what the captions in the picture say.")
+        _figure(
+            each,
+            f"Side by side at the end, {when(each)}. The captions stand in the picture.",
+            is_wide=True,
+        )
         for each in comparisons.pictures[-1:]
     ]
     notes = [note for each in (grids, teachers, comparisons) for note in each.notes]
@@ -148,9 +152,14 @@ def _viewer(grids: Sequence[Picture], teachers: Sequence[Picture]) -> Html:
     )
 
 
-def _figure(picture: Picture, caption: str) -> Html:
+def _figure(picture: Picture, caption: str, *, is_wide: bool = False) -> Html:
     image = element("img", src=picture.uri, alt=caption, width=picture.width, height=picture.height)
-    return element("figure", image, element("figcaption", caption, class_="soft"), class_="picture")
+    if is_wide:  # it scrolls by itself, so that its captions can be read
+        image = element(
+            "div", image, class_="scroll", tabindex=0, role="region", aria_label=caption
+        )
+    note = element("figcaption", caption, class_="soft")
+    return element("figure", image, note, class_="picture wide" if is_wide else "picture")
 
 
 def last_pictures(galleries: Sequence[tuple[str, Gallery]]) -> Html:

@@ -115,8 +115,6 @@ def _any_json(path: Path, notes: list[str]) -> Any:
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, float):
-        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     if isinstance(value, list | tuple):
         return f"({', '.join(map(_text, value))})"
     return "none" if value is None else str(value)
@@ -142,23 +140,27 @@ def _config(
         config = saved_config.load(workdir)
     except FileNotFoundError:
         return [], f"There is no {saved_config.FILE}: the run began before one was kept."
-    except (OSError, ValueError) as error:
+    # Whatever stands there as JSON, it needn't be a config.
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         return [], f"The config can't be read: {error}."
     given = known_starts[-1].get("overridden") if known_starts else None
     values = bases.flat(config.to_dict())
     try:
         base = bases.fields(config.get("method", ""))
     except ValueError as error:
-        plain = [record.Field(name, _text(value), "", "file") for name, value in values.items()]
+        plain = [record.Field(name, _literal(each), "", "file") for name, each in values.items()]
         return plain, f"Its base isn't known: {error}"
-    names = (
-        [name for name in given or () if isinstance(name, str)] if isinstance(given, list) else []
-    )
+    names = [name for name in given if isinstance(name, str)] if isinstance(given, list) else []
     found = [
-        record.Field(name, _text(value), _text(base[name]) if name in base else "", origin)
+        record.Field(name, _literal(value), _literal(base[name]) if name in base else "", origin)
         for name, (value, origin) in show.origins(values, base, names).items()
     ]
     return found, ""
+
+
+def _literal(value: Any) -> str:
+    """Write a field as Python would; tuples came back as lists."""
+    return repr(tuple(value) if isinstance(value, list) else value)
 
 
 class _Place(NamedTuple):

@@ -30,9 +30,7 @@ def report(workdirs: Sequence[str], *, output: str = "", refresh: int = 0) -> Pa
       RefusedError: naming a work directory that holds no run.
       OSError: if the page can't be written.
     """
-    folders = [Path(each) for each in workdirs]
-    for folder in folders:
-        _check(folder)
+    folders = [_existing(each) for each in workdirs]
     if len(set(map(Path.resolve, folders))) < len(folders):
         raise RefusedError("--workdir names one work directory twice: name others, or one alone")
     target = results.folder(str(folders[0]), output)
@@ -74,19 +72,24 @@ def split(workdir: str) -> list[str]:
       workdir: the flag's value; a folder that has commas in its name is one.
 
     Raises:
-      ValueError: if the home directory that one starts with isn't there.
+      ValueError: if there is none, or the home directory that one starts with isn't there.
     """
     if "," not in workdir or Path(workdir).exists():
         return [workdir]
-    return [paths.expanded(each.strip()) for each in workdir.split(",") if each.strip()]
+    found = [paths.expanded(each.strip()) for each in workdir.split(",") if each.strip()]
+    if not found:
+        raise RefusedError(f"--workdir={workdir} names no folder")
+    return found
 
 
-def _check(folder: Path) -> None:
-    if "://" in str(folder):
-        raise RefusedError(f"--workdir={folder} is a URL: mount the store and name the path")
+def _existing(workdir: str) -> Path:
+    folder = Path(workdir)
+    if "://" in workdir:
+        raise RefusedError(f"--workdir={workdir} is a URL: mount the store and name the path")
     if not folder.is_dir():
-        raise RefusedError(f"--workdir={folder}: there is no such folder")
+        raise RefusedError(f"--workdir={workdir}: there is no such folder")
     if not gathering.has_run(folder):
         raise RefusedError(
-            f"--workdir={folder} holds no run: name the folder that --mode=train was given"
+            f"--workdir={workdir} holds no run: name the folder that --mode=train was given"
         )
+    return folder

@@ -103,6 +103,23 @@ def test_files_of_a_run(sid_run):
     assert picture.shape[1] > picture.shape[0]
 
 
+def test_a_run_ends_with_its_report(sid_run):
+    workdir, config = sid_run
+    text = (workdir / "report.html").read_text()
+    for part in ("Finished, 4 updates", "Loss of fake", "fd_pixels_24", "(begun from Python)"):
+        assert part in text
+    # Two grids, and the teacher's samples, over which they lie, with the comparison.
+    assert text.count("data:image/png") == 3 + 1 + 1
+    sizes = {
+        Image.open(workdir / "samples" / name).size
+        for name in ("samples_000000.png", "teacher_000000.png")
+    }
+    assert len(sizes) == 1
+    (start,) = lines(workdir, "starts.jsonl")
+    assert start["step"] == 0
+    assert start["versions"]["jax"] == jax.__version__
+
+
 def test_a_run_says_what_its_network_is_and_what_it_read(sid_run):
     workdir, config = sid_run
     card = network_folder.load_card(workdir / "network")
