@@ -86,7 +86,7 @@ def of_runs(runs: Sequence[record.Run], *, refresh: int = 0) -> str:
 
 def labelled(runs: Sequence[record.Run]) -> list[str]:
     """Name runs by the ends of their folders, as long as it takes to tell them apart."""
-    paths = [Path(run.folder).parts for run in runs]
+    paths = [Path(run.folder).absolute().parts for run in runs]
     longest = max(map(len, paths))
     for length in range(1, longest + 1):
         labels = ["/".join(parts[-length:]) for parts in paths]

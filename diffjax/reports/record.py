@@ -1,4 +1,4 @@
-"""What a report shows of a run, gathered from its work directory."""
+"""Record of a run as its report shows it, gathered from its work directory."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -286,7 +286,7 @@ def config(run: record.Run) -> Html:
     head = ["field", "value", "base", "set by"]
     changed = [list(each) for each in run.config if each.origin != "base"]
     everything = [list(each) for each in run.config]
-    title = "Fields that its base doesn't have so"
+    title = "Fields that differ from the base of the method"
     return section(
         "config",
         "Config",

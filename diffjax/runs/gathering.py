@@ -62,7 +62,7 @@ def run(workdir: Path, *, budget: int = PICTURES, has_ended: bool = False) -> re
     environment = _texts(_json(workdir / numerics.FILE, notes))
     return record.Run(
         name=_name(workdir, known_starts),
-        folder=str(workdir.absolute()),
+        folder=str(workdir),  # as it was named: pages go from hand to hand
         state=_state(workdir, scalars, trained, values, is_running=is_running, notes=notes),
         is_running=is_running,
         as_of=time.strftime("%Y-%m-%d %H:%M:%S %z"),
@@ -169,7 +169,7 @@ class _Place(NamedTuple):
 
 
 def _place(scalars: Sequence[Mapping[str, float]]) -> _Place | None:
-    """How far the latest line is."""
+    """Updates and images of the latest line; None before there is one."""
     return _Place(scalars[-1]["step"], scalars[-1]["kimg"]) if scalars else None
 
 

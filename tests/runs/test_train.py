@@ -104,7 +104,7 @@ def test_files_of_a_run(sid_run):
 
 
 def test_a_run_ends_with_its_report(sid_run):
-    workdir, config = sid_run
+    workdir, _ = sid_run
     text = (workdir / "report.html").read_text()
     for part in ("Finished, 4 updates", "Loss of fake", "fd_pixels_24", "(begun from Python)"):
         assert part in text
