@@ -233,7 +233,7 @@ def test_help_needs_no_config() -> None:
         check=False,
     )
     assert "--config" in result.stdout
-    assert "<train|sample|evaluate|check|show>" in result.stdout
+    assert "<train|sample|evaluate|check|show|report>" in result.stdout
     assert "error" not in result.stderr
 
 

@@ -90,6 +90,8 @@ def test_other_libraries_stay_where_they_are_needed(module):
     assert not used & FOREIGN
     if package_of(module) not in CONFIG_PACKAGES:
         assert "ml_collections" not in used
+    if package_of(module) == "reports":
+        assert "jax" not in used
     if package_of(module) in PURE_PACKAGES and module != "diffjax.diffusion.augmentation":
         standard = {"dataclasses", "math", "typing", "collections", "itertools", "functools"}
         standard |= {"difflib"}
