@@ -299,7 +299,14 @@ def write_pngs(directory: Path, produced: Batches) -> int:
     return index
 
 
-def write_npz(path: Path, produced: Batches, count: int, *, name: str = "classes") -> int:
+def write_npz(
+    path: Path,
+    produced: Batches,
+    count: int,
+    *,
+    name: str = "classes",
+    images_name: str = "images",
+) -> int:
     """Write one .npz with `images` [N, *shape], as samples come, and their conditions [N, ...].
 
     Batches are written as they come, so that memory stays that of a batch; the file has its name
@@ -310,6 +317,7 @@ def write_npz(path: Path, produced: Batches, count: int, *, name: str = "classes
       produced: samples and conditions, as `batches` gives them.
       count: N, the number of samples that come.
       name: of the conditions; those in a tree have their path behind it, `condition/snr`.
+      images_name: of the samples.
 
     Returns:
       N.
@@ -322,7 +330,7 @@ def write_npz(path: Path, produced: Batches, count: int, *, name: str = "classes
         writing.replacing(path) as partial,
         zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
     ):
-        with archive.open("images.npy", "w", force_zip64=True) as member:
+        with archive.open(f"{images_name}.npy", "w", force_zip64=True) as member:
             for position, (samples, drawn) in enumerate(produced):
                 if position == 0:
                     header = np.lib.format.header_data_from_array_1_0(samples)

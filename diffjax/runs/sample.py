@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from diffjax.distributed import sharding
@@ -18,7 +19,8 @@ from diffjax.runs.experiment import Experiment
 from diffjax.runs.pictures import Pictures, PreviewError
 from diffjax.runs.user_function import RefusedError
 
-_FORMATS = ("png", "npz")
+# Format -> end of the name of what holds the samples; a folder for PNG.
+_ENDINGS = {"png": "", "npz": ".npz", "adm": "_adm.npz"}
 
 
 def sample(
@@ -27,7 +29,8 @@ def sample(
     """Write a grid of a student, its teacher or another network, and with a count its samples.
 
     `config.sample` has: `source`, as `subjects.find` takes it; `count` (0 for the grid alone);
-    `format`, "png" for one file an image or "npz" for one file with `images` and `classes`;
+    `format`, "png" for one file an image, "npz" for one file with `images` and `classes`, or "adm"
+    for one that ADM's evaluator reads, `arr_0` uint8 [N, H, W, 3] and the classes in `arr_1`;
     `label`, one class or −1 for all; `seed`; `batch_size`, which changes samples by rounding alone.
 
     Samples of a user's teacher are float32 in its units, `images` [N, *shape] of the npz, with
@@ -102,10 +105,14 @@ def _sample(config: ConfigDict, workdir: str, allow_changed_config: bool, output
             for _ in produced:
                 pass
             return
-        path = folder / f"{name}_{settings.count}{'.npz' if settings.format == 'npz' else ''}"
+        path = folder / f"{name}_{settings.count}{_ENDINGS[settings.format]}"
         with results.placed(path, {**record, "count": settings.count}) as partial:
             if settings.format == "png":
                 sampling.write_pngs(partial, _drawn(pictures, produced))
+            elif settings.format == "adm":
+                rgb = _as_rgb(_drawn(pictures, produced), has_classes=exp.denoiser.label_dim > 0)
+                count = settings.count
+                sampling.write_npz(partial, rgb, count, name="arr_1", images_name="arr_0")
             else:
                 is_class = exp.denoiser.label_dim or exp.denoiser.holds_images
                 conditions = "classes" if is_class else "condition"
@@ -117,8 +124,9 @@ def _sample(config: ConfigDict, workdir: str, allow_changed_config: bool, output
 def _check(config: ConfigDict, exp: Experiment, pictures: Pictures) -> None:
     """Check fields against the network, before anything is computed."""
     settings, denoiser = config.sample, exp.denoiser
-    if settings.format not in _FORMATS:
-        raise RefusedError(f"config.sample.format={settings.format!r}: known are {_FORMATS}.")
+    if settings.format not in _ENDINGS:
+        known = tuple(_ENDINGS)
+        raise RefusedError(f"config.sample.format={settings.format!r}: known are {known}.")
     if settings.count < 0:
         raise RefusedError(f"config.sample.count={settings.count}: 0 or more are needed.")
     if not -1 <= settings.label < denoiser.label_dim:
@@ -126,10 +134,10 @@ def _check(config: ConfigDict, exp: Experiment, pictures: Pictures) -> None:
         if denoiser.cond is not None and not denoiser.label_dim:
             what = f"the condition of {exp.teacher} isn't a one-hot class; -1 draws it by its law"
         raise RefusedError(f"config.sample.label={settings.label}: {what}.")
-    if settings.count and settings.format == "png" and not pictures.exist_for_each:
+    if settings.count and settings.format != "npz" and not pictures.exist_for_each:
         raise RefusedError(
-            f"config.sample.format='png' needs images, and examples are of {denoiser.shape}: set "
-            "it to 'npz'."
+            f"config.sample.format={settings.format!r} needs images, and examples are of "
+            f"{denoiser.shape}: set it to 'npz'."
         )
     if not settings.count and not pictures.exist:
         raise RefusedError(
@@ -159,3 +167,15 @@ def _conditions(
 def _drawn(pictures: Pictures, produced: sampling.Batches) -> Iterator[tuple[Any, Any]]:
     """Draw each sample as an image."""
     return ((pictures.each(samples), drawn) for samples, drawn in produced)
+
+
+def _as_rgb(drawn: sampling.Batches, *, has_classes: bool) -> sampling.Batches:
+    """Make images uint8 [B, H, W, 3], gray in all three channels, and keep classes alone."""
+    for pictures, conditions in drawn:
+        sizes = {picture.shape[:2] for picture in pictures}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"config.sample.format='adm' needs images of one size, and previews have {sizes}"
+            )
+        three = [np.broadcast_to(picture, (*picture.shape[:2], 3)) for picture in pictures]
+        yield np.stack(three), conditions if has_classes else None

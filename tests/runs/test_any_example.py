@@ -138,6 +138,7 @@ REFUSED = [
         {"sample__count": 5},
         r"format='png' needs images, .*\(2,\): set it to 'npz'",
     ),
+    ("points", {"sample__count": 5, "sample__format": "adm"}, r"format='adm' needs images"),
     ("volumes", {"sample__count": 5}, r"sample.format='png' needs images"),
     ("volumes", {}, r"sample.count=0 writes a picture alone, .*sample.format='npz'"),
     ("signals", {"sample__label": 1}, "the condition of .*:signals isn't a one-hot class"),

@@ -349,6 +349,14 @@ def test_sampling_is_the_same_whatever_the_batch_size(sid_run, tmp_path):
     np.testing.assert_array_equal(small["classes"], large["classes"])
     difference = np.abs(small["images"].astype(int) - large["images"])
     assert difference.max() <= 1  # the last bit of a convolution may depend on the batch
+    config.sample.format = "adm"
+    sample(config, str(workdir))
+    with np.load(workdir / "samples" / "student_seed0_11_adm.npz") as adm:
+        assert set(adm) == {"arr_0", "arr_1"}
+        assert (adm["arr_0"].dtype, adm["arr_0"].shape) == (np.uint8, (11, 8, 8, 3))
+        np.testing.assert_array_equal(adm["arr_0"], large["images"].repeat(3, axis=3))
+        np.testing.assert_array_equal(adm["arr_1"], large["classes"])
+    assert path.exists()
     config.sample.format = "png"
     sample(config, str(workdir))
     pngs = sorted((workdir / "samples" / "student_seed0_11").iterdir())
