@@ -79,6 +79,7 @@ _COMMON = {
     "mesh.data": -1,
     "mesh.fsdp": 1,
     "compilation_cache": "",  # a folder, or "" for none
+    "metric_writer": "",  # "module:function", or "" for none besides the run's own files
     "updates_per_call": 16,
     "max_skipped_in_a_row": 10,  # updates that are not finite, before the run stops
     # Seconds: an update is reported that takes slow_factor medians and slow_seconds; a run ends

@@ -73,6 +73,9 @@ FUNCTION = Rule(
     lambda v: v == "" or (isinstance(v, str) and user_function.is_name(v)),
     'a function is needed, as "module:function", or "" for the teacher\'s copy',
 )
+WRITER = Rule(
+    FUNCTION.holds, 'a function is needed, as "module:function", or "" for no other writer'
+)
 STUDENT = Rule(
     lambda v: v == "network" or FUNCTION.holds(v) or (isinstance(v, str) and generators.is_one(v)),
     'a function is needed, as "module:function", a StyleGAN2 pickle or a name of one ('
@@ -85,6 +88,7 @@ _COMMON = {
     "deterministic": FLAG,
     "distributed": FLAG,
     "compilation_cache": TEXT,
+    "metric_writer": WRITER,
     "dtype": named(*DTYPES),
     "attention": named("xla", "cudnn"),
     "rematerialize": FLAG,
@@ -127,7 +131,7 @@ _COMMON = {
     "evaluate.seed": SEED,
     "evaluate.seeds": COUNT,
     "sample.source": NAME,
-    "sample.format": named("png", "npz"),
+    "sample.format": named("png", "npz", "adm"),
     "sample.label": CLASS_OR_ALL,
     "sample.count": WHOLE,
     "sample.batch_size": COUNT,
@@ -287,7 +291,7 @@ def upgraded(config: ConfigDict) -> ConfigDict:
     """Copy a config into the fields of today.
 
     Earlier ones named a task: "distill", besides the method, or "pretrain", instead of one, and
-    had no field for another student or fake score. Their
+    had no field for another student, fake score or metric writer. Their
     `image_shape` and `label_dim` stay and are compared with the teacher's. Texts that start with
     `~` are paths, and get the home directory that it stands for.
 
@@ -303,6 +307,7 @@ def upgraded(config: ConfigDict) -> ConfigDict:
                 config.method = "denoising"
             del config["task"]
         if config.get("method") in methods.names():
+            config.metric_writer = config.get("metric_writer", "")
             _add_networks(config)
     return config
 

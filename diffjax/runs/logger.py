@@ -29,7 +29,7 @@ import numpy as np
 
 from diffjax.files import images, writing
 from diffjax.files.progress import ProgressLine
-from diffjax.runs import tensorboard
+from diffjax.runs import metric_writer, tensorboard
 
 METRICS_FILE = "metrics.jsonl"
 TIMING_FILE = "timing.jsonl"
@@ -53,6 +53,7 @@ class RunLogger:
         resume_step: int | None = None,
         stream: TextIO | None = None,
         interval: float = 10.0,
+        writer: Any = None,
     ) -> None:
         """Open the files of a run.
 
@@ -67,6 +68,7 @@ class RunLogger:
             run are dropped.
           stream: where to show progress; None is the standard output.
           interval: seconds from one progress line to the next where `stream` isn't a terminal.
+          writer: of `clu.metric_writers`' interface, which gets all numbers and pictures too.
 
         Raises:
           ValueError: if `workdir` is a URL, or a file to go on from isn't what was written here.
@@ -76,6 +78,7 @@ class RunLogger:
         self.progress_line = ProgressLine(
             total_kimg, stream=sys.stdout if stream is None else stream, interval=interval
         )
+        self._writer = metric_writer.Guarded(writer, report=self.note)
         if not is_main:
             return
         self._workdir = writing.make_writable(workdir)
@@ -135,6 +138,7 @@ class RunLogger:
             path = path.with_name(f"{name}_{kimg:010.3f}.png")
         images.save_png(path, picture, text={"step": str(step)})
         self._tensorboard.add_image(name, picture, step)
+        self._writer.image(step, name, picture)
 
     def compiling(self) -> None:
         """Show that the first update is being compiled; call it before that update."""
@@ -177,6 +181,7 @@ class RunLogger:
         """End the progress line and close the files; a second call does nothing."""
         if not self._is_main or not self._files:
             return
+        self._writer.close()
         self.progress_line.end()
         for file in self._files.values():
             file.close()
@@ -199,6 +204,7 @@ class RunLogger:
         writing.append(self._files[file], (text + "\n").encode())
         for name, number in numbers.items():
             self._tensorboard.add_scalar(name, number, step)
+        self._writer.scalars(int(step), numbers)
 
 
 def read_scalars(path: str | os.PathLike[str]) -> list[dict[str, float]]:

@@ -30,6 +30,7 @@ FREE = {
     "updates_per_call": "the same updates, in larger portions",
     "compile_apart": "the same updates, up to rounding, in several programs",
     "rematerialize": "the same updates, in less memory",
+    "metric_writer": "only where is told",
     "compilation_cache": "the same updates, compiled sooner",
     "watchdog": "when a run is given up",
     "distributed": "how processes find each other",

@@ -18,6 +18,7 @@ from diffjax.runs import (
     checks,
     decays,
     joining,
+    metric_writer,
     ownership,
     provenance,
     report,
@@ -67,6 +68,7 @@ def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = Fals
         sharding.check_batch(config.batch_size, config.get("accumulation", 1), mesh)
         exp = building.build(config)
         exp.check_records()
+        metric_writer.load(config.metric_writer)
         if config.evaluate.every_kimg:
             building.check_evaluation(config, exp)
             evaluator.check_best(
@@ -105,6 +107,9 @@ def _run(
         has_begun=saved_config.has_begun(workdir),
         allow_changed=before.allow_changes,
     )
+    is_main = jax.process_index() == 0
+    # Before anything is compiled: it may have to log in somewhere.
+    writer = metric_writer.make(config.metric_writer, folder, config.to_dict()) if is_main else None
     key = numerics.key(config.seed)
     schedule = building.schedule(config)
     updates = _compile(config, exp, mesh, key, is_needed=not schedule.is_over(before.images or 0))
@@ -127,8 +132,9 @@ def _run(
         logger = RunLogger(
             workdir,
             total_kimg=schedule.images_at_end(int(state.images)) / 1000,
-            is_main=jax.process_index() == 0,
+            is_main=is_main,
             resume_step=step if meta else None,
+            writer=writer,
         )
         checkpointer.report = logger.note
         for note in (*before.remarks, *notes, *exp.remarks):
