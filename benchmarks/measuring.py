@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_config(path: str) -> ConfigDict:
     """Read the config of a file; end the program in one line if there is none."""
-    user_function.look_in(Path(path).parent)
     try:
+        user_function.look_in(config_file.find(path).parent)
         return checks.upgraded(config_file.load(path))
     except (config_file.ConfigFileError, ValueError) as error:
         raise SystemExit(f"error: --config={path}: {error}") from None

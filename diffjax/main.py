@@ -1,5 +1,7 @@
-"""Command line: `python -m diffjax.main --config=C [--workdir=W] [--mode=M]`.
+"""Command line: `diffjax --config=C [--workdir=W] [--mode=M]`.
 
+`python -m diffjax.main` is the same. C is a config file, or a config of diffjax's by its name, such
+as sid_digits.
 `--mode=report` needs no config but that which is in the work directory.
 
 Any value of the config can be overridden, `--config.batch_size=64`; `--mode=show` prints what comes
@@ -49,7 +51,8 @@ class _NumberOrText(flags.ArgumentParser):
 config_flags.register_flag_parser_for_type(object, _NumberOrText())
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
-    help_string="Config file, such as configs/sid_cifar.py; --config.KEY=VALUE changes it.",
+    help_string="Config file, or one of diffjax's own by its name, such as sid_cifar; "
+    "--config.KEY=VALUE changes it.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; the default is runs/<name of the config file>."
@@ -143,7 +146,7 @@ def _run(mode: str, config: Any, workdir: str) -> bool:
         workdirs = report.split(workdir)
         report.report(workdirs, output=_OUTPUT.value or "", refresh=_REFRESH.value)
         return True
-    user_function.look_in(Path(_config_filename().partition(":")[0]).parent)
+    user_function.look_in(config_file.find(_config_filename()).parent)
     if mode == "train":
         from diffjax.runs import starts
         from diffjax.runs.train import train
@@ -238,7 +241,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         if not folder:
             _refuse(f"--{name} is empty: name a folder, or leave it out for the default")
         try:
-            FLAGS[name].value = paths.expanded(folder)
+            FLAGS[name].value = paths.local(paths.expanded(folder))
         except ValueError as error:
             _refuse(f"--{name}={error}")
     if FLAGS["output"].present and _MODE.value not in ("sample", "evaluate", "report"):
@@ -278,7 +281,7 @@ def _with_one_config(arguments: Sequence[str]) -> list[str]:
         value = match[1] if match[1] is not None else next(rest, "")
         last = "" if value.startswith("-") else value
     if place is None or not last:
-        _refuse("--config is missing: name a config file, such as --config=configs/sid_cifar.py")
+        _refuse("--config is missing: name a config or its file, such as --config=sid_digits")
     return [*kept[:place], f"--config={last}", *kept[place:]]
 
 
@@ -340,11 +343,20 @@ def _is_alone() -> bool:
     return jax.process_count() == 1
 
 
+def _be_the_main_module() -> None:
+    """Have --help tell of this module where a command's script is the main one."""
+    script = sys.modules["__main__"]
+    script.__doc__ = script.__doc__ or __doc__
+    for holder in (_CONFIG, _WORKDIR, _MODE, _FORMAT, _ALLOW_CHANGED_CONFIG, _OUTPUT, _DEBUG):
+        FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[holder.name])
+
+
 def cli() -> NoReturn:
     """Parse the command line, run, and exit."""
     # Tracing makes objects by the million, most of which stay: looking for garbage among them as
     # often as by default takes a quarter of it.
     gc.set_threshold(100_000, 50, 100)
+    _be_the_main_module()
     try:
         app.run(main, flags_parser=_parse_flags)
     except KeyboardInterrupt:  # while flags are parsed

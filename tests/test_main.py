@@ -225,13 +225,19 @@ def test_interruption_says_that_the_same_command_resumes(config_file: Path) -> N
     assert result.stderr == "\ninterrupted: the same command resumes\n"
 
 
-def test_help_needs_no_config() -> None:
+# As pip's script of a command is.
+COMMAND = "import sys; from diffjax.main import cli; sys.argv[0] = 'diffjax'; sys.exit(cli())"
+
+
+@pytest.mark.parametrize("command", [["-m", "diffjax.main"], ["-c", COMMAND]])
+def test_help_needs_no_config(command: list[str]) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "diffjax.main", "--help"],
+        [sys.executable, *command, "--help"],
         capture_output=True,
         text=True,
         check=False,
     )
+    assert result.stdout.startswith("Command line: `diffjax --config=C")
     assert "--config" in result.stdout
     assert "<train|sample|evaluate|check|show|report>" in result.stdout
     assert "error" not in result.stderr
@@ -243,6 +249,8 @@ def test_help_needs_no_config() -> None:
         ("configs/sid_cifar.py", "runs/sid_cifar"),
         ("/a/b.c.py", "runs/b.c"),
         ("x.py:a/b", "runs/x-a-b"),
+        ("sid_cifar", "runs/sid_cifar"),
+        ("sid_cifar:a", "runs/sid_cifar-a"),
     ],
 )
 def test_default_workdir(config: str, workdir: str) -> None:
@@ -351,6 +359,22 @@ def test_of_several_configs_the_last_counts(config_file: Path, tmp_path: Path) -
 def test_an_item_or_no_field(config_file: Path, override: str, said: str) -> None:
     config_file.write_text(CONFIG.replace('"use_ema"', '"sizes": [1, 2], "use_ema"'))
     assert said in refusal(f"--config={config_file}", f"--config.{override}")
+
+
+def test_a_config_of_ours_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.chdir(tmp_path)
+    called = json.loads(run("--config=sid_digits", "--config.alpha=1.5").stdout)
+    assert called["workdir"] == "runs/sid_digits"
+    assert (called["config"]["teacher"], called["config"]["alpha"]) == ("digits", 1.5)
+    assert "did you mean --config=sid_digits?" in refusal("--config=sid_digit")
+
+
+@pytest.mark.parametrize("mode", ["train", "sample", "evaluate", "check", "show"])
+@pytest.mark.parametrize("flag", ["workdir", "output"])
+def test_an_object_store_is_refused(config_file: Path, mode: str, flag: str) -> None:
+    line = refusal(f"--config={config_file}", f"--mode={mode}", f"--{flag}=gs://bucket/x")
+    assert f"--{flag}=gs://bucket/x is a URL: mount the store, as by `gcsfuse bucket F" in line
 
 
 def test_an_item_of_a_list_can_be_set(config_file: Path) -> None:

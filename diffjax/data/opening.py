@@ -11,7 +11,7 @@ import numpy as np
 
 from diffjax.data import digits, files, labels, prepared
 from diffjax.data.source import ArraySource, DataSource
-from diffjax.files import digests, images
+from diffjax.files import digests, images, paths
 from diffjax.files.progress import warn_once
 
 _FORMS = "digits, a zip as EDM's dataset_tool.py writes it, a folder of images, tfds:NAME[#SPLIT]"
@@ -41,7 +41,10 @@ def open_source(
         return ArraySource(source, images.to_uint8(pictures), classes, digits.NUM_CLASSES)
     if source.startswith("tfds:"):
         return prepared.open_prepared(source.removeprefix("tfds:"), data_dir=data_dir)
-    path = Path(source)
+    try:
+        path = Path(paths.local(source))
+    except ValueError as error:
+        raise ValueError(f"{field}={error}") from None
     if source and (path.is_dir() or path.is_file()):
         opened = files.open_folder(path) if path.is_dir() else files.open_zip(path)
         for note in opened.notes:

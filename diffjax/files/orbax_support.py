@@ -9,6 +9,8 @@ from typing import Any
 import jax
 from absl import logging
 
+from diffjax.files import paths
+
 PathLike = str | os.PathLike[str]
 
 
@@ -32,9 +34,7 @@ def local_path(path: PathLike) -> Path:
     Raises:
       ValueError: if the path is a URL.
     """
-    if "://" in os.fspath(path):
-        raise ValueError(f"{os.fspath(path)} is a URL: mount the store and name the mounted path")
-    return Path(path).absolute()
+    return Path(paths.local(path)).absolute()
 
 
 def differing_arrays(stored: Any, expected: Any) -> str:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from diffjax.files import paths
+
 PathLike = str | os.PathLike[str]
 
 # Bytes; the hidden name of what is half written is longer, and may have 255.
@@ -47,11 +49,7 @@ def make_writable(workdir: PathLike, *, field: str = "workdir", instead: str = "
       ValueError: if it is a URL.
       OSError: if it can't be made or written to, with what would do.
     """
-    if "://" in os.fspath(workdir):
-        raise ValueError(
-            f"{os.fspath(workdir)} is a URL: mount the store and name the mounted path"
-        )
-    path = Path(workdir)
+    path = Path(paths.local(workdir))
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe(path)
@@ -134,8 +132,10 @@ def check_writable(path: Path) -> None:
     """Check before the work that a file or folder can be written, making the folder it lies in.
 
     Raises:
+      ValueError: if it is a URL.
       OSError: of one line, if it can't.
     """
+    paths.local(path)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial_of(path).exists()  # raises where the name is too long

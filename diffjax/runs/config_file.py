@@ -1,6 +1,7 @@
-"""Config files: Python files whose `get_config()` gives a ConfigDict."""
+"""Config files: Python files whose `get_config()` gives a ConfigDict, by path or by name."""
 
 import contextlib
+import difflib
 import os
 import re
 import runpy
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-_CHECKOUT = Path(__file__).parents[2]  # has configs/, unlike an installed package's
+_PACKAGE = Path(__file__).parents[1]
 
 
 class ConfigFileError(Exception):
@@ -20,11 +21,52 @@ class ConfigFileError(Exception):
     """
 
 
+def packaged() -> dict[str, Path]:
+    """List diffjax's own configs.
+
+    Returns:
+      Name -> file. A wheel has them in the package, a checkout at its top.
+    """
+    folder = _PACKAGE / "configs"
+    if not folder.is_dir() and (_PACKAGE.parent / "pyproject.toml").is_file():
+        folder = _PACKAGE.parent / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
+def find(name: str) -> Path:
+    """Find the file of a config.
+
+    Args:
+      name: path of a file, or one of diffjax's own configs by its name, such as "sid_digits";
+        `:argument` at its end is left aside. A file of exactly that name comes first.
+
+    Raises:
+      ConfigFileError: if there is neither, with what may be meant.
+    """
+    path = Path(name.partition(":")[0])
+    if path.is_file():
+        return path
+    own = packaged()
+    is_name = path.name == str(path) and not path.suffix
+    if is_name and path.name in own:
+        return own[path.name]
+    what = f"there is no config file {path} in {os.getcwd()}"
+    if is_name:
+        what += ", and no config of that name"
+        if path.with_suffix(".py").is_file():
+            raise ConfigFileError(f"{what}: did you mean --config={path}.py?")
+    may_be_ours = is_name or str(path.parent) in (".", "configs")
+    nearest = difflib.get_close_matches(path.stem.lower(), own, n=1) if may_be_ours else []
+    if nearest:
+        raise ConfigFileError(f"{what}: did you mean --config={nearest[0]}?")
+    raise ConfigFileError(f"{what}; there are {', '.join(own)}" if is_name and own else what)
+
+
 def load(name: str) -> ConfigDict:
     """Run a config file.
 
     Args:
-      name: path, with `:argument` at its end if `get_config` takes one.
+      name: as `find` takes it, with `:argument` at its end if `get_config` takes one.
 
     Returns:
       What `get_config` returned; of a frozen config, a copy that can be changed.
@@ -32,14 +74,11 @@ def load(name: str) -> ConfigDict:
     Raises:
       ConfigFileError: if there is no file, or it gives no config.
     """
-    path, _, argument = name.partition(":")
-    if not Path(path).is_file():
-        ours = _CHECKOUT / path
-        where = f"; {ours} is one" if ours.is_file() else ""
-        raise ConfigFileError(f"there is no config file {path} in {os.getcwd()}{where}")
-    with importing_from(Path(path).resolve().parent):
+    path = find(name)
+    argument = name.partition(":")[2]
+    with importing_from(path.resolve().parent):
         try:
-            get_config = runpy.run_path(path).get("get_config")
+            get_config = runpy.run_path(str(path)).get("get_config")
             if get_config is None:
                 raise ConfigFileError(f"{path} defines no get_config()")
             config = get_config(argument) if argument else get_config()

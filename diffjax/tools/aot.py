@@ -359,8 +359,10 @@ def _lay_out(name: str, config: ConfigDict, verbose: bool) -> tuple[Cost | None,
 
 
 def _load_config(path: str) -> ConfigDict:
-    if not Path(path.partition(":")[0]).is_file():
-        raise FileNotFoundError(f"--config={path}: there is no such file.")
+    try:
+        config_file.find(path)
+    except config_file.ConfigFileError as error:
+        raise FileNotFoundError(f"--config={path}: no such file; {error}") from error
     try:
         return config_file.load(path)
     except config_file.ConfigFileError as error:

@@ -236,7 +236,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--step", type=int, help="one of the record's; the first by default")
     arguments = parser.parse_args(argv)
     try:
-        stages, failed = replay(Path(paths.expanded(arguments.workdir)), arguments.step)
+        workdir = Path(paths.local(paths.expanded(arguments.workdir)))
+        stages, failed = replay(workdir, arguments.step)
     except (FloatingPointError, OSError, ValueError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
