@@ -26,6 +26,7 @@ LONGEST = (
     "faults/test_signals.py",
     "networks/test_against_pytorch.py",
     "test_notebook.py",
+    "test_package.py",
     "benchmarks/test_speed.py",
     "training/test_failures.py",
     "faults/test_disk.py",
