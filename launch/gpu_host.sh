@@ -8,16 +8,21 @@
 # JAX_PLATFORMS another kind of device: without a GPU, JAX stops instead of going on on the CPU.
 # XLA_FLAGS gets --xla_gpu_autotune_level=2 unless it names a level: XLA then times the kernels that
 # it tries and doesn't check them for wrong results and stray writes (4, its default, does), and
-# compiling takes two thirds of the time.
+# compiling takes two thirds of the time. --dry_run prints the command.
 set -euo pipefail
 
-if [[ $# -eq 0 ]]; then
+: "${PYTHON:=python}" "${JAX_PLATFORMS:=cuda}" "${XLA_FLAGS:=}"
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/common.sh
+source launch/common.sh
+begin "$@"
+if [[ ${#arguments[@]} -eq 0 ]]; then
   echo "usage: launch/gpu_host.sh --config=configs/NAME.py [flags of diffjax.main]" >&2
   exit 2
 fi
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export JAX_PLATFORMS="${JAX_PLATFORMS:-cuda}"
-if [[ "${XLA_FLAGS:-}" != *xla_gpu_autotune_level* ]]; then
-  export XLA_FLAGS="${XLA_FLAGS:+$XLA_FLAGS }--xla_gpu_autotune_level=2"
+if [[ "$XLA_FLAGS" != *xla_gpu_autotune_level* ]]; then
+  XLA_FLAGS="${XLA_FLAGS:+$XLA_FLAGS }--xla_gpu_autotune_level=2"
 fi
-exec "${PYTHON:-python}" -m diffjax.main "$@"
+call exec env JAX_PLATFORMS="$JAX_PLATFORMS" XLA_FLAGS="$XLA_FLAGS" \
+  "$PYTHON" -m diffjax.main "${arguments[@]}"

@@ -6,31 +6,36 @@
 #
 # Every host needs this checkout at the same path, with diffjax installed for PYTHON, and must see
 # the workdir and, at PORT (12355), the first host. Each line of output starts with its host. The
-# exit code is 0 only if all processes ended well; the same command resumes.
+# exit code is 0 only if all processes ended well; the same command resumes. --dry_run prints the
+# commands.
 set -euo pipefail
 
-: "${HOSTS:?is the list of hosts, the first of them leading}"
-if [[ " $*" != *" --config="* || " $*" != *" --workdir="* ]]; then
-  echo "usage: HOSTS='A B' launch/hosts.sh --config=configs/NAME.py --workdir=PATH_ON_ALL_HOSTS" >&2
-  exit 2
-fi
-read -ra hosts <<< "$HOSTS"
-checkout="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+: "${PORT:=12355}" "${PYTHON:=python}"
 
-run() { # INDEX FLAGS...
-  local index="$1" host="${hosts[$1]}"
-  shift
+checkout="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# shellcheck source=launch/common.sh
+source "$checkout/launch/common.sh"
+begin "$@"
+: "${HOSTS:?is the list of hosts, the first of them leading}"
+for flag in --config --workdir; do
+  needs "$flag" "HOSTS='A B' launch/hosts.sh --config=configs/NAME.py --workdir=PATH_ON_ALL_HOSTS"
+done
+read -ra hosts <<< "$HOSTS"
+
+run() { # INDEX
+  local host="${hosts[$1]}"
   # A terminal on the other side, whose closing ends the process there when ssh here is ended.
-  ssh -tt "$host" "
+  call ssh -tt "$host" "
     cd $(printf '%q' "$checkout") &&
-    JAX_COORDINATOR_ADDRESS=${hosts[0]#*@}:${PORT:-12355} JAX_NUM_PROCESSES=${#hosts[@]} \
-    JAX_PROCESS_ID=$index ${PYTHON:-python} -m diffjax.main $(printf '%q ' "$@")" \
+    JAX_COORDINATOR_ADDRESS=${hosts[0]#*@}:$PORT JAX_NUM_PROCESSES=${#hosts[@]} \
+    JAX_PROCESS_ID=$1 $PYTHON -m diffjax.main \
+    $(printf '%q ' "${arguments[@]}")--config.distributed=True" \
     < /dev/null 2>&1 | sed -u "s|^|$host: |"
 }
 
 processes=()
 for index in "${!hosts[@]}"; do
-  run "$index" "$@" --config.distributed=True &
+  run "$index" &
   processes+=($!)
 done
 status=0

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Sourced by the other scripts: --help, --dry_run, and commands that are run or only printed.
+set -euo pipefail
+
+# begin ARGUMENTS... leaves in `arguments` those that are for diffjax, and sets `dry_run`.
+begin() {
+  arguments=()
+  dry_run=""
+  local argument
+  for argument; do
+    case "$argument" in
+      --help) # the comment at the top of the script
+        sed -n -e '1d' -e '/^#/!q' -e 's/^# \{0,1\}//p' "${BASH_SOURCE[1]}"
+        exit 0
+        ;;
+      --dry_run) dry_run=yes ;;
+      *) arguments+=("$argument") ;;
+    esac
+  done
+}
+
+# call COMMAND... runs it, or prints it as one would type it.
+call() {
+  if [[ -z "$dry_run" ]]; then
+    "$@"
+  else
+    echo "${*@Q}"
+  fi
+}
+
+# needs FLAG USAGE: ends the script with its usage unless diffjax is given that flag.
+needs() {
+  if [[ " ${arguments[*]-}" != *" $1="* ]]; then
+    echo "usage: $2" >&2
+    exit 2
+  fi
+}
