@@ -10,7 +10,7 @@ begin() {
   for argument; do
     case "$argument" in
       --help) # the comment at the top of the script
-        sed -n -e '1d' -e '/^#/!q' -e 's/^# \{0,1\}//p' "${BASH_SOURCE[1]}"
+        sed -n -e '1d' -e '/^#SBATCH/q' -e '/^#/!q' -e 's/^# \{0,1\}//p' "${BASH_SOURCE[1]}"
         exit 0
         ;;
       --dry_run) dry_run=yes ;;
@@ -24,7 +24,9 @@ call() {
   if [[ -z "$dry_run" ]]; then
     "$@"
   else
-    echo "${*@Q}"
+    local line
+    line="$(printf '%q ' "$@")"
+    echo "${line% }"
   fi
 }
 

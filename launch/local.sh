@@ -5,7 +5,8 @@
 #
 # For trying what many hosts do. They compute on the CPU, or with GPUS_EACH=1 on that many GPUs each.
 # PORT is where they meet, a free one by default. Each line of output starts with its process. Ctrl-C
-# and SIGTERM reach all. The exit code is 0 only if all ended well. --dry_run prints the commands.
+# and SIGTERM reach all. The exit code is 0 only if all ended well. PYTHON is the interpreter. --dry_run
+# prints the commands.
 set -euo pipefail
 
 : "${PROCESSES:=2}" "${GPUS_EACH:=0}" "${PORT:=}" "${PYTHON:=python}"
