@@ -6,6 +6,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -330,6 +331,27 @@ def test_local_starts_so_many_processes(run, tmp_path):
             f"CUDA_VISIBLE_DEVICES={2 * index},{2 * index + 1}",
         ]
         assert words[-4:] == [*ARGUMENTS, "--config.distributed=True"]
+
+
+JOINED = """
+from diffjax.distributed import runtime
+runtime.prepare(deterministic=False, distributed=True)
+import jax
+print(jax.process_index(), "of", jax.process_count(), [d.platform for d in jax.devices()])
+"""
+
+
+def test_processes_of_local_find_each_other(run, tmp_path):
+    python = tmp_path / "joining"
+    python.write_text(
+        f'#!/usr/bin/env bash\n[[ $1 == -c ]] && exec {sys.executable} "$@"\n'
+        f"exec {sys.executable} -c {shlex.quote(JOINED)}\n"
+    )
+    python.chmod(0o755)
+    result = run("local.sh", "--config=x", PYTHON=str(python), XLA_FLAGS="", PYTHONPATH=str(ROOT))
+    assert result.returncode == 0, result.stdout
+    lines = {line for line in result.stdout.splitlines() if " of 2 ['" in line}
+    assert lines == {f"{index}: {index} of 2 ['cpu', 'cpu']" for index in range(2)}
 
 
 def test_local_tells_if_one_fails_and_what_is_wrong(run):
