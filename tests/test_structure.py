@@ -22,7 +22,7 @@ ROWS = [
     ["evaluation"],
     ["training", "reports"],
     ["runs"],
-    ["main", "stats", "tools"],
+    ["main", "stats", "tools", "export"],
 ]
 HEIGHT = {package: height for height, row in enumerate(ROWS) for package in row}
 MODULES = {

@@ -39,6 +39,10 @@ _AFHQV2 = {"img_resolution": 64, "channel_mult": [1, 2, 2, 2], "dropout": 0.25}
 _IMAGENET = {"img_resolution": 64, "label_dim": 1000, "dropout": 0.10}
 
 
+EDM_LICENCE = "CC BY-NC-SA 4.0 (NVIDIA): attribution, no commercial use, share alike"
+GAN_LICENCE = "NVIDIA Source Code License: no commercial use"
+
+
 @dataclasses.dataclass(frozen=True)
 class Released:
     """Released network.
@@ -148,6 +152,18 @@ GENERATORS: dict[str, Released] = {
     )
     for name, letter, classes in (("uncond", "u", 0), ("cond", "c", 10))
 }
+
+
+def licence(name: str) -> str:
+    """Tell the licence of a released network's weights; "" if the name or URL is none of them.
+
+    Args:
+      name: in `RELEASED` or `GENERATORS`, or the URL of one of them.
+    """
+    for networks, text in ((RELEASED, EDM_LICENCE), (GENERATORS, GAN_LICENCE)):
+        if name in networks or name in {each.url for each in networks.values()}:
+            return text
+    return ""
 
 
 def lookup(name: str) -> Released:

@@ -6,18 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-import safetensors
 
-from diffjax.files import kinds
+from diffjax.files import kinds, safetensors_file
 
 CONFIG, SCHEDULER, INDEX = "config.json", "scheduler_config.json", "model_index.json"
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _SHARDS = f"{_WEIGHTS}.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_MAX_JSON_BYTES, _MAX_WEIGHTS_BYTES = 1 << 26, 1 << 36
-_DTYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "BF16": jnp.bfloat16}
+_MAX_JSON_BYTES = 1 << 26
 
 
 @contextlib.contextmanager
@@ -152,22 +149,4 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     Raises:
       ValueError: in one line, naming the file and what it is instead, or the array of another type.
     """
-    with named(path):
-        content = kinds.read(path, max_bytes=_MAX_WEIGHTS_BYTES)
-    try:
-        # Not the package's own NumPy reader: NumPy hasn't bfloat16.
-        entries = safetensors.deserialize(content)
-    except safetensors.SafetensorError as error:
-        what = kinds.but(path) if kinds.of(path) not in (None, kinds.SAFETENSORS) else ""
-        why = what or f", or damaged ({error}): download it again"
-        raise ValueError(f"{path}: not a safetensors file{why}") from error
-    arrays = {}
-    for name, entry in entries:
-        dtype = _DTYPES.get(entry["dtype"])
-        if dtype is None:
-            raise ValueError(
-                f"{path}: {name} is {entry['dtype']}; {', '.join(_DTYPES)} are read: save it in "
-                "float32"
-            )
-        arrays[name] = np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
-    return arrays
+    return safetensors_file.read(path, dtypes=safetensors_file.FLOATING)[0]

@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -298,6 +298,7 @@ def to_generator(
 
 @dataclasses.dataclass(frozen=True)
 class _Latent:
+    unit_normal: ClassVar[bool] = True
     z_dim: int
     img_resolution: int
 

@@ -34,7 +34,7 @@ def write(folder: Path, parts: Iterable[str]) -> None:
     """
     paths = [path for part in parts for path in _files(folder / part)]
     listed = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": whole(path)}
         for path in paths
     }
     writing.write_text(folder / FILE, json_values.dumps("digests", listed))
@@ -67,7 +67,7 @@ def problem(folder: Path) -> str | None:
             kind = kinds.of(path)
             instead = f" and is {kind.name}: {kind.advice}" if kind and kind.is_refuse else ""
             return f"{name} has {path.stat().st_size} bytes instead of {size}{instead}"
-        if _sha256(path) != sha256:
+        if whole(path) != sha256:
             return f"{name} isn't what was written: its SHA-256 differs"
     return None
 
@@ -185,7 +185,12 @@ def _files(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.is_file())
 
 
-def _sha256(path: Path) -> str:
+def whole(path: Path) -> str:
+    """SHA-256 of a whole file.
+
+    Raises:
+      OSError: if it can't be read.
+    """
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         while block := file.read(_BLOCK):

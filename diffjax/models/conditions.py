@@ -7,7 +7,7 @@ under `jax.jit`, where `batch` is static.
 import dataclasses
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -181,6 +181,15 @@ def classes_of(law: CondLaw | None) -> tuple[int, tuple[int, ...]]:
     return 0, ()
 
 
+def is_unit_normal(law: Any) -> bool:
+    """Tell whether all numbers that a law draws are independent and of N(0, 1).
+
+    Args:
+      law: any law. One of a user's own says so by an attribute `unit_normal`.
+    """
+    return bool(getattr(law, "unit_normal", False))
+
+
 @dataclasses.dataclass(frozen=True)
 class _OneHot:
     n: int
@@ -231,6 +240,7 @@ class _Table:
 
 @dataclasses.dataclass(frozen=True)
 class _Normal:
+    unit_normal: ClassVar[bool] = True
     shape: tuple[int, ...]
 
     def __call__(self, key: PRNGKey, batch: int) -> Array:

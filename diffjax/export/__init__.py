@@ -1,0 +1,1 @@
+"""Networks of runs as files for other programs: `python -m diffjax.export`."""

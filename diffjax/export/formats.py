@@ -1,0 +1,77 @@
+"""Formats of exports, and the way from a source to a file and its card."""
+
+from pathlib import Path
+from typing import Any
+
+from diffjax.export import card, function, onnx_file, stablehlo
+from diffjax.export import source as source_lib
+from diffjax.export.source import Source
+from diffjax.files import digests, json_values, writing
+from diffjax.interfaces import Params
+from diffjax.runs.user_function import RefusedError
+
+NAMES = ("safetensors", "edm", "stablehlo", "onnx")
+_FUNCTIONS: dict[str, Any] = {"stablehlo": stablehlo, "onnx": onnx_file}
+
+
+def export(
+    source: str,
+    name: str,
+    output: str,
+    *,
+    init_sigma: float | None = None,
+    batch_size: int | None = None,
+) -> dict[str, Any]:
+    """Write a network as a file, with its card beside it.
+
+    Args:
+      source: as `source.find` takes it.
+      name: of the format, one of `NAMES`.
+      output: the file to write, which isn't there yet.
+      init_sigma: noise level at which a student is asked that doesn't say so itself.
+      batch_size: of each call of a function; None leaves it free.
+
+    Returns:
+      The card.
+
+    Raises:
+      RefusedError: before anything is computed, if this network can't be in that format.
+      FileExistsError: if the output is there.
+      OSError: if the source isn't there or the output can't be written.
+      ValueError: if the source is damaged.
+    """
+    if name in _FUNCTIONS:
+        _FUNCTIONS[name].check_installed()
+    path = _checked_output(output)
+    found = source_lib.find(source, init_sigma=init_sigma)
+    params = found.network.load()
+    described = _write(found, params, name, path, batch_size)
+    described |= {"file": {"name": path.name, "sha256": digests.whole(path)}}
+    writing.write_text(card_path(path), json_values.dumps("card", described))
+    return described
+
+
+def card_path(path: Path) -> Path:
+    """Name the card of an exported file, `FILE.json`."""
+    return path.with_name(f"{path.name}.json")
+
+
+def _write(
+    found: Source, params: Params, name: str, path: Path, batch_size: int | None
+) -> dict[str, Any]:
+    made = function.of(found, params)
+    described = {"format": name, **card.describe(found, params, made)}
+    _FUNCTIONS[name].write(path, made, batch_size=batch_size)
+    return described
+
+
+def _checked_output(output: str) -> Path:
+    """Check that a file and its card can be written, and are in nobody's way."""
+    if "://" in output:
+        raise RefusedError(f"--output={output} is a URL: name a file, and copy it from there")
+    path = Path(output)
+    for each in (path, card_path(path)):
+        if each.exists():
+            raise FileExistsError(f"{each} exists already: name another file, or delete it")
+    writing.check_writable(path)
+    return path

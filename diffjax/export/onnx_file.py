@@ -1,0 +1,81 @@
+"""A student as an ONNX file, by jax2onnx."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from diffjax.export import packages
+from diffjax.export.function import Function, untraceable
+from diffjax.files import writing
+
+OPSET = 23
+
+
+def check_installed() -> None:
+    """Check that what writes the file is installed.
+
+    Raises:
+      RefusedError: if it isn't.
+    """
+    packages.check("--format=onnx", "jax2onnx", install="diffjax[onnx]")
+
+
+def write(path: Path, function: Function, *, batch_size: int | None = None) -> None:
+    """Write a student, its weights inside; a tree of latents is one input an array.
+
+    Args:
+      path: of the file.
+      function: the student.
+      batch_size: of each call; None leaves it free.
+
+    Raises:
+      RefusedError: if a user's function can't be traced so, or does what ONNX or jax2onnx doesn't
+        know.
+      OSError: if the file can't be written.
+    """
+    from jax2onnx import to_onnx
+
+    # It warns of each shape whose type nothing asks for.
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+    arguments = function.arguments(batch_size or "B")
+    leaves, tree = jax.tree.flatten(arguments)
+
+    def sample(*arrays: Any) -> Any:
+        return function.call(*jax.tree.unflatten(tree, arrays))
+
+    try:
+        with _of_one_platform():
+            model = to_onnx(
+                sample,
+                inputs=leaves,
+                input_names=[each.name for each in function.inputs],
+                output_names=["samples"],
+                model_name="sample",
+                opset=OPSET,
+            )
+        content = model.SerializeToString()
+    except Exception as error:  # a user's function may do anything
+        raise untraceable(error, batch_size) from error
+    with writing.replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextlib.contextmanager
+def _of_one_platform() -> Iterator[None]:
+    """Context in which what differs by platform is traced for none: ONNX has no such choice."""
+    chosen = jax.lax.platform_dependent
+
+    def default_alone(
+        *args: Any, default: Callable[..., Any] | None = None, **by_platform: Callable[..., Any]
+    ) -> Any:
+        return (default or by_platform["cpu"])(*args)
+
+    jax.lax.platform_dependent = default_alone
+    try:
+        yield
+    finally:
+        jax.lax.platform_dependent = chosen
