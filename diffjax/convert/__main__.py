@@ -1,4 +1,4 @@
-"""Convert a network of EDM's or SiD's authors to a folder that configs can name as teacher.
+"""Convert a network of EDM's or SiD's authors, or an export, to a folder that configs can name.
 
 python -m diffjax.convert --source=edm-cifar10-32x32-uncond-vp --output=teachers/cifar10
 python -m diffjax.convert --source=sid-student.pkl --init_sigma=2.5 --output=students/cifar10
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffjax.convert import catalogue, edm, teacher
+from diffjax.convert import catalogue, edm, portable, teacher
 from diffjax.files import download, paths, writing
 from diffjax.files.progress import leave_interrupted, say
 from diffjax.models import model_card, network_folder
@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 only if a network was written."""
     parser = argparse.ArgumentParser(prog="python -m diffjax.convert", description=__doc__)
     parser.add_argument(
-        "--source", required=True, help="a pickle's path or https URL, or a released network's name"
+        "--source",
+        required=True,
+        help="a pickle's path or https URL, a released network's name, or an exported file",
     )
     parser.add_argument("--output", required=True, help="the folder to make")
     parser.add_argument(
@@ -50,7 +52,8 @@ def convert(source: str, output: str, *, init_sigma: float | None = None) -> Non
     """Convert one network and save it as a denoiser's folder.
 
     Args:
-      source: a pickle's path or https URL, or a released network's name.
+      source: a pickle's path or https URL, a released network's name, or a file of arrays that
+        `python -m diffjax.export` wrote, which says itself what it is.
       output: the folder to make.
       init_sigma: noise level at which a student is asked; None leaves open what a pickle holds.
 
@@ -60,12 +63,17 @@ def convert(source: str, output: str, *, init_sigma: float | None = None) -> Non
       ValueError: if the source is no EDM network, or `init_sigma` is not positive or given for a
         released denoiser.
     """
-    card = _card(source, init_sigma)
+    card = ModelCard() if portable.is_one(Path(source)) else _card(source, init_sigma)
     folder = Path(output)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"{output} exists already; name another folder or delete it")
     writing.check_writable(folder)
     with download.reading(_locate(source)) as path:
+        if portable.is_one(path):
+            if init_sigma is not None:
+                raise ValueError(f"--init_sigma={init_sigma:g}: {source} says itself what it is")
+            portable.to_folder(path, output)
+            return
         init_kwargs, state_dict = edm.read_pickle(path)
         try:
             denoiser, params = edm.to_denoiser(init_kwargs, state_dict)

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from diffjax import models
-from diffjax.convert import catalogue, edm
+from diffjax.convert import catalogue, edm, portable
 from diffjax.files import digests, download
 from diffjax.interfaces import Params
 from diffjax.models import model_card, network_folder
@@ -55,18 +55,16 @@ def describe(source: str, *, field: str = "teacher") -> dict[str, Any]:
       ConnectionError: if it can't be downloaded.
       ValueError: if it is no denoiser, or a student, which was made of one.
     """
-    what = card(source)
-    if what.kind == model_card.STUDENT:
-        raise ValueError(
-            f"{field}={source} is {what.title}, which makes images in one evaluation and takes no "
-            "noise off any more: name a denoiser, such as its own teacher."
-        )
+    _check_is_no_student(source, card(source), field)
     if source in catalogue.EDM:
         return catalogue.EDM[source].init_kwargs
     directory = _directory(source)
     if directory is not None:
         return network_folder.load_denoiser_kwargs(directory)
+    if _is_portable(source):
+        return portable.describe(Path(source)).init_kwargs
     teacher = load(source, field=field)
+    _check_is_no_student(source, teacher.card, field)
     _described[_version(source)] = teacher  # so that a large pickle isn't parsed again at once
     return teacher.init_kwargs
 
@@ -81,6 +79,8 @@ def classes(source: str) -> tuple[int, ...]:
       FileNotFoundError: if there is nothing there.
       ValueError: if it is no denoiser.
     """
+    if _is_portable(source):
+        return portable.describe(Path(source)).classes
     directory = _directory(source)
     return () if directory is None else network_folder.load_classes(directory)
 
@@ -102,6 +102,8 @@ def card(source: str) -> ModelCard:
         )
     if source in catalogue.RELEASED:
         return ModelCard(model_card.DENOISER)
+    if _is_portable(source):
+        return portable.describe(Path(source)).card
     directory = _directory(source)
     return ModelCard() if directory is None else network_folder.load_card(directory)
 
@@ -132,7 +134,7 @@ def load(source: str, *, field: str = "teacher") -> Teacher:
     Args:
       source: "digits" or "cifar_tiny", which are shipped; a name in `catalogue.EDM`; a folder
         that `python -m diffjax.convert` or a teacher's training wrote; or an EDM pickle's path or
-        https URL, downloaded once.
+        https URL, downloaded once; likewise a file of arrays that `python -m diffjax.export` wrote.
       field: name of the setting in an error.
 
     Raises:
@@ -156,6 +158,9 @@ def load(source: str, *, field: str = "teacher") -> Teacher:
     elif "://" not in source and not Path(source).exists():
         _raise_unknown(source, field)
     with download.reading(source) as path:
+        if portable.is_one(path):
+            found, params = portable.load(path)
+            return Teacher(found.init_kwargs, params, found.card)
         init_kwargs, state_dict = edm.read_pickle(path)
         try:
             _, params = edm.to_denoiser(init_kwargs, state_dict)
@@ -179,6 +184,18 @@ def read(source: str, *, dtype: Any = jnp.float32, field: str = "teacher") -> mo
     """
     denoiser = from_edm_kwargs(describe(source, field=field), dtype=dtype)
     return denoiser.as_teacher(load(source, field=field).params, classes=classes(source))
+
+
+def _check_is_no_student(source: str, what: ModelCard, field: str) -> None:
+    if what.kind == model_card.STUDENT:
+        raise ValueError(
+            f"{field}={source} is {what.title}, which makes images in one evaluation and takes no "
+            "noise off any more: name a denoiser, such as its own teacher."
+        )
+
+
+def _is_portable(source: str) -> bool:
+    return source not in SHIPPED and portable.is_one(Path(source))
 
 
 def _version(source: str) -> tuple[str, int, int]:

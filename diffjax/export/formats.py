@@ -3,15 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+from diffjax.convert import portable
 from diffjax.export import card, function, onnx_file, stablehlo
 from diffjax.export import source as source_lib
 from diffjax.export.source import Source
 from diffjax.files import digests, json_values, writing
 from diffjax.interfaces import Params
+from diffjax.models import network_folder, record_folder
+from diffjax.models.denoiser import NetworkDenoiser
 from diffjax.runs.user_function import RefusedError
 
-NAMES = ("safetensors", "edm", "stablehlo", "onnx")
+_ARRAYS = {"safetensors": portable.OWN, "edm": portable.EDM}
 _FUNCTIONS: dict[str, Any] = {"stablehlo": stablehlo, "onnx": onnx_file}
+NAMES = (*_ARRAYS, *_FUNCTIONS)
+_PICKLES = (".pkl", ".pickle")
 
 
 def export(
@@ -44,6 +49,7 @@ def export(
         _FUNCTIONS[name].check_installed()
     path = _checked_output(output)
     found = source_lib.find(source, init_sigma=init_sigma)
+    _check(found, name, path, batch_size)
     params = found.network.load()
     described = _write(found, params, name, path, batch_size)
     described |= {"file": {"name": path.name, "sha256": digests.whole(path)}}
@@ -59,10 +65,51 @@ def card_path(path: Path) -> Path:
 def _write(
     found: Source, params: Params, name: str, path: Path, batch_size: int | None
 ) -> dict[str, Any]:
-    made = function.of(found, params)
-    described = {"format": name, **card.describe(found, params, made)}
-    _FUNCTIONS[name].write(path, made, batch_size=batch_size)
+    if name in _FUNCTIONS:
+        made = function.of(found, params)
+        described = {"format": name, **card.describe(found, params, made)}
+        _FUNCTIONS[name].write(path, made, batch_size=batch_size)
+        return described
+    described = {"format": name, **card.describe(found, params)}
+    text = json_values.dumps("card", described)
+    portable.write(path, _description(found, name, text), _stored(found, params))
     return described
+
+
+def _description(found: Source, name: str, text: str) -> portable.Description:
+    network = found.network
+    if isinstance(network.model, NetworkDenoiser):
+        of_folder = network_folder.describe(network.init_kwargs, network.classes, found.card)
+        return portable.Description(_ARRAYS[name], network_folder.FILE, of_folder, text)
+    assert network.origin is not None
+    of_folder = record_folder.describe(network.origin, found.card)
+    return portable.Description(_ARRAYS[name], record_folder.FILE, of_folder, text)
+
+
+def _stored(found: Source, params: Params) -> Params:
+    model = found.network.model
+    return params if isinstance(model, NetworkDenoiser) else model.arrays.stored(params)
+
+
+def _check(found: Source, name: str, path: Path, batch_size: int | None) -> None:
+    """Check that a format can hold a network, before its arrays are looked at."""
+    if name in _FUNCTIONS:
+        function.check_is_student(found)
+        return
+    if batch_size is not None:
+        raise RefusedError(f"--batch_size is of functions, and --format={name} holds arrays alone")
+    if name != "edm":
+        return
+    if not isinstance(found.network.model, NetworkDenoiser):
+        raise RefusedError(
+            f"--format=edm has the names of EDM's networks, and {function.model_name(found)} is "
+            "none of them: name safetensors, or for its function stablehlo or onnx"
+        )
+    if path.suffix in _PICKLES:
+        raise RefusedError(
+            f"--output={path}: a pickle of EDM's holds its authors' code, which isn't ours; "
+            f"name a state dict, {path.stem}.pt for torch.load, or {path.stem}.safetensors"
+        )
 
 
 def _checked_output(output: str) -> Path:

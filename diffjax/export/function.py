@@ -80,7 +80,7 @@ def of(source: Source, params: Params) -> Function:
     Raises:
       RefusedError: if it is no student, or takes something that a file can't hold.
     """
-    _check_is_student(source)
+    check_is_student(source)
     model = source.network.model
     generator: Any = model
     latent: Any = conditions.normal(model.shape)
@@ -111,6 +111,29 @@ def of(source: Source, params: Params) -> Function:
     return Function(sample, tuple(forms), tuple(inputs), tuple(model.shape))
 
 
+def check_is_student(source: Source) -> None:
+    """Check that a network makes a sample in one evaluation.
+
+    Args:
+      source: the network.
+
+    Raises:
+      RefusedError: if it doesn't, or doesn't say.
+    """
+    if source.is_student:
+        return
+    given = f"{source_lib.FIELD}={source.network.source}"
+    if source.card.kind:
+        raise RefusedError(
+            f"{given} is {source.card.title}, which takes many evaluations a sample: this format "
+            "holds a student; name one, or export a denoiser as safetensors or edm"
+        )
+    raise RefusedError(
+        f"{given} doesn't say whether it is a student: if so, name the noise level at which it is "
+        "asked, such as SiD's --init_sigma=2.5"
+    )
+
+
 def untraceable(error: Exception, batch_size: int | None) -> RefusedError:
     """Make the error of a student that can't be traced.
 
@@ -130,21 +153,6 @@ def untraceable(error: Exception, batch_size: int | None) -> RefusedError:
 def model_name(source: Source) -> str:
     """Name a network for errors: a user's by its function, ours by its folder."""
     return getattr(source.network.model, "name", "") or source.network.source
-
-
-def _check_is_student(source: Source) -> None:
-    if source.is_student:
-        return
-    given = f"{source_lib.FIELD}={source.network.source}"
-    if source.card.kind:
-        raise RefusedError(
-            f"{given} is {source.card.title}, which takes many evaluations a sample: this format "
-            "holds a student; name one, or export a denoiser as safetensors or edm"
-        )
-    raise RefusedError(
-        f"{given} doesn't say whether it is a student: if so, name the noise level at which it is "
-        "asked, such as SiD's --init_sigma=2.5"
-    )
 
 
 def _condition_law(source: Source) -> Any:

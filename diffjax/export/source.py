@@ -4,14 +4,14 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
-from diffjax.models import model_card, record_folder
+from diffjax.models import model_card, network_folder, record_folder
 from diffjax.models.model_card import ModelCard
 from diffjax.runs import best_network, networks, saved_config
 from diffjax.runs.networks import Network
 from diffjax.runs.user_function import RefusedError
 
 FIELD = "--source"
-_OWN = "denoiser.json"
+
 _NETWORK = "network"
 
 
@@ -76,12 +76,12 @@ def _folder(given: Path) -> Path:
         return given
     raise FileNotFoundError(
         f"{FIELD}={given} is no network's folder, nor a work directory with one: name a folder "
-        f"that holds {_OWN} or model.json, such as W/{_NETWORK}"
+        f"that holds {network_folder.FILE} or {record_folder.FILE}, such as W/{_NETWORK}"
     )
 
 
 def _is_network(folder: Path) -> bool:
-    return record_folder.is_one(folder) or (folder / _OWN).is_file()
+    return record_folder.is_one(folder) or (folder / network_folder.FILE).is_file()
 
 
 def _workdir(folder: Path) -> Path | None:

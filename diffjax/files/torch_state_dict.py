@@ -8,15 +8,17 @@ Nothing in the file is run.
 
 import dataclasses
 import io
+import math
 import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from diffjax.files import kinds, restricted_pickle, torch_storage
+from diffjax.files import kinds, restricted_pickle, torch_storage, writing
 
 MAX_FILE_BYTES = 16 * 2**30
 _WANTED = "diffjax reads state dicts that torch.save wrote, as .pth and .pt files hold them"
@@ -196,3 +198,62 @@ def _resolve(
         name: torch_storage.rebuild_tensor(storages[tensor.storage.key], *tensor.view)
         for name, tensor in tensors.items()
     }
+
+
+def write(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, np.ndarray],
+    texts: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Write a state dict as `torch.save` does, the zip archive; the file is whole or not there.
+
+    Args:
+      path: of the file, which `torch.load` reads, with `weights_only` too.
+      arrays: float32, by PyTorch's names, in PyTorch's layouts.
+      texts: put beside the arrays by name, where `torch.load` doesn't look.
+
+    Raises:
+      ValueError: if an array isn't float32.
+      OSError: if it can't be written.
+    """
+    for name, array in arrays.items():
+        if array.dtype != np.float32:
+            raise ValueError(f"{name} is {array.dtype}; float32 is written")
+    entries = [_encoded_tensor(i, name, array) for i, (name, array) in enumerate(arrays.items())]
+    contents = {
+        "data.pkl": b"\x80\x02}(" + b"".join(entries) + b"u.",
+        "byteorder": b"little",
+        **{f"data/{i}": array.tobytes() for i, array in enumerate(arrays.values())},
+        "version": b"3\n",
+        **{name: text.encode() for name, text in texts.items()},
+    }
+    with writing.replacing(Path(path)) as partial, zipfile.ZipFile(partial, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(f"archive/{name}", content)
+
+
+def _encoded_tensor(number: int, name: str, array: np.ndarray) -> bytes:
+    """Opcodes of a dictionary's entry, a name and `_rebuild_tensor_v2` of a storage's number."""
+    strides = [math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)]
+    storage = [b"X" + _counted(text) for text in ("storage", str(number), "cpu")]
+    storage.insert(1, b"ctorch\nFloatStorage\n")
+    return b"".join(
+        (
+            b"X" + _counted(name),
+            b"ctorch._utils\n_rebuild_tensor_v2\n(",
+            b"(" + b"".join(storage) + _integer(array.size) + b"tQ",
+            _integer(0),
+            *(b"(" + b"".join(map(_integer, each)) + b"t" for each in (array.shape, strides)),
+            b"\x89ccollections\nOrderedDict\n)R",  # no gradient, no hooks
+            b"tR",
+        )
+    )
+
+
+def _counted(text: str) -> bytes:
+    data = text.encode()
+    return len(data).to_bytes(4, "little") + data
+
+
+def _integer(value: int) -> bytes:
+    return b"\x8a\x08" + value.to_bytes(8, "little", signed=True)

@@ -23,7 +23,7 @@ from diffjax.models import model_card
 from diffjax.models.model_card import ModelCard
 
 FORMAT_VERSION = 1
-_DESCRIPTION = "denoiser.json"
+FILE = "denoiser.json"
 _PARAMS = "params"
 _CLASSES = "classes"  # there only where not all were trained on
 
@@ -58,8 +58,33 @@ def save_denoiser(
         `params` is too large for `dtype`.
       SaveError: if it can't be written; nothing is left then.
     """
-    description = json_values.dumps("description", _describe(init_kwargs, classes, card))
-    save_arrays(directory, _DESCRIPTION, description, params, dtype=dtype)
+    save_arrays(directory, FILE, describe(init_kwargs, classes, card), params, dtype=dtype)
+
+
+def describe(
+    init_kwargs: Mapping[str, Any], classes: Sequence[int] = (), card: ModelCard | None = None
+) -> str:
+    """Describe a denoiser as JSON text, which `parsed` reads back.
+
+    Args:
+      init_kwargs: as for `save_denoiser`.
+      classes: likewise.
+      card: likewise.
+
+    Raises:
+      ValueError: if `init_kwargs` can't be written as JSON or lacks `class_name`.
+    """
+    if "class_name" not in init_kwargs:
+        raise ValueError("init_kwargs lacks class_name, the class of the preconditioned network")
+    rest = {key: value for key, value in init_kwargs.items() if key != "class_name"}
+    description = {
+        "format_version": FORMAT_VERSION,
+        "class_name": init_kwargs["class_name"],
+        "init_kwargs": json_values.encode("init_kwargs", rest),
+        **({_CLASSES: list(classes)} if classes else {}),
+        **({} if card is None else {"model_card": dataclasses.asdict(card)}),
+    }
+    return json_values.dumps("description", description)
 
 
 def save_arrays(
@@ -169,13 +194,33 @@ def content(directory: PathLike) -> dict[str, Any]:
 
 
 def _read(directory: PathLike) -> tuple[dict[str, Any], tuple[int, ...], ModelCard]:
-    path = orbax_support.local_path(directory) / _DESCRIPTION
+    path = orbax_support.local_path(directory) / FILE
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} doesn't exist: name a folder that `python -m diffjax.convert` wrote"
         )
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        return parsed(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} isn't a denoiser's description ({error}){kinds.but(path)}"
+        ) from error
+
+
+def parsed(text: str) -> tuple[dict[str, Any], tuple[int, ...], ModelCard]:
+    """Read a denoiser's description.
+
+    Args:
+      text: as `describe` gives it.
+
+    Returns:
+      (init_kwargs, classes, card), as `save_denoiser` was given them.
+
+    Raises:
+      ValueError: if it is damaged or of a version that isn't known here.
+    """
+    try:
+        description = json.loads(text)
         version = description["format_version"]
         if version != FORMAT_VERSION:
             raise ValueError(f"format version {version}, this diffjax reads {FORMAT_VERSION}")
@@ -185,10 +230,8 @@ def _read(directory: PathLike) -> tuple[dict[str, Any], tuple[int, ...], ModelCa
         }
         card = model_card.read(json_values.decode(description.get("model_card", {})))
         return init_kwargs, _classes(description.get(_CLASSES, []), init_kwargs), card
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} isn't a denoiser's description ({error}){kinds.but(path)}"
-        ) from error
+    except (KeyError, TypeError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _classes(listed: Any, init_kwargs: Mapping[str, Any]) -> tuple[int, ...]:
@@ -248,21 +291,6 @@ def _without_others() -> ocp.options.MultiprocessingOptions:
     return ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"diffjax-{me}"
     )
-
-
-def _describe(
-    init_kwargs: Mapping[str, Any], classes: Sequence[int], card: ModelCard | None
-) -> dict[str, Any]:
-    if "class_name" not in init_kwargs:
-        raise ValueError("init_kwargs lacks class_name, the class of the preconditioned network")
-    rest = {key: value for key, value in init_kwargs.items() if key != "class_name"}
-    return {
-        "format_version": FORMAT_VERSION,
-        "class_name": init_kwargs["class_name"],
-        "init_kwargs": json_values.encode("init_kwargs", rest),
-        **({_CLASSES: list(classes)} if classes else {}),
-        **({} if card is None else {"model_card": dataclasses.asdict(card)}),
-    }
 
 
 def _cast(key_path: Any, array: Any, dtype: Any | None) -> np.ndarray:

@@ -18,7 +18,7 @@ from diffjax.models.arrays import Arrays
 from diffjax.models.model_card import ModelCard
 
 FORMAT_VERSION = 1
-_DESCRIPTION = "model.json"
+FILE = "model.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Origin:
 
 def is_one(directory: PathLike) -> bool:
     """Tell whether a folder holds a user's network."""
-    return (Path(directory) / _DESCRIPTION).is_file()
+    return (Path(directory) / FILE).is_file()
 
 
 def save(
@@ -60,14 +60,23 @@ def save(
       FileExistsError: if `directory` holds something already.
       SaveError: if it can't be written; nothing is left then.
     """
+    network_folder.save_arrays(directory, FILE, describe(origin, card), arrays.stored(params))
+
+
+def describe(origin: Origin, card: ModelCard) -> str:
+    """Describe a user's network as JSON text, which `parsed` reads back.
+
+    Args:
+      origin: what makes it.
+      card: what it is.
+    """
     described = {
         "format_version": FORMAT_VERSION,
         **dataclasses.asdict(origin),
         "versions": dict(card.versions),
         "model_card": dataclasses.asdict(card),
     }
-    text = json_values.dumps("description", described)
-    network_folder.save_arrays(directory, _DESCRIPTION, text, arrays.stored(params))
+    return json_values.dumps("description", described)
 
 
 def read(directory: PathLike) -> tuple[Origin, ModelCard]:
@@ -77,11 +86,29 @@ def read(directory: PathLike) -> tuple[Origin, ModelCard]:
       FileNotFoundError: if there is none.
       ValueError: if its description is damaged or of a version that isn't known here.
     """
-    path = orbax_support.local_path(directory) / _DESCRIPTION
+    path = orbax_support.local_path(directory) / FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} doesn't exist: name a folder that holds a network")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return parsed(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} isn't a network's description ({error})") from error
+
+
+def parsed(text: str) -> tuple[Origin, ModelCard]:
+    """Read the description of a user's network.
+
+    Args:
+      text: as `describe` gives it.
+
+    Returns:
+      What makes the network, and what it is.
+
+    Raises:
+      ValueError: if it is damaged or of a version that isn't known here.
+    """
+    try:
+        values = json.loads(text)
         version = values["format_version"]
         if version != FORMAT_VERSION:
             raise ValueError(f"format version {version}, this diffjax reads {FORMAT_VERSION}")
@@ -92,8 +119,8 @@ def read(directory: PathLike) -> tuple[Origin, ModelCard]:
         if not all(isinstance(each, str) for each in (origin.teacher, origin.student)):
             raise ValueError("teacher and student must be names")
         return origin, model_card.read(json_values.decode(values["model_card"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} isn't a network's description ({error})") from error
+    except (KeyError, TypeError) as error:
+        raise ValueError(str(error)) from error
 
 
 def load(directory: PathLike, arrays: Arrays) -> Arrays:
