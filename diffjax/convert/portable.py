@@ -5,6 +5,7 @@ the folder that it came from, `denoiser.json` or `model.json`, so that it opens 
 """
 
 import dataclasses
+import hashlib
 import json
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,7 @@ import numpy as np
 import safetensors
 
 from diffjax.convert import edm, torch_layout
-from diffjax.files import kinds, safetensors_file, torch_state_dict
+from diffjax.files import kinds, safetensors_file, torch_state_dict, torch_storage
 from diffjax.interfaces import Params
 from diffjax.models import network_folder, record_folder
 from diffjax.models.model_card import ModelCard
@@ -34,12 +35,14 @@ class Description:
       folder: name of the description's file in a folder.
       text: of that file.
       card: model card, as JSON text, of whoever wrote the file.
+      sha256: of the arrays, by which damage is told; `write` fills it in.
     """
 
     names: str
     folder: str
     text: str
     card: str = ""
+    sha256: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,15 +72,15 @@ def write(path: Path, description: Description, params: Params) -> None:
       ValueError: if an array's name has a slash in it, or they aren't the description's.
       OSError: if it can't be written.
     """
-    text = json.dumps(dataclasses.asdict(description))
-    if description.names == EDM:
+    is_edm = description.names == EDM
+    if is_edm:
         arrays = edm.to_state_dict(network_folder.parsed(description.text)[0], params)
-        if path.suffix in TORCH_SUFFIXES:
-            torch_state_dict.write(path, arrays, {_KEY: text})
-            return
     else:
         arrays = _flat(params)
-    safetensors_file.write(path, arrays, {_KEY: text})
+    description = dataclasses.replace(description, sha256=_digest(arrays))
+    texts = {_KEY: json.dumps(dataclasses.asdict(description))}
+    of_torch = is_edm and path.suffix in TORCH_SUFFIXES
+    (torch_state_dict if of_torch else safetensors_file).write(path, arrays, texts)
 
 
 def is_one(path: Path) -> bool:
@@ -168,9 +171,12 @@ def _text(path: Path) -> str | None:
         except safetensors.SafetensorError:
             return None
     if kind == kinds.TORCH_ZIP:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.partition("/")[2] == _KEY]
-            return archive.read(names[0]).decode() if names else None
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = [name for name in archive.namelist() if name.partition("/")[2] == _KEY]
+                return archive.read(names[0]).decode() if names else None
+        except torch_storage.ZIP_ERRORS as error:
+            raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
     return None
 
 
@@ -184,8 +190,22 @@ def _description(path: Path) -> Description:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     if kinds.of(path) == kinds.SAFETENSORS:
-        return safetensors_file.read(path)[0]
-    return torch_state_dict.read(path)
+        arrays = safetensors_file.read(path)[0]
+    else:
+        arrays = torch_state_dict.read(path)
+    if _digest(arrays) != _description(path).sha256:
+        raise ValueError(f"{path} is damaged (its arrays aren't those written): fetch it again")
+    return arrays
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype} {arrays[name].shape}\n".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _checked(init_kwargs: Mapping[str, Any], params: Params) -> Params:

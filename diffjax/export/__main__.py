@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffjax.export import formats
+from diffjax.export import formats, hub
 from diffjax.files import paths
 from diffjax.files.progress import leave_interrupted, say
 from diffjax.runs import user_function
@@ -26,24 +26,42 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit code: 0 if the file was written, 2 if the command line asks for what can't be, before
       anything is computed, 1 if a file or folder can't be used.
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.dry_run and arguments.push is None:
+        parser.error("--dry_run is of --push alone")
     for folder in arguments.modules:
         user_function.look_in(Path(folder))
     try:
-        formats.export(
+        if arguments.push is not None:
+            hub.check(arguments.push, dry_run=arguments.dry_run)
+        output = paths.expanded(arguments.output)
+        card = formats.export(
             paths.expanded(arguments.source),
             arguments.format,
-            paths.expanded(arguments.output),
+            output,
             init_sigma=arguments.init_sigma,
             batch_size=arguments.batch_size,
         )
+        say(f"Wrote {output}, and its card beside it")
+        if arguments.push is not None:
+            _push(hub.prepare(arguments.push, Path(output), card), dry_run=arguments.dry_run)
     except (OSError, ValueError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2 if isinstance(error, user_function.RefusedError) else 1
     except KeyboardInterrupt:
         leave_interrupted()
-    say(f"Wrote {arguments.output}, and its card beside it")
     return 0
+
+
+def _push(upload: hub.Upload, *, dry_run: bool) -> None:
+    """Send what was written to the hub, or say what would be sent."""
+    if dry_run:
+        say(f"Would push to {upload.repository}, private if it is new:")
+        say("\n".join(upload.lines()))
+        say(upload.page)
+        return
+    say(f"Pushed: {hub.push(upload)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,6 +90,10 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="folder of a user's functions, such as the config's; the current one is searched too",
+    )
+    parser.add_argument("--push", metavar="USER/NAME", help="repository of the Hugging Face hub")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="say what --push would send, and send nothing"
     )
     return parser
 

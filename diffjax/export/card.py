@@ -19,7 +19,7 @@ from diffjax.interfaces import Params
 from diffjax.runs import provenance, results, saved_config
 
 UNKNOWN = "unknown: ask whoever made the teacher"
-_OWN_LICENCE = "Apache-2.0, as diffjax's code"
+OWN_LICENCE = "Apache-2.0, as diffjax's code"
 
 
 def describe(source: Source, params: Params, function: Function | None = None) -> dict[str, Any]:
@@ -69,6 +69,11 @@ def describe(source: Source, params: Params, function: Function | None = None) -
     return {name: _without_folders(value) for name, value in encoded.items() if value}
 
 
+def path_of(output: Path) -> Path:
+    """Name the card of an exported file, `FILE.json`."""
+    return output.with_name(f"{output.name}.json")
+
+
 def licence(teacher: str) -> str:
     """Tell the licence of a teacher's weights, by its name; `UNKNOWN` where only its maker knows.
 
@@ -76,13 +81,15 @@ def licence(teacher: str) -> str:
       teacher: as a config names it.
     """
     if teacher in teachers.SHIPPED:
-        return _OWN_LICENCE
+        return OWN_LICENCE
     return catalogue.licence(teacher) or UNKNOWN
 
 
 def _teacher(source: Source, config: Mapping[str, Any]) -> dict[str, Any]:
     """Name what the network was made of, each with its digest and licence."""
     names = {"name": config.get("teacher", ""), "student": config.get("student", "")}
+    if not source.is_student and licence(source.network.source) != UNKNOWN:
+        names["name"] = source.network.source  # it is the teacher itself
     if origin := source.network.origin:
         names = {"name": origin.teacher, "student": origin.student}
     kept = provenance.load(source.workdir) if source.workdir else None

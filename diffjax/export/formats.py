@@ -53,13 +53,8 @@ def export(
     params = found.network.load()
     described = _write(found, params, name, path, batch_size)
     described |= {"file": {"name": path.name, "sha256": digests.whole(path)}}
-    writing.write_text(card_path(path), json_values.dumps("card", described))
+    writing.write_text(card.path_of(path), json_values.dumps("card", described))
     return described
-
-
-def card_path(path: Path) -> Path:
-    """Name the card of an exported file, `FILE.json`."""
-    return path.with_name(f"{path.name}.json")
 
 
 def _write(
@@ -117,7 +112,7 @@ def _checked_output(output: str) -> Path:
     if "://" in output:
         raise RefusedError(f"--output={output} is a URL: name a file, and copy it from there")
     path = Path(output)
-    for each in (path, card_path(path)):
+    for each in (path, card.path_of(path)):
         if each.exists():
             raise FileExistsError(f"{each} exists already: name another file, or delete it")
     writing.check_writable(path)
