@@ -141,13 +141,18 @@ def untraceable(error: Exception, batch_size: int | None) -> RefusedError:
       error: that tracing ended with.
       batch_size: of each call; None for a free one.
     """
-    reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    reason = one_line(error)
     if batch_size is None:
         return RefusedError(
             f"the student can't be traced with a batch of any size ({reason}): let its function "
             "take sizes from x.shape as they come, or give one size, --batch_size=16"
         )
     return RefusedError(f"the student can't be traced ({reason})")
+
+
+def one_line(error: Exception) -> str:
+    """Say what an error of others is, its kind and its first line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def model_name(source: Source) -> str:

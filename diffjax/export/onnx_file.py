@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax import export
+from jax.extend.core import jaxpr_as_fun
 
 from diffjax.export import packages
-from diffjax.export.function import Function, untraceable
+from diffjax.export.function import Function, one_line, untraceable
 from diffjax.files import writing
+from diffjax.runs.user_function import RefusedError
 
 OPSET = 23
 
@@ -41,25 +44,29 @@ def write(path: Path, function: Function, *, batch_size: int | None = None) -> N
 
     # It warns of each shape whose type nothing asks for.
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
-    arguments = function.arguments(batch_size or "B")
-    leaves, tree = jax.tree.flatten(arguments)
-
-    def sample(*arrays: Any) -> Any:
-        return function.call(*jax.tree.unflatten(tree, arrays))
-
+    batch = batch_size or export.symbolic_shape("B")[0]
+    leaves, tree = jax.tree.flatten(function.arguments(batch))
+    # Traced first: where jax2onnx traces, functions of jnp are its own, and take less.
     try:
         with _of_one_platform():
-            model = to_onnx(
-                sample,
-                inputs=leaves,
-                input_names=[each.name for each in function.inputs],
-                output_names=["samples"],
-                model_name="sample",
-                opset=OPSET,
-            )
-        content = model.SerializeToString()
-    except Exception as error:  # a user's function may do anything
+            traced = jax.make_jaxpr(lambda *arrays: function.call(*tree.unflatten(arrays)))(*leaves)
+    except Exception as error:  # a user's function may fail in any way
         raise untraceable(error, batch_size) from error
+    try:
+        model = to_onnx(
+            lambda *arrays: jaxpr_as_fun(traced)(*arrays)[0],
+            inputs=leaves,
+            input_names=[each.name for each in function.inputs],
+            output_names=["samples"],
+            model_name="sample",
+            opset=OPSET,
+        )
+        content = model.SerializeToString()
+    except Exception as error:  # what it doesn't know, it tells in any way
+        raise RefusedError(
+            f"jax2onnx can't write this student ({one_line(error)}): --format=stablehlo holds all "
+            "that JAX does" + (", or try one size, --batch_size=16" if batch_size is None else "")
+        ) from error
     with writing.replacing(path) as partial:
         partial.write_bytes(content)
 

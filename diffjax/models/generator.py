@@ -84,7 +84,7 @@ def denoiser_generator(
         sigma = teacher_lib.positive(sigma_init, "denoiser_generator: sigma_init")
 
     def generate(params: Params, z: Array, cond: Cond = None) -> Array:
-        levels = jnp.broadcast_to(jnp.float32(sigma), z.shape[:1])
+        levels = jnp.full((z.shape[0],), sigma, jnp.float32)
         return teacher.denoise(params, sigma * z, levels, cond)
 
     latent = conditions.normal(teacher.shape)
@@ -146,7 +146,7 @@ class DenoiserGenerator:
         Returns:
           [B, ...] float32 data, images being [B, H, W, C] in [-1, 1].
         """
-        sigma = jnp.broadcast_to(jnp.float32(self.init_sigma), z.shape[:1])
+        sigma = jnp.full((z.shape[0],), self.init_sigma, jnp.float32)
         return self.denoiser(
             params, self.init_sigma * z, sigma, labels=labels, train=train, rng=rng
         )
