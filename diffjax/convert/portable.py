@@ -27,8 +27,8 @@ _KEY = "diffjax"  # of the description among the texts of a file
 
 
 @dataclasses.dataclass(frozen=True)
-class Description:
-    """Description that a file carries.
+class Header:
+    """Description that a file of arrays carries.
 
     Attributes:
       names: of its arrays, `OWN` or `EDM`.
@@ -60,7 +60,7 @@ class Denoiser:
     card: ModelCard
 
 
-def write(path: Path, description: Description, params: Params) -> None:
+def write(path: Path, description: Header, params: Params) -> None:
     """Write a network as one file.
 
     Args:
@@ -180,10 +180,10 @@ def _text(path: Path) -> str | None:
     return None
 
 
-def _description(path: Path) -> Description:
+def _description(path: Path) -> Header:
     try:
         values = json.loads(_text(path) or "")
-        return Description(**{name: str(value) for name, value in values.items()})
+        return Header(**{name: str(value) for name, value in values.items()})
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} holds no description of diffjax's ({error})") from error
 

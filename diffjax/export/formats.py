@@ -71,14 +71,14 @@ def _write(
     return described
 
 
-def _description(found: Source, name: str, text: str) -> portable.Description:
+def _description(found: Source, name: str, text: str) -> portable.Header:
     network = found.network
     if isinstance(network.model, NetworkDenoiser):
         of_folder = network_folder.describe(network.init_kwargs, network.classes, found.card)
-        return portable.Description(_ARRAYS[name], network_folder.FILE, of_folder, text)
+        return portable.Header(_ARRAYS[name], network_folder.FILE, of_folder, text)
     assert network.origin is not None
     of_folder = record_folder.describe(network.origin, found.card)
-    return portable.Description(_ARRAYS[name], record_folder.FILE, of_folder, text)
+    return portable.Header(_ARRAYS[name], record_folder.FILE, of_folder, text)
 
 
 def _stored(found: Source, params: Params) -> Params:

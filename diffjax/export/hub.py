@@ -22,7 +22,7 @@ _LICENCES = {
 
 @dataclasses.dataclass(frozen=True)
 class Upload:
-    """What goes to a repository.
+    """Files and a page for a repository.
 
     Attributes:
       repository: "user/name".
@@ -76,7 +76,7 @@ def prepare(repository: str, output: Path, card: Mapping[str, Any]) -> Upload:
 
 
 def push(upload: Upload) -> str:
-    """Send files to a repository in one commit; it is made, private, if it isn't there.
+    """Send files to a repository in one commit; one that isn't there is made, private.
 
     Who may, the hub knows from `hf auth login` or $HF_TOKEN; $HF_ENDPOINT is another hub.
 

@@ -46,10 +46,14 @@ def write(path: Path, function: Function, *, batch_size: int | None = None) -> N
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     batch = batch_size or export.symbolic_shape("B")[0]
     leaves, tree = jax.tree.flatten(function.arguments(batch))
+
+    def flat(*arrays: Any) -> Any:
+        return function.call(*jax.tree.unflatten(tree, arrays))
+
     # Traced first: where jax2onnx traces, functions of jnp are its own, and take less.
     try:
         with _of_one_platform():
-            traced = jax.make_jaxpr(lambda *arrays: function.call(*tree.unflatten(arrays)))(*leaves)
+            traced = jax.make_jaxpr(flat)(*leaves)
     except Exception as error:  # a user's function may fail in any way
         raise untraceable(error, batch_size) from error
     try:

@@ -70,7 +70,7 @@ def _folder(given: Path) -> Path:
     if (given / "checkpoints").is_dir():
         raise FileNotFoundError(
             f"{FIELD}={given} is a run that hasn't written its network yet: a run writes "
-            f"{_NETWORK}/ at its end, and {best_network.FOLDER}/ where config.evaluate.best is set"
+            f"{_NETWORK}/ at its end, and {best_network.FOLDER}/ where it keeps the best network"
         )
     if networks.diffusers.is_folder(given):
         return given

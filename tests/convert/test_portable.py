@@ -22,7 +22,7 @@ CASES = golden_cases.cases(
 
 def write(path, kwargs, params, names=portable.EDM):
     text = network_folder.describe(kwargs)
-    portable.write(path, portable.Description(names, network_folder.FILE, text), params)
+    portable.write(path, portable.Header(names, network_folder.FILE, text), params)
     return path
 
 
