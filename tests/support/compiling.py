@@ -1,7 +1,7 @@
 """How much XLA optimises: little in the default run of the tests, most of which compile for longer
 than they compute.
 
-What users get is tested too: by tests that take `AS_USERS`, by the notebook of digits, and by `-m slow`.
+What users get is tested too: by tests that take `AS_USERS`, by a notebook, and by `-m slow`.
 """
 
 import os
