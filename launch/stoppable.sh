@@ -11,10 +11,14 @@ if [[ $# -eq 0 || "$1" == --help ]]; then
   sed -n -e '1d' -e '/^#/!q' -e 's/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
   exit 0
 fi
-stopped=""
+stopped="" command=""
+pass_on() {
+  [[ -z "$command" ]] || kill -TERM "$command" 2> /dev/null || true
+}
+trap 'stopped=yes; pass_on' TERM # before the command can be asked for
 "$@" &
 command=$!
-trap 'stopped=yes; kill -TERM "$command" 2> /dev/null || true' TERM
+[[ -z "$stopped" ]] || pass_on
 status=0
 wait "$command" || status=$?
 # A trap ends `wait`, while the command is still saving.

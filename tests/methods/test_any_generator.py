@@ -61,8 +61,14 @@ def teacher(seed):
     return checked(models.Teacher(denoise, params, SHAPE, 1.0, 0.05, 50.0, cond=LAW), "teacher")
 
 
-@pytest.mark.parametrize("share", [False, True])
-@pytest.mark.parametrize("name", METHODS)
+def shares(name):
+    return "share_samples" in {each.name for each in methods.get(name).settings()}
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [(name, share) for name in METHODS for share in (False, True) if shares(name) or not share],
+)
 def test_a_generator_of_any_form(name, share):
     cls, record = methods.get(name), generator()
     student = RecordGenerator(record, "student", SHAPE)

@@ -253,7 +253,7 @@ def read_only(workdir, folder):
     ("arguments", "message"),
     [
         (["--output="], "--output is empty: name a folder"),
-        (["--output=x"], "--output is for --mode=sample and --mode=evaluate alone"),
+        (["--output=x"], "--output is for --mode=sample, --mode=evaluate and --mode=report alone"),
         (["--mode=sample", "--output=~nobody-here/x"], "--output=~nobody-here/x: th"),
     ],
 )
