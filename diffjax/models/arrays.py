@@ -43,14 +43,14 @@ class Arrays:
         leaves = jax.tree_util.tree_leaves_with_path(self.tree)
         return [(trainable_lib.names(path) or _ROOT, leaf) for path, leaf in leaves]
 
-    @property
-    def _values(self) -> list[tuple[Path, Any]]:
-        return self._leaves if self.read is None else self._actual._leaves
+    @functools.cached_property
+    def values(self) -> Params:
+        """The record's own tree, with its values."""
+        return self.tree if self.read is None else self.read()
 
     @functools.cached_property
     def _actual(self) -> "Arrays":
-        assert self.read is not None
-        return Arrays(self.read(), self.trainable)
+        return self if self.read is None else Arrays(self.values, self.trainable)
 
     @functools.cached_property
     def _is_trained(self) -> list[bool]:
@@ -62,9 +62,7 @@ class Arrays:
 
     def start(self) -> Params:
         """Give what is trained, as the record has it."""
-        if self.read is not None:
-            return self._actual.start()
-        return self._trained(lambda leaf: jnp.asarray(leaf, _kept(leaf.dtype)))
+        return self._actual._trained(lambda leaf: jnp.asarray(leaf, _kept(leaf.dtype)))
 
     def whole(self, trained: Params) -> Params:
         """Put the rest back, for a call of the record's function.
@@ -89,7 +87,7 @@ class Arrays:
         """
         return _nested(
             (path, _at(trained, path) if is_trained else _written(leaf))
-            for (path, leaf), is_trained in zip(self._values, self._is_trained, strict=True)
+            for (path, leaf), is_trained in zip(self._actual._leaves, self._is_trained, strict=True)
             if _is_array(leaf)
         )
 
@@ -119,7 +117,7 @@ class Arrays:
     def digest(self) -> str:
         """SHA-256 of all arrays and their names."""
         digest = hashlib.sha256()
-        for path, leaf in self._values:
+        for path, leaf in self._actual._leaves:
             if _is_array(leaf):
                 array = np.ascontiguousarray(_written(leaf))
                 digest.update(f"{'/'.join(path)} {array.dtype} {array.shape}\n".encode())

@@ -196,7 +196,9 @@ def check_learner(model: Any, denoiser: Denoiser) -> None:
     """
     with _refusing():
         if isinstance(model, RecordGenerator):
-            contract.short_generator(model.generator, denoiser.cond, model.name)
+            # A pickle's own arrays, and not what stands for them until it is read.
+            made = dataclasses.replace(model.generator, params=model.arrays.values)
+            contract.short_generator(made, denoiser.cond, model.name)
         elif isinstance(model, RecordDenoiser):
             record = dataclasses.replace(model.teacher, cond=denoiser.cond)
             contract.check_finite(record, model.name)

@@ -123,7 +123,7 @@ def _room(config: ConfigDict, exp: Experiment, folder: Path, say: Say) -> Iterat
     free = shutil.disk_usage(there).free
     say(
         f"checkpoints: {one / _GIB:.3g} GiB each, {needed / _GIB:.3g} in all; {free / _GIB:.3g} "
-        f"GiB are free at {there}"
+        "GiB are free"
     )
     if needed > free:
         yield (

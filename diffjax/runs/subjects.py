@@ -63,6 +63,7 @@ def check(source: str, workdir: Path, config: ConfigDict, exp: Experiment) -> No
       ValueError: naming what decides the images and differs.
     """
     if source not in (*OF_THE_RUN, "teacher"):
+        _check_is_there(source)
         return
     if source in OF_THE_RUN and not workdir.is_dir():  # refused before a folder is made for results
         look = _checkpoints if source == "student" else best_network.find_best
@@ -133,12 +134,7 @@ def find(source: str, workdir: Path, exp: Experiment, seed: int, mesh: Mesh) -> 
         title = f"{exp.caption}, {record['kimg']:.1f} kimg, best {record['metric']}"
         subject = _network(source, title, str(folder), exp, seed, mesh)
         return dataclasses.replace(subject, step=record["step"])
-    is_released = source in catalogue.EDM
-    if not (re.search(r"[/.]", source) or is_released or Path(source).exists()):
-        raise ValueError(
-            f"source={source!r} is unknown; known are: {', '.join(_SOURCES)}, a released network's "
-            "name, and a network's path."
-        )
+    _check_is_there(source)
     return _network(Path(source).stem or "network", "", source, exp, seed, mesh)
 
 
@@ -149,6 +145,18 @@ def _teacher(exp: Experiment, seed: int, mesh: Mesh) -> Subject:
     params = sharding.put(params, sharding.state(params, mesh))
     caption, sampler, params = exp.comparisons(params, seed=seed, mesh=mesh)[0]
     return Subject("teacher", caption, exp.heun.evaluations, sampler, params, exp.classes)
+
+
+def _check_is_there(source: str) -> None:
+    """Refuse a source that nothing is known by, as far as that is seen without a download."""
+    if source in _SOURCES or source in catalogue.EDM or "://" in source or Path(source).exists():
+        return
+    if re.search(r"[/.]", source):
+        raise FileNotFoundError(f"source={source}: there is no such file or folder.")
+    raise ValueError(
+        f"source={source!r} is unknown; known are: {', '.join(_SOURCES)}, a released network's "
+        "name, and a network's path."
+    )
 
 
 def _initial(exp: Experiment, seed: int, mesh: Mesh) -> Subject:
@@ -163,8 +171,6 @@ def _initial(exp: Experiment, seed: int, mesh: Mesh) -> Subject:
 
 
 def _network(name: str, title: str, path: str, exp: Experiment, seed: int, mesh: Mesh) -> Subject:
-    if not ("://" in path or path in catalogue.EDM or Path(path).exists()):
-        raise FileNotFoundError(f"source={path}: there is no such file or folder.")
     network = networks.trained(path, field="source")
     model, own = network.model, exp.denoiser
     if isinstance(model, NetworkDenoiser):

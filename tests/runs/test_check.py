@@ -2,6 +2,7 @@
 
 import collections
 import pathlib
+import re
 import runpy
 import shutil
 import subprocess
@@ -194,6 +195,22 @@ def test_a_run_is_rehearsed(beside, tmp_path, capsys):
     assert [each.name for each in (tmp_path / "run").iterdir()] == ["check.png"]
 
 
+def test_the_difference_is_that_of_teacher_and_fake_score(beside, tmp_path):
+    """None where both are one network that hardly moved; some where the fake score is another."""
+
+    def differences(**fields):
+        lines, problems = rehearsed(config(generator__learning_rate=1e-12, **fields), tmp_path)
+        assert not problems
+        (line,) = (each for each in lines if each.startswith("|Δ|"))
+        return [float(each) for each in re.findall(r"([\d.e+-]+) at ", line)]
+
+    same = differences(fake_score__learning_rate=1e-12)
+    other = differences(fake_score__learning_rate=1e-12, fake_score__network="my_teacher:like")
+    assert len(same) == len(other) == 5
+    assert max(same) < 1e-6
+    assert min(other) > 1e-4
+
+
 def test_what_does_not_fit_or_is_not_finite(beside, tmp_path, monkeypatch):
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1))
@@ -238,7 +255,9 @@ def test_a_teacher_is_rehearsed_without_one(tmp_path, capsys):
     assert check.check(made, str(tmp_path / "run"))
     out = capsys.readouterr().out
     assert "network: examples (8, 8, 1), 10 classes" in out
-    assert "first update: grad_norm " in out or "loss " in out
+    (line,) = (each for each in out.splitlines() if each.startswith("first update: "))
+    assert re.search(r"\bgrad_norm \d", line)
+    assert re.search(r"\bloss \d", line)
     assert out.splitlines()[-1] == "OK"
 
 

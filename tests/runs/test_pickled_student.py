@@ -8,7 +8,7 @@ import pytest
 
 from diffjax.convert import catalogue, generators, stylegan2
 from diffjax.files import download
-from diffjax.models import network_folder
+from diffjax.models import contract, network_folder
 from diffjax.models.denoiser import from_edm_kwargs
 from diffjax.runs import bases, building, networks
 from diffjax.runs.evaluate import evaluate
@@ -125,14 +125,32 @@ def test_what_a_run_starts_from_is_measured_before_it(teacher, pickled, tmp_path
         evaluate(own, str(tmp_path / "none"))
 
 
-def test_it_computes_in_the_type_of_the_config(teacher, pickled):
-    model = building.build(config(teacher, pickled, dtype="bfloat16")).sampled
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_it_computes_in_the_type_of_the_config(dtype, teacher, pickled):
+    model = building.build(config(teacher, pickled, dtype=dtype)).sampled
     text = str(
         jax.make_jaxpr(lambda p, z, c: model(p, z, labels=c))(
             model.abstract_params(), model.latent(jax.random.key(0), 2), np.eye(2, dtype="float32")
         )
     )
-    assert "bf16" in text
+    assert ("bf16" in text) == (dtype == "bfloat16")
+
+
+def test_what_is_checked_before_a_run_are_its_own_arrays(teacher, pickled, tmp_path, monkeypatch):
+    """And not the zeros that stand for them, in which no condition changes anything."""
+    told = []
+    monkeypatch.setattr(contract, "warn_once", told.append)
+    building.build(config(teacher, pickled)).check_records()
+    assert told == []
+    state_dict = stylegan2_cases.network(KWARGS)[2]
+    deaf = {
+        name: 0 * array if name.startswith("mapping.embed") else array
+        for name, array in state_dict.items()
+    }
+    (tmp_path / "deaf.pkl").write_bytes(pickle_of(KWARGS, deaf))
+    building.build(config(teacher, tmp_path / "deaf.pkl")).check_records()
+    (line,) = told
+    assert "changes nothing in what is generated" in line
 
 
 MISTAKES = {
@@ -173,6 +191,16 @@ def test_files_that_are_none(teacher, pickled, tmp_path):
         ValueError, match=r"config\.student='gan': a function .*, a StyleGAN2 pickle"
     ):
         train(config(teacher, "gan"), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("look", [sample, evaluate])
+@pytest.mark.parametrize("source", ["initail", "no/such", "sid-cifar10"])
+def test_a_source_that_is_not_there_leaves_nothing(look, source, teacher, pickled, tmp_path):
+    made = config(teacher, pickled)
+    made.sample.source = made.evaluate.source = source
+    with pytest.raises((ValueError, FileNotFoundError), match=rf"source='?{source}'?"):
+        look(made, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
