@@ -181,6 +181,11 @@ class RecordGenerator(_Record):
         return self.generator.params, self.generator.trainable
 
     @property
+    def loaded(self) -> Generator:
+        """The record with its own parameters, and not what stands for them until they are read."""
+        return dataclasses.replace(self.generator, params=self.arrays.values)
+
+    @property
     def latent(self) -> CondLaw:
         """Law of the latents."""
         return self.generator.latent

@@ -196,9 +196,7 @@ def check_learner(model: Any, denoiser: Denoiser) -> None:
     """
     with _refusing():
         if isinstance(model, RecordGenerator):
-            # A pickle's own arrays, and not what stands for them until it is read.
-            made = dataclasses.replace(model.generator, params=model.arrays.values)
-            contract.short_generator(made, denoiser.cond, model.name)
+            contract.short_generator(model.loaded, denoiser.cond, model.name)
         elif isinstance(model, RecordDenoiser):
             record = dataclasses.replace(model.teacher, cond=denoiser.cond)
             contract.check_finite(record, model.name)
