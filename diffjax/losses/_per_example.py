@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from diffjax.interfaces import Array
 
 
-def widened(x: Array, *others: Array, weight: Array | float | None) -> tuple[Array, ...]:
+def widened(x: Array, *others: Array, weight: Array | float | None = None) -> tuple[Array, ...]:
     """Check arrays and their weight, and give the arrays in float32 or wider.
 
     In half precision a sum over pixels overflows, and so does a weight with a small floor.
@@ -27,17 +27,29 @@ def widened(x: Array, *others: Array, weight: Array | float | None) -> tuple[Arr
     chex.assert_equal_shape([x, *others])
     if jnp.ndim(x) < 1:
         raise ValueError("The arrays need a leading batch axis, [B, ...]; they are scalars.")
+    check_weight(weight, x.shape[0])
+    return tuple(_widened(array) for array in (x, *others))
+
+
+def logits_for(x: Array, logits: Array) -> Array:
+    """Check a discriminator's logits [B, ...] at x [B, ...], and give them in float32 or wider."""
+    (logits,) = widened(logits)
+    chex.assert_equal_shape_prefix([x, logits], 1)
+    return logits
+
+
+def check_weight(weight: Array | float | None, batch: int) -> None:
+    """Check that a weight is a number, [B] or None."""
     if weight is not None:
         chex.assert_rank(weight, {0, 1})
         if jnp.ndim(weight) == 1:
-            chex.assert_shape(weight, (x.shape[0],))
-    for array in (x, *others):
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise TypeError(
-                f"the arrays of a loss are floating-point, not {array.dtype}: images in uint8 "
-                "become x / 127.5 - 1 first"
-            )
-    return tuple(a.astype(jnp.promote_types(a.dtype, jnp.float32)) for a in (x, *others))
+            chex.assert_shape(weight, (batch,))
+
+
+def along(weight: Array | float, x: Array) -> Array:
+    """Give a weight, a number or [B], the rank of x [B, ...]."""
+    weight = jnp.asarray(weight)
+    return weight.reshape(weight.shape + (1,) * (x.ndim - 1)) if weight.ndim else weight
 
 
 def total(x: Array) -> Array:
@@ -48,3 +60,12 @@ def total(x: Array) -> Array:
 def mean(x: Array) -> Array:
     """Mean over all axes but the first: [B, ...] -> [B]."""
     return jnp.mean(x, axis=tuple(range(1, x.ndim)))
+
+
+def _widened(array: Array) -> Array:
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(
+            f"the arrays of a loss are floating-point, not {array.dtype}: images in uint8 "
+            "become x / 127.5 - 1 first"
+        )
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
