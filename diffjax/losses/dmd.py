@@ -17,7 +17,7 @@ def dmd(
     floor: float = 0.0,
     epsilon: float = 0.0,
 ) -> Array:
-    """DMD's generator loss ½ ‖x − sg(x − g)‖², g = w (D_ψ − D_φ) (Yin et al. 2024, equation 7).
+    """DMD's generator loss ½ ‖x − sg(x − g)‖², g = w (D_ψ − D_φ) (Yin et al. 2024).
 
     The gradient in x is g, exactly, as `diff_instruct` has it with the same weight. So with exact
     denoisers and a weight w(σ), the expected gradient is that of ∫ w σ² KL(p_σ ‖ q_σ), p_σ being

@@ -8,7 +8,7 @@ from diffjax.losses import _per_example
 
 
 def gan_generator(logits: Array) -> Array:
-    """Non-saturating loss of a generator, softplus(−ℓ) (Goodfellow et al. 2014, section 3).
+    """Non-saturating loss of a generator, softplus(−ℓ) (Goodfellow et al. 2014).
 
     Args:
       logits: [B, ...] ℓ at generated data, or at what noise made of it.
@@ -37,7 +37,7 @@ def gan_discriminator(real: Array, fake: Array) -> Array:
 
 
 def r1(gradient: Array) -> Array:
-    """R1 penalty ‖∇ℓ‖² without its factor γ/2 (Mescheder et al. 2018, equation 9).
+    """R1 penalty ‖∇ℓ‖² without its factor γ/2 (Mescheder et al. 2018).
 
     Args:
       gradient: [B, ...] of a real example's logit, the sum of its logits if it has several, with

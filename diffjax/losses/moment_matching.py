@@ -11,7 +11,7 @@ from diffjax.losses.diff_instruct import diff_instruct
 def moment_matching(
     x: Array, d_teacher: Array, d_auxiliary: Array, *, weight: Array | float = 1.0
 ) -> Array:
-    """Moment matching's generator loss w Σ sg(D_ψ − D_φ) · x (Salimans et al. 2024, algorithm 2).
+    """Moment matching's generator loss w Σ sg(D_ψ − D_φ) · x (Salimans et al. 2024).
 
     The formula is `diff_instruct`'s; what differs is D_ψ, which learns by
     `moment_matching_auxiliary` to be half-way between the generator's denoiser and the teacher's.

@@ -10,7 +10,7 @@ from diffjax.losses import _per_example
 def normalizing_weight(
     x: Array, d_teacher: Array, *, floor: float = 1e-5, epsilon: float = 0.0
 ) -> Array:
-    """Weight w₁ = sg 1 / (max(mean|x − D_φ|, floor) + epsilon) (Yin et al. 2024, equation 8).
+    """Weight w₁ = sg 1 / (max(mean|x − D_φ|, floor) + epsilon) (Yin et al. 2024).
 
     Published code agrees on the mean and on little else: SiD, SiDA and Uni-Instruct have a floor
     of 1e-5, DMD2 and SMD none, FastGen adds 1e-6 and DMDR 1e-8.
