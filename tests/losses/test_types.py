@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 
 from diffjax import losses
-
-CALLS = {
-    "denoising": lambda x, t, f: losses.denoising(x, f, weight=2.0),
-    "diff_instruct": losses.diff_instruct,
-    "sid": lambda x, t, f: losses.sid(x, t, f, alpha=1.2),
-}
+from tests.support.loss_calls import CALLS
 
 
 def arrays(dtype, scale=1.0):
