@@ -12,7 +12,7 @@ def logits(d_fake):
 
 def log_ratio(d_fake):
     """[B], small enough for its exponential."""
-    return d_fake[:, 0, 0, 0] / 8
+    return d_fake[:, 0, 0, 0] / 64
 
 
 # In these one mean over the batch is in each value.
