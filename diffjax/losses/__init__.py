@@ -1,12 +1,12 @@
 """Losses as pure functions: arrays in, one value for each example out.
 
 No network, no random numbers, no configuration: call the networks, then these, and let `jax.grad`
-do the rest. Sums are over all axes but the first; the caller averages over the batch. Terms on a
-discriminator's logits are means over them instead. Half
-precision is summed in float32. Under `jax.vmap` each mapped array keeps a batch axis of its own,
-and a weight [B] is mapped with them.
+do the rest. Sums are over all axes but the first, and means those of a discriminator's logits; the
+caller averages over the batch. Half precision is summed in float32. Under `jax.vmap` each mapped
+array keeps a batch axis of its own, and a weight [B] is mapped with them.
 """
 
+from diffjax.losses._f_divergences import F_DIVERGENCES
 from diffjax.losses.denoising import denoising
 from diffjax.losses.diff_instruct import diff_instruct
 from diffjax.losses.dmd import dmd
@@ -26,6 +26,7 @@ from diffjax.losses.smd import skewed_logits, smd, smd_critic
 from diffjax.losses.uni_instruct import uni_instruct, uni_instruct_released
 
 __all__ = [
+    "F_DIVERGENCES",
     "approximate_r1",
     "denoising",
     "diff_instruct",

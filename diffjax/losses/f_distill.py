@@ -1,50 +1,13 @@
 """f-distill: distribution matching under other f-divergences, by a density ratio."""
 
-from collections.abc import Callable
-
 import chex
 import jax
 import jax.numpy as jnp
 
 from diffjax.interfaces import Array
-from diffjax.losses import _per_example
+from diffjax.losses import _f_divergences, _per_example
 from diffjax.losses.dmd import dmd
 from diffjax.losses.normalizing_weight import normalizing_weight
-
-# h(r) = f''(r) r².
-F_DIVERGENCES: dict[str, Callable[[Array], Array]] = {
-    "reverse_kl": jnp.ones_like,
-    "soft_reverse_kl": lambda r: 1 / (1 + r),
-    "jensen_shannon": lambda r: r / (1 + r),
-    "squared_hellinger": lambda r: jnp.sqrt(r) / 4,
-    "forward_kl": lambda r: r,
-    "jeffreys": lambda r: 1 + r,
-    "neyman": lambda r: 1 / r,
-}
-# FastGen's names, and two that the paper's tables have.
-SHORT_NAMES = {
-    "rkl": "reverse_kl",
-    "sf": "soft_reverse_kl",
-    "soft_rkl": "soft_reverse_kl",
-    "js": "jensen_shannon",
-    "sh": "squared_hellinger",
-    "kl": "forward_kl",
-    "fkl": "forward_kl",
-    "jf": "jeffreys",
-}
-
-
-def f_divergence(divergence: str) -> Callable[[Array], Array]:
-    """Look up h(r) = f''(r) r² by the divergence's name.
-
-    Raises:
-      ValueError: no divergence has the name.
-    """
-    name = SHORT_NAMES.get(divergence, divergence)
-    if name not in F_DIVERGENCES:
-        known = ", ".join(F_DIVERGENCES)
-        raise ValueError(f"no f-divergence is called {divergence!r}; there are {known}")
-    return F_DIVERGENCES[name]
 
 
 def f_divergence_weight(ratio: Array, divergence: str) -> Array:
@@ -54,22 +17,22 @@ def f_divergence_weight(ratio: Array, divergence: str) -> Array:
     real against generated, estimates log r. With p_σ the generator's marginal,
     D_f(q_σ ‖ p_σ) = E_{p_σ} f(r) has the gradient E[h(r) (s_ψ − s_φ) ∂x/∂θ].
 
-    | divergence | f(r) | h(r) |
-    |-|-|-|
-    | `reverse_kl` | −log r | 1 |
-    | `soft_reverse_kl` | (r + 1) log(½ + 1/(2r)) | 1/(1 + r) |
-    | `jensen_shannon` | r log r − (r + 1) log((r + 1)/2) | r/(1 + r) |
-    | `squared_hellinger` | 1 − √r | √r/4 |
-    | `forward_kl` | r log r | r |
-    | `jeffreys` | (r − 1) log r | 1 + r |
-    | `neyman` | (1/r − 1)/2 | 1/r |
+    With their f and h these are
+
+    - `reverse_kl`: −log r, 1;
+    - `soft_reverse_kl`: (r + 1) log(½ + 1/(2r)), 1/(1 + r);
+    - `jensen_shannon`: r log r − (r + 1) log((r + 1)/2), r/(1 + r);
+    - `squared_hellinger`: 1 − √r, √r/4;
+    - `forward_kl`: r log r, r;
+    - `jeffreys`: (r − 1) log r, 1 + r;
+    - `neyman`: (1/r − 1)/2, 1/r.
 
     f-distill's paper has the first six, FastGen Neyman's. FastGen's short names do as well: `rkl`,
     `sf`, `js`, `sh`, `kl`, `jf`.
 
     Args:
       ratio: r > 0, of any shape.
-      divergence: a name of the table, or a short one.
+      divergence: a name of the list, or a short one.
 
     Returns:
       h(r), of the ratio's shape, float32 or wider. Gradients flow through it; `dmd` stops them.
@@ -77,9 +40,8 @@ def f_divergence_weight(ratio: Array, divergence: str) -> Array:
     Raises:
       ValueError: no divergence has the name.
     """
-    h = f_divergence(divergence)
-    ratio = jnp.asarray(ratio)
-    return h(ratio.astype(jnp.promote_types(ratio.dtype, jnp.float32)))
+    name, ratio = _f_divergences.full_name(divergence), jnp.asarray(ratio)
+    return _f_divergences.WEIGHTS[name](ratio.astype(jnp.promote_types(ratio.dtype, jnp.float32)))
 
 
 def f_distill(
@@ -111,6 +73,9 @@ def f_distill(
 
     Returns:
       [B] float32 or wider, summed over all axes but the first.
+
+    Raises:
+      ValueError: no divergence has the name.
     """
     x, d_teacher, d_fake = _per_example.widened(x, d_teacher, d_fake, weight=weight)
     chex.assert_shape(ratio, (x.shape[0],))
@@ -157,6 +122,9 @@ def normalized_f_divergence_weight(
     Returns:
       h [B], float32 or wider, through which no gradient flows, and the new bins [N]. Means are over
       the batch that is given, so that one example that isn't finite spoils all.
+
+    Raises:
+      ValueError: no divergence has the name.
     """
     (logits,) = _per_example.widened(logits)
     chex.assert_shape(sigma, (logits.shape[0],))
@@ -173,6 +141,6 @@ def normalized_f_divergence_weight(
         bins = jnp.where(count > 0, decay * bins + (1 - decay) * means, bins)
         ratio = ratio / (bins[index] + 1e-6)
     h = f_divergence_weight(ratio, divergence)
-    if f_divergence(divergence) is F_DIVERGENCES["squared_hellinger"]:
+    if _f_divergences.full_name(divergence) == "squared_hellinger":
         h = 4 * h
     return h / (h.mean() + 1e-6), bins

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from diffjax.interfaces import Array
 from diffjax.losses import _per_example
-from diffjax.losses.f_distill import f_divergence
+from diffjax.losses.f_distill import f_divergence_weight
 from diffjax.losses.normalizing_weight import normalizing_weight
 from diffjax.losses.sid import sid
 from diffjax.losses.sida import sida_gan_generator
@@ -48,6 +48,9 @@ def uni_instruct(
 
     Returns:
       [B] float32 or wider, summed over all axes but the first.
+
+    Raises:
+      ValueError: no divergence has the name.
     """
     x, d_teacher, d_fake = _per_example.widened(x, d_teacher, d_fake, weight=weight)
     (log_ratio,) = _per_example.widened(log_ratio)
@@ -60,7 +63,7 @@ def uni_instruct(
     slope = jax.lax.stop_gradient(delta / jnp.square(_per_example.along(sigma, x)))
     moved = _per_example.total(slope * (x - jax.lax.stop_gradient(x)))
     ratio = jnp.exp(jax.lax.stop_gradient(log_ratio) + moved)
-    h, rh = jax.jvp(f_divergence(divergence), (ratio,), (ratio,))  # h and r h'
+    h, rh = jax.jvp(lambda r: f_divergence_weight(r, divergence), (ratio,), (ratio,))  # h, r h'
     first = h * _per_example.total(delta * (d_fake - x))
     second = (h - rh) / 2 * _per_example.total(jnp.square(delta))
     return jax.lax.stop_gradient(weight) * (first + second)

@@ -14,7 +14,12 @@ from tests.support.loss_calls import CALLS, COUPLED, SEPARATE, SIGMA
 
 BATCH = 3
 # No loss of examples: weights of ratios, logits of logits.
-NO_LOSS = {"f_divergence_weight", "normalized_f_divergence_weight", "skewed_logits"}
+NO_LOSS = {
+    "F_DIVERGENCES",
+    "f_divergence_weight",
+    "normalized_f_divergence_weight",
+    "skewed_logits",
+}
 X, TEACHER, FAKE = arrays.normal((BATCH, 4, 4, 2), 3)
 LOGITS = arrays.normal((BATCH, 1), 1)[0]
 # Arrays, by argument, into which no gradient flows, and those into which one does.

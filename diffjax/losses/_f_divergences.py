@@ -1,0 +1,40 @@
+"""Weights of f-divergences by name, for f-distill and Uni-Instruct."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from diffjax.interfaces import Array
+
+# h(r) = f''(r) r².
+WEIGHTS: dict[str, Callable[[Array], Array]] = {
+    "reverse_kl": jnp.ones_like,
+    "soft_reverse_kl": lambda r: 1 / (1 + r),
+    "jensen_shannon": lambda r: r / (1 + r),
+    "squared_hellinger": lambda r: jnp.sqrt(r) / 4,
+    "forward_kl": lambda r: r,
+    "jeffreys": lambda r: 1 + r,
+    "neyman": lambda r: 1 / r,
+}
+F_DIVERGENCES = tuple(WEIGHTS)
+
+# FastGen's names, and two that papers abbreviate to.
+_SHORT_NAMES = {
+    "rkl": "reverse_kl",
+    "sf": "soft_reverse_kl",
+    "soft_rkl": "soft_reverse_kl",
+    "js": "jensen_shannon",
+    "sh": "squared_hellinger",
+    "kl": "forward_kl",
+    "fkl": "forward_kl",
+    "jf": "jeffreys",
+}
+
+
+def full_name(divergence: str) -> str:
+    """Look up a divergence's name in `F_DIVERGENCES`, given it or a short one."""
+    name = _SHORT_NAMES.get(divergence, divergence)
+    if name not in WEIGHTS:
+        known = ", ".join(WEIGHTS)
+        raise ValueError(f"no f-divergence is called {divergence!r}; there are {known}")
+    return name
