@@ -1,10 +1,10 @@
 """Score identity distillation: the generator's loss of SiD."""
 
 import jax
-import jax.numpy as jnp
 
 from diffjax.interfaces import Array
 from diffjax.losses import _per_example
+from diffjax.losses.normalizing_weight import normalizing_weight
 
 
 def sid(
@@ -39,7 +39,7 @@ def sid(
     """
     x, d_teacher, d_fake = _per_example.widened(x, d_teacher, d_fake, weight=weight)
     if weight is None:
-        weight = 1 / jnp.maximum(_per_example.mean(jnp.abs(x - d_teacher)), 1e-5)
+        weight = normalizing_weight(x, d_teacher)
     delta = d_teacher - d_fake
     loss = _per_example.total(delta * ((d_teacher - x) - alpha * delta))
     return jax.lax.stop_gradient(weight) * loss
