@@ -105,3 +105,10 @@ def test_other_shapes_are_refused():
         normalized(np.zeros((3, 2)), np.ones(3), np.ones((10, 1)))
     with pytest.raises(AssertionError):
         losses.f_distill(*jnp.ones((3, 4, 2)), jnp.ones((4, 1)), divergence="js")
+
+
+def test_the_squared_hellinger_distance_is_normalized_without_its_quarter():
+    """Which shows in the 1e-6 that is added to the mean, nowhere else."""
+    logits, sigma, bins = np.full((4, 1), -9.0), np.ones(4), np.ones(10)
+    h, _ = normalized(logits, sigma, bins, divergence="squared_hellinger", normalize_ratio=False)
+    np.testing.assert_allclose(h, 1 - 1e-6 / np.sqrt(0.1), rtol=1e-6)
