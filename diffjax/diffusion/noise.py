@@ -118,6 +118,47 @@ class KarrasUniform:
         return jnp.clip(sigma, self.sigma_min, self.sigma_max)
 
 
+@dataclasses.dataclass(frozen=True)
+class KarrasGrid:
+    """Uniform distribution over a part of a grid that `karras_sigma` warps (Yin et al. 2024).
+
+    Attributes:
+      first: index of the least σ that is drawn; 20 for DMD2's generator, 0 for its fake score.
+      last: index of the greatest; 980 and 999 there.
+      points: of the grid, whose indices begin at 0.
+      grid_min: σ at index 0.
+      grid_max: σ at index points - 1.
+      rho: exponent of the warp.
+      sigma_min: the least σ.
+      sigma_max: the greatest σ.
+    """
+
+    first: int = 0
+    last: int = 999
+    points: int = 1000
+    grid_min: float = 0.002
+    grid_max: float = 80.0
+    rho: float = 7.0
+    sigma_min: float = 0.0
+    sigma_max: float = math.inf
+
+    def scaled(self, factor: float) -> "KarrasGrid":
+        """Give the distribution of σ times a factor, within the same bounds."""
+        return dataclasses.replace(
+            self, grid_min=self.grid_min * factor, grid_max=self.grid_max * factor
+        )
+
+    def at(self, index: Array) -> Array:
+        """Look up noise levels by their indices."""
+        u = index.astype(jnp.float32) / (self.points - 1)
+        sigma = karras_sigma(u, self.grid_min, self.grid_max, self.rho)
+        return jnp.clip(sigma, self.sigma_min, self.sigma_max)
+
+    def __call__(self, key: PRNGKey, shape: Sequence[int]) -> Array:
+        """Draw noise levels of the given shape, float32."""
+        return self.at(jax.random.randint(key, shape, self.first, self.last + 1, jnp.int32))
+
+
 def edm_weight(sigma: Array, sigma_data: float = PUBLISHED_SIGMA_DATA) -> Array:
     """Loss weight λ(σ) = (σ² + σ_data²) / (σ σ_data)², which evens EDM's loss over σ (Table 1).
 

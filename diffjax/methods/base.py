@@ -9,7 +9,9 @@ import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
+
+import flax.linen as nn
 
 from diffjax.diffusion.noise import PUBLISHED_SIGMA_DATA
 from diffjax.interfaces import Array, Params, PRNGKey
@@ -32,12 +34,18 @@ class Learner:
         seed.
       averaged: whether an exponential moving average of it is kept.
       optimizer: name of the settings of its optimiser; "" for the learner's own name.
+      fields: of these settings, values other than Adam's of SiD, by name: those of any optimiser,
+        and "weight_decay" (AdamW's), "max_grad_value" and "rampup_kimg", which few have.
+      has_head: whether its parameters are {"network": ..., "head": ...}, the second being those of
+        the method's discriminator head.
     """
 
     name: str
     starts_as: str = "teacher"
     averaged: bool = False
     optimizer: str = ""
+    fields: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    has_head: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +67,9 @@ class Turn:
       times: repetitions an update, each with draws of its own.
       every: it is this learner's turn in every n-th update, the first included.
       borrows: learner whose turn's samples this turn's last repetition learns from, so that they
-        are made once; "" for samples of its own. The lender's parameters must not change between.
+        are made once; "" for samples of its own. They are made before the first turn: what the
+        lender learns in between doesn't change them.
+      borrows_at: the repetition that learns from them, -1 for the last.
     """
 
     learner: str
@@ -72,6 +82,7 @@ class Turn:
     times: int = 1
     every: int = 1
     borrows: str = ""
+    borrows_at: int = -1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +106,11 @@ class Method:
     learners: ClassVar[tuple[Learner, ...]]
     # What an update reads and never changes: "teacher", "data", or both.
     reads: ClassVar[tuple[str, ...]]
+    # The network by whose encoder a discriminator judges, "teacher" or a learner; "" for none.
+    # `networks` then have "features", of it, and "head": see `models.discriminator`.
+    judged_by: ClassVar[str] = ""
+    # Whether draws have `more["images"]`, those seen before the update, for losses with phases.
+    has_phases: ClassVar[bool] = False
     # The learner whose average is sampled, and how: "one_step" or "heun".
     samples_from: ClassVar[str]
     sampled_by: ClassVar[str]
@@ -120,6 +136,26 @@ class Method:
           data: real images, where the method reads "data".
         """
         raise NotImplementedError
+
+    @classmethod
+    def head(cls, settings: Mapping[str, Any]) -> nn.Module | None:
+        """Make the discriminator's head, (features) -> logits; None for the mean over channels.
+
+        Args:
+          settings: of the method, by the names of its attributes.
+        """
+        del settings
+        return None
+
+    @classmethod
+    def real_batches(cls, settings: Mapping[str, Any]) -> int:
+        """Number of batches of real examples that an update draws.
+
+        Args:
+          settings: of the method, by the names of its attributes.
+        """
+        del settings
+        return int("data" in cls.reads)
 
     @classmethod
     def settings(cls) -> tuple[Setting, ...]:

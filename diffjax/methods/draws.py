@@ -26,6 +26,8 @@ class Draws:
       dropout: [T, R] keys.
       augmentation: [T, R, B, ...] draws of EDM's augmentation, or None.
       real: [T, R, B, ...] real examples in the data's units, or None.
+      real_labels: conditions of the real examples, where these aren't `labels`; or None.
+      more: what a method draws besides, each [T, R, ...] or [T, R, B, ...], by name.
     """
 
     z: Any
@@ -35,6 +37,8 @@ class Draws:
     dropout: PRNGKey
     augmentation: augment.Draws | None = None
     real: Array | None = None
+    real_labels: Any = None
+    more: dict[str, Any] = flax.struct.field(default_factory=dict)
 
 
 @flax.struct.dataclass

@@ -69,6 +69,9 @@ class ScoreDistillation(Method):
         "init_sigma",
         "generator.max_grad_norm",
     )
+    # Names of the other figures that the losses of the two turns give.
+    fake_reports: ClassVar[tuple[str, ...]] = ()
+    generator_reports: ClassVar[tuple[str, ...]] = ("delta",)
     # Whether the generator's turn draws labels of its own, or takes those of the fake score's last.
     new_labels: ClassVar[bool]
 
@@ -80,6 +83,7 @@ class ScoreDistillation(Method):
                 self.evaluation_samples,
                 self.fake_score_loss,
                 prefix="fake_",
+                reports=self.fake_reports,
                 scale=self.fake_score_loss_scale,
                 times=self.fake_score_updates,
                 every=self.fake_score_every,
@@ -91,7 +95,7 @@ class ScoreDistillation(Method):
                 self.generator_loss,
                 through_samples=True,
                 prefix="generator_",
-                reports=("delta",),
+                reports=self.generator_reports,
                 scale=self.generator_loss_scale,
             ),
         )

@@ -18,6 +18,7 @@ from diffjax.diffusion.noise import PUBLISHED_SIGMA_DATA
 from diffjax.interfaces import Array, Params, PRNGKey
 from diffjax.models import conditions
 from diffjax.models.teacher import CondLaw, Teacher
+from diffjax.networks import layers
 from diffjax.networks.dhariwal_unet import DhariwalUNet
 from diffjax.networks.song_unet import SongUNet
 
@@ -186,6 +187,46 @@ class NetworkDenoiser:
         Raises:
           ValueError: labels or augmentation labels that the network doesn't take.
         """
+        return self._denoise(params, x, sigma, labels, augment_labels, train, rng)[0]
+
+    def features(
+        self,
+        params: Params,
+        x: Array,
+        sigma: Array,
+        labels: Array | None = None,
+        augment_labels: Array | None = None,
+        *,
+        train: bool = False,
+        rng: PRNGKey | None = None,
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Denoise, and give what the encoder made of x, for a discriminator to judge.
+
+        Args:
+          params: as of a call, like all others.
+          x: [B, H, W, C].
+          sigma: [B].
+          labels: [B, label_dim] or None.
+          augment_labels: [B, augment_dim] or None.
+          train: whether dropout is on.
+          rng: key of the dropout masks.
+
+        Returns:
+          (D, one [B, h, w, c] a level of the encoder, its last output, the coarsest level last).
+        """
+        return self._denoise(params, x, sigma, labels, augment_labels, train, rng, True)
+
+    def _denoise(
+        self,
+        params: Params,
+        x: Array,
+        sigma: Array,
+        labels: Array | None,
+        augment_labels: Array | None,
+        train: bool,
+        rng: PRNGKey | None,
+        with_features: bool = False,
+    ) -> tuple[Array, tuple[Array, ...]]:
         chex.assert_rank([x, sigma], [4, 1])
         chex.assert_equal_shape_prefix([x, sigma], 1)
         labels = self._labels(labels, x.shape[0])
@@ -205,10 +246,16 @@ class NetworkDenoiser:
             augment_labels,
             train=train,
             rngs=None if rng is None else {"dropout": rng},
+            mutable=[layers.FEATURES] if with_features else False,
         )
+        levels: tuple[Array, ...] = ()
+        if with_features:
+            out, kept = out
+            sown = kept[layers.FEATURES]
+            levels = tuple(sown[f"level{i}"][0] for i in range(len(sown)))
         # ADM under iDDPM also predicts a variance, in the channels after the image's.
         out = out[..., : x.shape[-1]].astype(jnp.float32)
-        return c_skip * x + c_out * out
+        return c_skip * x + c_out * out, levels
 
     def _labels(self, labels: Array | None, batch: int) -> Array | None:
         if labels is None:

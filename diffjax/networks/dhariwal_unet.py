@@ -91,6 +91,7 @@ class DhariwalUNet(nn.Module):
                     x, emb, next(seeds)
                 )
                 skips.append(x)
+            self.sow(layers.FEATURES, f"level{level}", x)
 
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             if level == len(self.channel_mult) - 1:

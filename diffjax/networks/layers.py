@@ -21,6 +21,9 @@ from diffjax.networks import group_norm
 
 Initializer = Callable[..., Array]
 
+# Collection in which U-Nets leave their encoder's outputs, "level0" for the finest, if asked for.
+FEATURES = "features"
+
 
 @functools.cache
 def xavier_uniform(gain: float = 1.0) -> Initializer:

@@ -197,6 +197,7 @@ class SongUNet(nn.Module):
                     attention=self._has_attention(level),
                 )(x, emb, next(seeds))
                 skips.append(x)
+            self.sow(layers.FEATURES, f"level{level}", x)
         return x, skips
 
     def _fused_down(self, x: Array, channels: int, *, name: str) -> Array:

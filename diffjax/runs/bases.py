@@ -6,7 +6,7 @@
         ...
         return config
 
-`teacher`, `dataset` and `evaluate.reference` are empty, for configs to fill in. The settings of a
+`teacher`, `dataset`, `data` and `evaluate.reference` are empty, for configs to fill in. The settings of a
 method, such as `alpha`, come from its class in `diffjax.methods`, which describes them.
 """
 
@@ -36,6 +36,9 @@ _DATA = {
     "dataset": "",  # a name, a zip, a folder, or tfds:NAME
     "conditional": False,
     "x_flip": False,
+}
+_REAL_DATA = {  # of a distillation that compares with real images
+    "data": "",  # a name, a zip, a folder, or tfds:NAME
 }
 _NETWORK = {  # DDPM++ as EDM trains it on CIFAR-10
     "network.class_name": "EDMPrecond",
@@ -206,7 +209,8 @@ def fields(method: str) -> dict[str, Any]:
     found: dict[str, Any] = {"method": method}
     found |= _TEACHER if has_teacher else {}
     found |= _OTHER_STUDENT if takes_student(cls) else {}
-    found |= _DATA if "data" in cls.reads else {}
+    if "data" in cls.reads:
+        found |= _REAL_DATA if has_teacher else _DATA
     found |= {} if has_teacher else _NETWORK
     found |= {field: value for field, value in settings.items() if "." not in field}
     for learner in sorted(cls.learners, key=lambda each: each.name != cls.samples_from):
@@ -246,8 +250,9 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _optimizer(learner: Learner, method: type[Method]) -> dict[str, Any]:
     if learner.starts_as == "fresh":
-        return _ADAM | _FRESH_LEARNER
-    return _ADAM | (_STUDENT if learner.name == method.samples_from else {})
+        return _ADAM | _FRESH_LEARNER | dict(learner.fields)
+    is_student = learner.name == method.samples_from
+    return _ADAM | (_STUDENT if is_student else {}) | dict(learner.fields)
 
 
 def _nested(dotted: Mapping[str, Any]) -> dict[str, Any]:

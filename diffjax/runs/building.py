@@ -43,7 +43,7 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
 
     Args:
       config: of any method.
-      source: real images instead of those of `config.dataset`, which isn't opened.
+      source: real images instead of those that the config names, which aren't opened.
 
     Raises:
       ValueError: naming the field, its value and what would do.
@@ -51,8 +51,12 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
     """
     checks.check(config)
     cls = methods.get(config.method)
-    data_input = _data(config, cls, source)
-    cast = roles.cast(config, cls, data_input)
+    settings = {each.name: checks.get(config, each.field) for each in cls.settings()}
+    has_teacher = "teacher" in cls.reads
+    data_input = None if has_teacher else _data(config, cls, source)
+    cast = roles.cast(config, cls, data_input, settings)
+    if has_teacher and "data" in cls.reads:
+        data_input = _real_examples(config, cast, cls.real_batches(settings), source)
     inputs: dict[str, Input] = {}
     if cast.teacher is not None:
         storage = roles.DTYPES[config.teacher_dtype] if config.teacher_dtype else None
@@ -62,7 +66,6 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
         inputs[drawing.CONDITIONS] = LawInput(law)
     if data_input is not None:
         inputs[drawing.DATA] = data_input
-    settings = {each.name: checks.get(config, each.field) for each in cls.settings()}
     if data_input is not None:
         settings["in_order"] = data_input.is_streamed
     denoiser = cast.denoiser
@@ -102,6 +105,7 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
         classes=cast.classes,
         method_name=config.method,
         networks=cast.others,
+        heads=cast.heads,
         origin=cast.origin(cls.samples_from),
         remarks=remarks(rates, cls),
     )
@@ -318,11 +322,51 @@ def _data(config: ConfigDict, cls: type[Method], source: DataSource | None) -> D
         source = dataset.open_square(
             config.dataset, conditional=config.conditional, prefix="config."
         )
-    data_input = DataInput(source, config.batch_size, config.seed, config.x_flip)
+    return _checked(
+        config, DataInput(source, config.batch_size, config.seed, config.x_flip), "dataset"
+    )
+
+
+def _real_examples(
+    config: ConfigDict, cast: roles.Roles, batches: int, source: DataSource | None
+) -> DataInput:
+    """Real images that a distillation reads, so many batches of them an update."""
+    denoiser, name = cast.denoiser, config.data
+    if not denoiser.holds_images:
+        raise ValueError(
+            f"config.method={config.method!r} compares with real images, and {config.teacher} "
+            "denoises examples in units of its own: name a teacher of images, or a method that "
+            "needs no data."
+        )
+    law = getattr(denoiser, "cond", None)
+    if law is not None and not denoiser.label_dim:
+        raise ValueError(
+            f"config.method={config.method!r} takes conditions from its data, as classes, and that "
+            f"of {config.teacher} is something else: name a method that needs no data."
+        )
+    if source is None:
+        source = dataset.open_square(
+            name, conditional=bool(denoiser.label_dim), prefix="config.", field="data"
+        )
+    if source.image_shape != denoiser.shape:
+        raise ValueError(
+            f"config.data={name!r} has images of {source.image_shape}, and the teacher "
+            f"{config.teacher} denoises {denoiser.shape}; name its own data."
+        )
+    if denoiser.label_dim and source.num_classes != denoiser.label_dim:
+        raise ValueError(
+            f"config.data={name!r} has {source.num_classes} classes, and the teacher "
+            f"{config.teacher} {denoiser.label_dim}; name its own data."
+        )
+    data_input = DataInput(source, config.batch_size, config.seed, config.x_flip, batches)
+    return _checked(config, data_input, "data")
+
+
+def _checked(config: ConfigDict, data_input: DataInput, field: str) -> DataInput:
     if data_input.is_streamed and config.updates_per_call != 1:
         raise ValueError(
             f"config.updates_per_call={config.updates_per_call} needs a data set that fits on "
-            f"the devices, and config.dataset={config.dataset!r} is streamed to them; set it "
+            f"the devices, and config.{field}={config[field]!r} is streamed to them; set it "
             "to 1."
         )
     return data_input
@@ -338,6 +382,9 @@ def _adam(
         b2=settings.b2,
         eps=settings.eps,
         max_grad_norm=settings.max_grad_norm,
+        max_grad_value=settings.get("max_grad_value", 0.0),
+        weight_decay=settings.get("weight_decay", 0.0),
+        frozen=images_of_kimg(settings.get("frozen_kimg", 0.0)),
         bfloat16_state=config.get("optimizer_state_dtype") == "bfloat16",
     )
 

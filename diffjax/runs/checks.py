@@ -147,6 +147,11 @@ _ADAM = {
     "max_grad_norm": NOT_NEGATIVE,
 }
 _FRESH_LEARNER = {"rampup_kimg": NOT_NEGATIVE}
+_SOME_LEARNERS = {  # where a method's learner has the field
+    "weight_decay": NOT_NEGATIVE,
+    "max_grad_value": NOT_NEGATIVE,
+    "rampup_kimg": NOT_NEGATIVE,
+}
 _STUDENT = {"initial": TEXT, "frozen_kimg": NOT_NEGATIVE, "decay_kimg": NOT_NEGATIVE}
 # Of methods that read a teacher.
 _TEACHER = {
@@ -160,6 +165,10 @@ _TEACHER = {
 }
 # Of methods that read real images.
 _DATA = {"dataset": NAME, "conditional": FLAG, "x_flip": FLAG}
+REAL_DATA = Rule(
+    NAME.holds,
+    "the method compares with real images: name a data set, a folder, a zip or tfds:NAME",
+)
 # Of methods whose network no teacher describes.
 _NETWORK = {
     "network.class_name": NAME,
@@ -192,13 +201,14 @@ def rules(config: ConfigDict) -> dict[str, Rule]:
     else:
         found |= _NETWORK
     if "data" in method.reads:
-        found |= _DATA
+        found |= {"data": REAL_DATA} if "teacher" in method.reads else _DATA
     for learner in method.learners:
         group = dict(_ADAM)
         if learner.starts_as == "fresh":
             group |= _FRESH_LEARNER
         elif learner.name == method.samples_from:
             group |= _STUDENT
+        group |= {k: rule for k, rule in _SOME_LEARNERS.items() if k in learner.fields}
         found |= {f"{learner.optimizer or learner.name}.{k}": rule for k, rule in group.items()}
         if learner.name == "fake_score":
             found["fake_score.network"] = FUNCTION

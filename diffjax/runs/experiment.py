@@ -17,6 +17,7 @@ from diffjax.interfaces import Params
 from diffjax.methods import Learner, Method
 from diffjax.models import model_card, network_folder, record_folder
 from diffjax.models.denoiser import NetworkDenoiser
+from diffjax.models.discriminator import Headed
 from diffjax.models.generator import DenoiserGenerator
 from diffjax.models.model_card import ModelCard
 from diffjax.models.record_folder import Origin
@@ -57,6 +58,7 @@ class Experiment:
       networks: learner -> its network, where that isn't the teacher's copy.
       origin: functions that make the network that is sampled, of a user's.
       remarks: lines on what was derived, for the log.
+      heads: learner -> its network with a discriminator's head, where it has one.
     """
 
     update: Update
@@ -73,6 +75,7 @@ class Experiment:
     networks: Mapping[str, Network] = dataclasses.field(default_factory=dict)
     origin: Origin | None = None
     remarks: tuple[str, ...] = ()
+    heads: Mapping[str, Headed] = dataclasses.field(default_factory=dict)
 
     def model_of(self, learner: str) -> Any:
         """Model whose parameters a learner has.
@@ -186,10 +189,16 @@ class Experiment:
 
         def start(learner: Learner) -> Params:
             if learner.name in given:
-                return given[learner.name]
+                return with_head(learner, given[learner.name])
             if learner.starts_as == "teacher" and learner.name not in self.networks:
-                return inputs["teacher"]
-            return self.model_of(learner.name).init(numerics.key(self.seed))
+                return with_head(learner, inputs["teacher"])
+            return with_head(learner, self.model_of(learner.name).init(numerics.key(self.seed)))
+
+        def with_head(learner: Learner, params: Params) -> Params:
+            if learner.name not in self.heads:
+                return params
+            head = self.heads[learner.name].init_head(numerics.key(self.seed))
+            return {"network": params, "head": head}
 
         given = initial or {}
         params = {learner.name: start(learner) for learner in self.method.learners}

@@ -144,12 +144,14 @@ class DataInput:
       batch_size: images an update.
       seed: of their order and flips where they are streamed.
       x_flip: whether half of them are mirrored.
+      batches: of so many images that an update reads.
     """
 
     source: DataSource
     batch_size: int
     seed: int
     x_flip: bool
+    batches: int = 1
 
     @property
     def is_streamed(self) -> bool:
@@ -176,14 +178,14 @@ class DataInput:
         return tree
 
     def stream(self, start: int, mesh: Mesh) -> Iterator[Dataset] | None:
-        """Images of updates after `start` of them, or None where `load` has all."""
+        """Images of updates after `start` images of a run, or None where `load` has all."""
         if not self.is_streamed:
             return None
         return dataset.stream(
             self.source,
-            batch_size=self.batch_size,
+            batch_size=self.batch_size * self.batches,
             seed=self.seed,
             x_flip=self.x_flip,
-            start=start,
+            start=start * self.batches,
             mesh=mesh,
         )

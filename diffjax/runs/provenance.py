@@ -146,7 +146,8 @@ def look(config: ConfigDict, exp: Experiment, before: Provenance | None) -> Prov
         if content := network.content():
             found[field] = {"source": network.source, **content}
     if "data" in exp.inputs:
-        found["dataset"] = {"source": config.dataset, **exp.inputs["data"].content()}
+        source = config.get("dataset") or config.data
+        found["dataset"] = {"source": source, **exp.inputs["data"].content()}
     if exp.initial:
         field = f"{exp.method.samples_from}.initial"
         try:

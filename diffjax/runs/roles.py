@@ -1,6 +1,7 @@
 """Networks of a config by their role: the teacher, and one for each learner."""
 
 import dataclasses
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,8 +14,9 @@ from diffjax.diffusion.noise import PUBLISHED_SIGMA_DATA
 from diffjax.distributed import numerics
 from diffjax.files.progress import warn_once
 from diffjax.methods import Learner, Method
-from diffjax.models import conditions
+from diffjax.models import conditions, discriminator
 from diffjax.models.denoiser import NetworkDenoiser, from_edm_kwargs
+from diffjax.models.discriminator import Headed
 from diffjax.models.generator import DenoiserGenerator
 from diffjax.models.record_folder import Origin
 from diffjax.models.records import RecordGenerator
@@ -37,6 +39,7 @@ class Roles:
       init_sigma: σ_init in the units of the data, within the range that the denoiser knows.
       classes: those to draw; () for all.
       teacher: the network that learners start from, if the method reads one.
+      heads: learner -> its network with a discriminator's head, where it has one.
     """
 
     denoiser: networks.Denoiser
@@ -46,6 +49,7 @@ class Roles:
     init_sigma: float
     classes: tuple[int, ...]
     teacher: Network | None = None
+    heads: Mapping[str, Headed] = dataclasses.field(default_factory=dict)
 
     @property
     def latent(self) -> Any:
@@ -68,13 +72,19 @@ class Roles:
         return self.denoiser if other is None else other.model
 
 
-def cast(config: ConfigDict, cls: type[Method], data_input: DataInput | None) -> Roles:
+def cast(
+    config: ConfigDict,
+    cls: type[Method],
+    data_input: DataInput | None,
+    settings: Mapping[str, Any] = types.MappingProxyType({}),
+) -> Roles:
     """Open and check all networks of a config.
 
     Args:
       config: of any method.
       cls: the method.
-      data_input: real images, where the method reads them.
+      data_input: real images that describe the network, where no teacher does.
+      settings: of the method, by the names of its attributes.
 
     Raises:
       ValueError: naming the field.
@@ -100,11 +110,32 @@ def cast(config: ConfigDict, cls: type[Method], data_input: DataInput | None) ->
         for each in cls.learners
     }
     _check_augmentation(config, functions.get("fake_score", denoiser))
+    heads = _add_discriminator(functions, cls, settings)
     init_sigma = _init_sigma(config, denoiser)
     sampled = functions[cls.samples_from]
     if cls.sampled_by == "one_step" and not isinstance(sampled, RecordGenerator):
         functions[cls.samples_from] = DenoiserGenerator(sampled, init_sigma)
-    return Roles(denoiser, functions, others, init_kwargs, init_sigma, classes, teacher)
+    return Roles(denoiser, functions, others, init_kwargs, init_sigma, classes, teacher, heads)
+
+
+def _add_discriminator(
+    functions: dict[str, Any], cls: type[Method], settings: Mapping[str, Any]
+) -> dict[str, Headed]:
+    """Add what judges, and give learners that have its head one; learner -> its network."""
+    if not cls.judged_by:
+        return {}
+    model = functions[cls.judged_by]
+    discriminator.features_of(model, getattr(model, "name", cls.judged_by))
+    module = cls.head(settings)
+    heads = {
+        each.name: Headed(functions[each.name], module, model)
+        for each in cls.learners
+        if each.has_head and module is not None
+    }
+    functions |= heads
+    functions["features"] = functions[cls.judged_by].features
+    functions["head"] = next((each.logits for each in heads.values()), discriminator.channel_mean)
+    return heads
 
 
 def drawn_classes(found: tuple[int, ...], label_dim: int, whose: str) -> tuple[int, ...]:

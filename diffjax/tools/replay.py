@@ -140,7 +140,8 @@ def examine(
       step: of the update, which decides whose turn it is.
     """
     drawn, read = drawing.parted(inputs)
-    draws = drawing.draw(update.method, key, **{"data": None, **drawn}, mesh=mesh)
+    drawn = {"data": None, **drawn}
+    draws = drawing.draw(update.method, key, **drawn, mesh=mesh, images=state.images)
     stages = [
         *(Stage(_words(name), _summary(tree)) for name, tree in read.items()),
         *(Stage(_words(name), _summary(tree)) for name, tree in state.params.items()),

@@ -42,7 +42,8 @@ def compile_updates(
     def one(state: Any, inputs: Any, key: PRNGKey) -> tuple[Any, MetricSums]:
         drawn, read = drawing.parted(inputs)
         key = jax.random.fold_in(key, state.step)
-        draws = drawing.draw(update.method, key, **{"data": None, **drawn}, mesh=mesh)
+        drawn = {"data": None, **drawn}
+        draws = drawing.draw(update.method, key, **drawn, mesh=mesh, images=state.images)
         after, metrics = placed(state, read, draws)
         return after, metric_sums.of_update(state, after, metrics)
 

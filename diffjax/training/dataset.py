@@ -20,25 +20,33 @@ from diffjax.methods.draws import Dataset
 _MAX_RESIDENT_BYTES = 2 << 30
 
 
-def open_square(name: str, *, conditional: bool, prefix: str = "") -> DataSource:
+def open_square(
+    name: str, *, conditional: bool, prefix: str = "", field: str = "dataset"
+) -> DataSource:
     """Open a data set that a network can be trained on.
 
     Args:
       name: as `data.open_source` takes it.
       conditional: whether its classes are needed.
       prefix: before the names of these arguments in an error.
+      field: how the first is called there; another than "dataset" has classes because a teacher
+        has them.
 
     Raises:
       FileNotFoundError: there is no such file or folder.
       ValueError: naming what doesn't fit.
     """
-    source = data.open_source(name, field=f"{prefix}dataset")
+    source = data.open_source(name, field=f"{prefix}{field}")
     height, width, _ = source.image_shape
     if height != width:
         raise ValueError(
-            f"{prefix}dataset={name!r} has images of {height}x{width}; networks take square ones."
+            f"{prefix}{field}={name!r} has images of {height}x{width}; networks take square ones."
         )
     if conditional and not source.num_classes:
+        if field != "dataset":
+            raise ValueError(
+                f"{prefix}{field}={name!r} has no classes, and the teacher has; name its own data."
+            )
         raise ValueError(
             f"{prefix}conditional=True, but {prefix}dataset={name!r} has no classes; set it to "
             "False."

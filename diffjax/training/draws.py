@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from diffjax.distributed import sharding
-from diffjax.interfaces import PRNGKey
+from diffjax.interfaces import Array, PRNGKey
 from diffjax.methods import Method
 from diffjax.methods.draws import Dataset, Draws
 from diffjax.models.teacher import CondLaw
@@ -31,6 +32,7 @@ def draw(
     data: Dataset | None,
     mesh: Mesh,
     conditions: CondLaw | None = None,
+    images: Array | None = None,
 ) -> dict[str, Draws]:
     """Draw an update's randomness inside jit, split over the devices.
 
@@ -41,12 +43,27 @@ def draw(
       mesh: the devices.
       conditions: the law of conditions, where it holds arrays: so that a large table is an
         argument of a program and no constant in it.
+      images: uint32 scalar, seen before the update, where the method has phases.
     """
     if conditions is not None:
         batch = dataclasses.replace(method.batch, cond=conditions)
         method = dataclasses.replace(method, batch=batch)
     draws = method.draw(key, data)
+    if method.has_phases:
+        assert images is not None, "a method with phases is told the images seen"
+        draws = {name: told(each, images) for name, each in draws.items()}
     return sharding.constrain(draws, shardings(draws, mesh), mesh)
+
+
+def told(draws: Draws, images: Array) -> Draws:
+    """Add to draws the images seen before their update, for each repetition and round.
+
+    Args:
+      draws: of a turn.
+      images: uint32 scalar.
+    """
+    seen = jnp.broadcast_to(images, draws.dropout.shape)
+    return dataclasses.replace(draws, more={**draws.more, "images": seen})
 
 
 def shardings(draws: Any, mesh: Mesh) -> Any:

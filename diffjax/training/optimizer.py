@@ -23,9 +23,12 @@ def adam(
     b2: float = 0.999,
     eps: float = 1e-8,
     max_grad_norm: float = 0.0,
+    max_grad_value: float = 0.0,
+    weight_decay: float = 0.0,
+    frozen: int = 0,
     bfloat16_state: bool = False,
 ) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2015) that keeps no first moment where b1 is 0.
+    """Adam (Kingma & Ba 2015) or AdamW that keeps no first moment where b1 is 0.
 
     With b1 = 0, as in nearly all of the family, the first moment is the gradient itself; leaving
     it out saves a copy of both networks and changes no update.
@@ -40,6 +43,11 @@ def adam(
       max_grad_norm: a gradient whose global norm is greater is scaled down to it; 0 for none, as
         published. Where b2 is 0.999, one gradient many times the usual otherwise makes a step of up
         to 31 learning rates in every parameter.
+      max_grad_value: greatest absolute value of a gradient's entries, those beyond it being
+        clipped before the norm is; 0 for none.
+      weight_decay: share of a parameter, times the learning rate, that an update takes off it
+        (AdamW, Loshchilov & Hutter 2019); buffers stay.
+      frozen: images at the start in which nothing changes, moments neither.
       bfloat16_state: whether moments are kept in bfloat16 instead of float32, rounded at random so
         that they stay right on average; with b2 = 0.999 a second moment is off by some 10 %, a
         step by 5 %. An update still computes in float32.
@@ -48,13 +56,17 @@ def adam(
         scaled = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
     else:
         scaled = optax.scale_by_rms(decay=b2, eps=eps, eps_in_sqrt=False, bias_correction=True)
+    if weight_decay:
+        scaled = optax.chain(scaled, optax.add_decayed_weights(weight_decay, _is_trained))
     by_rate = _scale_by(learning_rate) if callable(learning_rate) else optax.scale(-learning_rate)
     transformation: optax.GradientTransformation = optax.chain(scaled, by_rate)
     if bfloat16_state:
         transformation = in_bfloat16(transformation)
     if max_grad_norm:
         transformation = optax.chain(optax.clip_by_global_norm(max_grad_norm), transformation)
-    return transformation
+    if max_grad_value:
+        transformation = optax.chain(optax.clip(max_grad_value), transformation)
+    return _frozen_at_first(transformation, frozen) if frozen else transformation
 
 
 def step(
@@ -106,6 +118,39 @@ def ramps(rate: float, *, rampup: int = 0, frozen: int = 0, decay: int = 0, end:
 def _share(images: Array, whole: int) -> Array:
     # Integers until here: float32 counts to 2^24.
     return jnp.minimum(images, np.uint32(whole)).astype(jnp.float32) / jnp.float32(whole)
+
+
+def _is_trained(params: Any) -> Any:
+    """Tell parameters from buffers, leaf by leaf."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "buffers" not in [getattr(key, "key", "") for key in path], params
+    )
+
+
+def _frozen_at_first(
+    inner: optax.GradientTransformation, images_frozen: int
+) -> optax.GradientTransformationExtraArgs:
+    """Have an optimiser begin after so many images, as if there had been none before."""
+    extended = optax.with_extra_args_support(inner)
+
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        *,
+        images: Array,
+        **others: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        goes = images >= np.uint32(images_frozen)
+        followed, after = extended.update(updates, state, params, images=images, **others)
+
+        def choose(new: Array, old: Array) -> Array:
+            return jnp.where(goes, new, old)
+
+        nothing = jax.tree.map(jnp.zeros_like, followed)
+        return jax.tree.map(choose, followed, nothing), jax.tree.map(choose, after, state)
+
+    return optax.GradientTransformationExtraArgs(extended.init, update)
 
 
 def _scale_by(rate: Rate) -> optax.GradientTransformationExtraArgs:

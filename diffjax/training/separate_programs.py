@@ -115,12 +115,15 @@ class SeparatePrograms:
         self, call: "_Calling", state: Any, inputs: Any, key: PRNGKey, step: int
     ) -> tuple[Any, MetricSums]:
         drawn, read = drawing.parted(inputs)
-        draws = call(self.draw, state.step, key, drawn)
+        draws = call(self.draw, state.step, state.images, key, drawn)
         return self._update.follow(_Apart(self, call, step), state, read, draws)
 
-    def _draw(self, step: Array, key: PRNGKey, drawn: dict[str, Any]) -> dict[str, Draws]:
+    def _draw(
+        self, step: Array, images: Array, key: PRNGKey, drawn: dict[str, Any]
+    ) -> dict[str, Draws]:
         key = jax.random.fold_in(key, step)
-        return drawing.draw(self._update.method, key, **{"data": None, **drawn}, mesh=self._mesh)
+        drawn = {"data": None, **drawn}
+        return drawing.draw(self._update.method, key, **drawn, mesh=self._mesh, images=images)
 
     def _finish(
         self, state: TrainState, outcome: Outcome, sums: Any
@@ -246,7 +249,8 @@ class _Apart:
         if lent is None:
             x, pullback = self._call(self._programs.samples[name], params, draws, time, round_)
         elif turn.through_samples:
-            x, pullback = lent.pop(0)  # what only its pass backward needs goes with it
+            x, pullback = lent[round_]
+            lent[round_] = x, None  # what only its pass backward needs goes with it
         else:
             x, pullback = lent[round_][0], None
         gradient, metrics = self._call(self._programs.loss[name], params, x, draws, time, round_)

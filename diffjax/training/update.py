@@ -163,8 +163,8 @@ class Update:
 
         def gradient(turn: Turn, so_far: Outcome, time: int) -> Sums:
             params = {**inputs, **state.params, **so_far.params}
-            is_last = time == turn.times - 1
-            samples = lent.get(turn.borrows if is_last else "", lent.get(turn.learner))
+            borrows = turn.borrows and time == turn.borrows_at % turn.times
+            samples = lent.get(turn.borrows if borrows else "", lent.get(turn.learner))
             return run.gradient(turn, params, draws[turn.learner], time, samples)
 
         def take(turn: Turn, own: Outcome, times: int) -> Outcome:

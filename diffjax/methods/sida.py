@@ -1,0 +1,125 @@
+"""SiDA, adversarial score identity distillation (Zhou et al., ICLR 2025, arXiv:2410.14919)."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from diffjax import losses
+from diffjax.diffusion import augmentation as augment
+from diffjax.diffusion import noise
+from diffjax.diffusion.noise import SigmaDistribution
+from diffjax.interfaces import Array, PRNGKey
+from diffjax.methods.adversarial import Adversarial
+from diffjax.methods.base import AllParams, Learner, Values, register
+from diffjax.methods.denoising import diffuse
+from diffjax.methods.draws import Draws
+from diffjax.methods.score_distillation import ScoreDistillation, mean_difference
+from diffjax.methods.settings import FINITE, NOT_NEGATIVE, POSITIVE, T_MAX, setting
+
+
+@register("sida")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SiDA(Adversarial):
+    """SiDA as its released training loop runs it.
+
+    The fake score tells real images from generated ones by the mean over the channels of its own
+    encoder's output, with the same noise on both and the labels of the real ones. In three phases
+    the fake score learns alone (`generator.frozen_kimg`), then the generator by SiD's loss, then by
+    half of that and half of the adversarial one.
+
+    Means over the batch are over a round's examples, as the released code takes them over those of
+    one GPU.
+
+    Attributes:
+      alpha: as in SiD; 1 is published.
+      t_max: as in SiD.
+      generator_loss_scale: factor on the generator's loss; 100 is published.
+      gan_scale: factor on the generator's adversarial term over that scale; published is 0.01 of
+        100, 1e-4.
+      discriminator_scale: factor on the fake score's adversarial term, over its loss scale.
+      gan_from_kimg: thousands of images after which the adversarial term joins the generator's.
+    """
+
+    alpha: float = setting(1.0, FINITE)
+    t_max: float = setting(800.0, T_MAX)
+    generator_loss_scale: float = setting(100.0, POSITIVE, field="generator.loss_scale")
+    gan_scale: float = setting(1e-4, NOT_NEGATIVE, field="generator.gan_scale")
+    discriminator_scale: float = setting(1.0, NOT_NEGATIVE, field="fake_score.gan_scale")
+    gan_from_kimg: float = setting(200.0, NOT_NEGATIVE)
+
+    learners: ClassVar = (
+        Learner("fake_score", fields={"max_grad_value": 1.0}),
+        Learner("generator", averaged=True, fields={"frozen_kimg": 100.0}),
+    )
+    suspects: ClassVar = ("alpha", "generator.gan_scale", *ScoreDistillation.suspects)
+    new_labels: ClassVar = True
+    has_phases: ClassVar = True
+    shown: ClassVar = {**ScoreDistillation.shown, "gan": "gan", "discriminator": "judge"}
+    fake_reports: ClassVar = ("discriminator",)
+    generator_reports: ClassVar = ("delta", "gan")
+
+    def generator_sigma(self) -> SigmaDistribution:
+        """SiD's."""
+        published = noise.KarrasUniform(
+            t_max=self.t_max, sigma_min=self.sigma_min, sigma_max=self.sigma_max
+        )
+        return published.scaled(self.scale)
+
+    def fake_score_loss(self, params: AllParams, x: Array, draws: Draws) -> Values:
+        """Denoising of each generated example, and telling it from a real one, [B]."""
+        assert draws.real is not None, "SiDA's fake score sees real examples"
+        given = ((x, draws.augmentation), (draws.real, draws.more.get("augmentation")))
+        weight = noise.edm_weight(draws.sigma, self.sigma_data)
+        keys = jax.random.split(draws.dropout)
+        clean, denoised, logits = [], [], []
+        for (examples, augmentation), key in zip(given, keys, strict=True):
+            augment_labels = None
+            if augmentation is not None:
+                examples, augment_labels = augment.apply(examples, augmentation)
+            examples = jax.lax.stop_gradient(examples)
+            d_fake, judged = self.judged(
+                params,
+                diffuse(examples, draws),
+                draws.sigma,
+                draws.real_labels,
+                augment_labels=augment_labels,
+                train=True,
+                rng=key,
+            )
+            clean.append(examples)
+            denoised.append(d_fake)
+            logits.append(judged)
+        of_score = losses.denoising(clean[0], denoised[0], weight=weight)
+        of_fake, of_real = logits
+        told = losses.sida_gan_discriminator(of_real, of_fake, weight=weight)
+        return of_score + self.discriminator_scale * told, {"discriminator": told}
+
+    def generator_loss(self, params: AllParams, x: Array, draws: Draws) -> Values:
+        """SiD's loss of each sample, and from some images on the adversarial one, [B]."""
+        y = diffuse(x, draws)
+        teacher = self.networks["teacher"]
+        d_teacher = teacher(params["teacher"], y, draws.sigma, labels=draws.labels)
+        d_fake, logits = self.judged(params, y, draws.sigma, draws.labels)
+        weight = losses.normalizing_weight(x, d_teacher)
+        alone = losses.sid(x, d_teacher, d_fake, alpha=self.alpha, weight=weight)
+        adversarial = x[0].size * losses.sida_gan_generator(logits, weight=weight)
+        both = (alone + self.gan_scale * adversarial) / 2
+        joined = draws.more["images"] > jnp.uint32(round(1000 * self.gan_from_kimg))
+        loss = jnp.where(joined, both, alone)
+        return loss, {"delta": mean_difference(d_teacher, d_fake), "gan": adversarial}
+
+    def with_more(self, key: PRNGKey, draws: dict[str, Draws]) -> dict[str, Draws]:
+        """Give generated examples the real ones' labels, and real ones an augmentation."""
+        fake_score = draws["fake_score"]
+        more = {}
+        if self.augment_probability:
+            keys = jax.random.split(key, self.fake_score_updates)
+            more["augmentation"] = jax.vmap(
+                lambda k: self.batch.augmentation(k, self.augment_probability)
+            )(keys)
+        fake_score = dataclasses.replace(
+            fake_score, labels=fake_score.real_labels, more={**fake_score.more, **more}
+        )
+        return self.aligned({**draws, "fake_score": fake_score})
