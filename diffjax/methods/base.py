@@ -84,6 +84,11 @@ class Turn:
     borrows: str = ""
     borrows_at: int = -1
 
+    @property
+    def borrowing(self) -> int:
+        """Repetition that learns from borrowed samples, from 0; -1 for none."""
+        return self.borrows_at % self.times if self.borrows else -1
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:

@@ -59,7 +59,7 @@ class ScoreDistillation(Method):
     share_samples: bool = setting(False, FLAG)
 
     learners: ClassVar = (Learner("fake_score"), Learner("generator", averaged=True))
-    reads: ClassVar = ("teacher",)
+    reads: ClassVar[tuple[str, ...]] = ("teacher",)
     samples_from: ClassVar = "generator"
     sampled_by: ClassVar = "one_step"
     shown: ClassVar = {"fake_loss": "fake", "generator_loss": "generator", "delta": "|Δ|"}

@@ -77,8 +77,8 @@ class Headed:
 
     def logits(self, params: Params, features: tuple[Array, ...]) -> Array:
         """Judge features, each [B, h, w, c], by logits [B, ...]."""
-        logits: Array = self.module.apply({"params": params["head"]}, features)
-        return logits
+        logits: Any = self.module.apply({"params": params["head"]}, features)
+        return jnp.asarray(logits)
 
     def init_head(self, rng: PRNGKey) -> Params:
         """Draw fresh parameters of the head, float32."""

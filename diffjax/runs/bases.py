@@ -6,8 +6,8 @@
         ...
         return config
 
-`teacher`, `dataset`, `data` and `evaluate.reference` are empty, for configs to fill in. The settings of a
-method, such as `alpha`, come from its class in `diffjax.methods`, which describes them.
+`teacher`, `dataset`, `data` and `evaluate.reference` are empty, for configs to fill in. Settings of
+a method, such as `alpha`, come from its class in `diffjax.methods`, which describes them.
 """
 
 from collections.abc import Mapping

@@ -37,8 +37,9 @@ from diffjax.runs import building, checks
 from diffjax.runs.experiment import Experiment
 from diffjax.training import checkpointing, failures
 from diffjax.training import draws as drawing
+from diffjax.training.runner import Metrics, Outcome, Sums
 from diffjax.training.state import TrainState
-from diffjax.training.update import Inline, Metrics, Outcome, Sums, Update, at
+from diffjax.training.update import Inline, Update, at
 
 
 @flax.struct.dataclass
@@ -179,6 +180,13 @@ class _Recorder(Inline):
         self._record(f"{turn.prefix}grad_norm", after.metrics[f"{turn.prefix}grad_norm"])
         self._record(f"{_words(turn.learner)} after it", _summary(after.params))
         return after
+
+    def repeat(
+        self, take: Callable[[Any, Outcome], Outcome], start: int, end: int, before: Outcome
+    ) -> Outcome:
+        for time in range(start, end):
+            before = take(time, before)
+        return before
 
     def if_due(
         self, turn: Turn, step: Array, before: Outcome, take: Callable[[Outcome], Outcome]

@@ -22,8 +22,9 @@ from diffjax.methods.draws import Draws
 from diffjax.training import draws as drawing
 from diffjax.training import metric_sums
 from diffjax.training.metric_sums import MetricSums
+from diffjax.training.runner import Outcome, Pullback, Sums
 from diffjax.training.state import TrainState
-from diffjax.training.update import Outcome, Pullback, Sums, Update
+from diffjax.training.update import Update
 
 _POOL = 16  # threads that wait for the compiler; an update has fewer programs
 
@@ -223,6 +224,13 @@ class _Apart:
 
     def step(self, turn: Turn, images: Array, before: Outcome, sums: Sums) -> Outcome:
         return self._call(self._programs.step[turn.learner], images, before, sums)
+
+    def repeat(
+        self, take: Callable[[Any, Outcome], Outcome], start: int, end: int, before: Outcome
+    ) -> Outcome:
+        for time in range(start, end):
+            before = take(time, before)
+        return before
 
     def if_due(
         self, turn: Turn, step: Array, before: Outcome, take: Callable[[Outcome], Outcome]

@@ -8,9 +8,8 @@ executed: `Inline` within one program, `separate_programs.SeparatePrograms` as a
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,60 +20,8 @@ from diffjax.methods import Method, Turn
 from diffjax.methods.base import AllParams
 from diffjax.methods.draws import Draws
 from diffjax.training import ema, guard, optimizer
+from diffjax.training.runner import Metrics, Outcome, Pullback, Runner, Sums
 from diffjax.training.state import TrainState
-
-Metrics = dict[str, Array]
-# Of a round or of all rounds: a gradient and metrics, summed over examples.
-Sums = tuple[Any, Metrics]
-# From a gradient of samples to that of what made them.
-Pullback = Callable[[Array], tuple[Params]]
-
-
-@flax.struct.dataclass
-class Outcome:
-    """Results of the turns so far, of the learners that had one.
-
-    Attributes:
-      params: learner -> parameters.
-      opt: learner -> state of its optimiser.
-      metrics: name -> scalar.
-      finite: bool scalar, whether all losses and gradients were.
-    """
-
-    params: dict[str, Params]
-    opt: dict[str, optax.OptState]
-    metrics: Metrics
-    finite: Any
-
-    def followed_by(self, other: "Outcome") -> "Outcome":
-        """Add a later turn's results, whose `finite` speaks for both."""
-        return Outcome(
-            params={**self.params, **other.params},
-            opt={**self.opt, **other.opt},
-            metrics={**self.metrics, **other.metrics},
-            finite=other.finite,
-        )
-
-
-class Runner(Protocol):
-    """Execution of an update's parts. What a round's draws are is the runner's own affair."""
-
-    def lend(self, turn: Turn, params: AllParams, draws: Draws) -> Any:
-        """Make all samples of a turn, for another turn to learn from too."""
-
-    def gradient(self, turn: Turn, params: AllParams, draws: Draws, time: int, lent: Any) -> Sums:
-        """Sum a turn's gradient and metrics over the rounds of its repetition `time`."""
-
-    def step(self, turn: Turn, images: Array, before: Outcome, sums: Sums) -> Outcome:
-        """Follow a gradient; `before` holds this learner alone."""
-
-    def if_due(
-        self, turn: Turn, step: Array, before: Outcome, take: Callable[[Outcome], Outcome]
-    ) -> Outcome:
-        """Take a turn in the updates in which it is due, and rest in others."""
-
-    def finish(self, state: TrainState, outcome: Outcome, sums: Sums | None) -> Any:
-        """End the update: the last turn's step from its sums, if any, the averages, the verdict."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # equal to itself alone, so that jit takes it
@@ -161,17 +108,23 @@ class Update:
             if turn.borrows
         }
 
-        def gradient(turn: Turn, so_far: Outcome, time: int) -> Sums:
+        def gradient(turn: Turn, so_far: Outcome, time: Any, borrows: bool) -> Sums:
             params = {**inputs, **state.params, **so_far.params}
-            borrows = turn.borrows and time == turn.borrows_at % turn.times
             samples = lent.get(turn.borrows if borrows else "", lent.get(turn.learner))
             return run.gradient(turn, params, draws[turn.learner], time, samples)
 
         def take(turn: Turn, own: Outcome, times: int) -> Outcome:
             before = outcome
-            for time in range(times):
-                sums = gradient(turn, before.followed_by(own), time)
-                own = run.step(turn, state.images, dataclasses.replace(own, metrics={}), sums)
+
+            def repeat(time: Any, own: Outcome, borrows: bool = False) -> Outcome:
+                sums = gradient(turn, before.followed_by(own), time, borrows)
+                return run.step(turn, state.images, dataclasses.replace(own, metrics={}), sums)
+
+            # The first is by itself, since metrics come into being in it; so is one that borrows.
+            alone = sorted({0, turn.borrowing if turn.borrowing < times else 0})
+            for time, end in zip(alone, [*alone[1:], times], strict=True):
+                own = repeat(time, own, time == turn.borrowing)
+                own = run.repeat(repeat, time + 1, end, own)
             return own
 
         # The last turn's step is part of the update's end, where that is always due.
@@ -184,7 +137,10 @@ class Update:
             taken = functools.partial(take, turn, times=times)
             own = taken(own) if turn.every == 1 else run.if_due(turn, state.step, own, taken)
             outcome = outcome.followed_by(own)
-        sums = gradient(last, outcome, last.times - 1) if last else None
+        if last is None:
+            return run.finish(state, outcome, None)
+        time = last.times - 1
+        sums = gradient(last, outcome, time, time == last.borrowing)
         return run.finish(state, outcome, sums)
 
     # ---- The parts, each of which may be a program -----------------------------------------------
@@ -317,7 +273,7 @@ class Inline:
         turn: Turn,
         params: AllParams,
         draws: Draws,
-        time: int,
+        time: Any,
         lent: _Lent | None,
     ) -> Sums:
         """Sum gradient and metrics over rounds, a round at a time."""
@@ -337,6 +293,15 @@ class Inline:
     def step(self, turn: Turn, images: Array, before: Outcome, sums: Sums) -> Outcome:
         """Follow a gradient."""
         return self._update.step(turn, images, before, sums)
+
+    def repeat(
+        self, take: Callable[[Any, Outcome], Outcome], start: int, end: int, before: Outcome
+    ) -> Outcome:
+        """Loop on the device, where that saves the compiler something."""
+        if end - start > 1:
+            after: Outcome = jax.lax.fori_loop(start, end, take, before)
+            return after
+        return take(start, before) if start < end else before
 
     def if_due(
         self, turn: Turn, step: Array, before: Outcome, take: Callable[[Outcome], Outcome]
@@ -382,12 +347,12 @@ class Inline:
         return jax.lax.scan(step, None, rounds, unroll=self._update.unroll)[1]
 
 
-def at(tree: Any, index: int) -> Any:
+def at(tree: Any, index: Any) -> Any:
     """Pick one entry of every leaf's first axis.
 
     Args:
       tree: of arrays [N, ...].
-      index: of the entry.
+      index: of the entry, a number or an integer scalar.
     """
     return jax.tree.map(lambda x: x[index], tree)
 

@@ -5,7 +5,7 @@ import numpy as np
 from tests.support import golden_cases
 
 
-def assert_parameters(case, iteration, start, now):
+def assert_parameters(case, iteration, start, now, rates=None):
     """Compare networks after an iteration, by how far they moved, with the recorded ones.
 
     Args:
@@ -13,10 +13,14 @@ def assert_parameters(case, iteration, start, now):
       iteration: from 0.
       start: parameters before the first iteration, by the names "gen", "ema", "fake".
       now: those after this one.
+      rates: learning rates by these names, where the case doesn't call them "lr" and "glr".
     """
     options = case.meta["options"]
     for which, params in now.items():
-        learning_rate = options["lr" if which == "fake" else "glr"]
+        if rates is not None:
+            learning_rate = rates[which]
+        else:
+            learning_rate = options["lr" if which == "fake" else "glr"]
         after, before = map(golden_cases.by_torch_name, (params, start[which]))
         for i, parameter in enumerate(case.meta["param_names"]):
             delta = after[parameter].astype(np.float64) - before[parameter]

@@ -17,8 +17,8 @@ from diffjax.distributed import sharding
 from diffjax.methods.sid import SiD
 from diffjax.runs import building
 from diffjax.training import compilation
+from diffjax.training.runner import Outcome
 from diffjax.training.separate_programs import SeparatePrograms
-from diffjax.training.update import Outcome
 from tests.support import golden_cases, small_distillation
 
 CONFIGS = Path(__file__).parents[2] / "configs"
