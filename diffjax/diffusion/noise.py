@@ -119,44 +119,90 @@ class KarrasUniform:
 
 
 @dataclasses.dataclass(frozen=True)
-class KarrasGrid:
-    """Uniform distribution over a part of a grid that `karras_sigma` warps (Yin et al. 2024).
+class KarrasSteps:
+    """Distribution of DMD and DMD2: a point of EDM's grid of so many steps, all alike, clipped.
+
+    The grid is that of `heun_sigmas` without its 0 and from below, the least σ being point 0.
 
     Attributes:
-      first: index of the least σ that is drawn; 20 for DMD2's generator, 0 for its fake score.
-      last: index of the greatest; 980 and 999 there.
-      points: of the grid, whose indices begin at 0.
-      grid_min: σ at index 0.
-      grid_max: σ at index points - 1.
-      rho: exponent of the warp.
+      steps: of the grid; 1000 are published.
+      first: the first point that is drawn.
+      last: the last one; 20 and 980 are published for the generator, 0 and 999 for DMD2's fake
+        score.
+      grid_min: σ of point 0.
+      grid_max: σ of the last point of the grid.
+      rho: exponent of the grid.
       sigma_min: the least σ.
       sigma_max: the greatest σ.
     """
 
+    steps: int = 1000
     first: int = 0
     last: int = 999
-    points: int = 1000
     grid_min: float = 0.002
     grid_max: float = 80.0
     rho: float = 7.0
     sigma_min: float = 0.0
     sigma_max: float = math.inf
 
-    def scaled(self, factor: float) -> "KarrasGrid":
+    def scaled(self, factor: float) -> "KarrasSteps":
         """Give the distribution of σ times a factor, within the same bounds."""
         return dataclasses.replace(
             self, grid_min=self.grid_min * factor, grid_max=self.grid_max * factor
         )
 
-    def at(self, index: Array) -> Array:
-        """Look up noise levels by their indices."""
-        u = index.astype(jnp.float32) / (self.points - 1)
+    def sigmas(self, index: Array) -> Array:
+        """Noise levels of points of the grid, float32, clipped.
+
+        Args:
+          index: whole numbers, of any shape.
+        """
+        u = jnp.asarray(index, jnp.float32) / (self.steps - 1)
         sigma = karras_sigma(u, self.grid_min, self.grid_max, self.rho)
         return jnp.clip(sigma, self.sigma_min, self.sigma_max)
 
     def __call__(self, key: PRNGKey, shape: Sequence[int]) -> Array:
         """Draw noise levels of the given shape, float32."""
-        return self.at(jax.random.randint(key, shape, self.first, self.last + 1, jnp.int32))
+        return self.sigmas(jax.random.randint(key, shape, self.first, self.last + 1, jnp.int32))
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowUniform:
+    """Distribution of flow matching: a uniform time t of y = (1 − t) x + t n, as σ = t/(1 − t).
+
+    Times are those of the noise levels that EDM's networks know, so that none is 0 or 1.
+
+    Attributes:
+      unit: σ at t = ½; 1 for data of standard deviation 0.5.
+      least: least σ, for a unit of 1.
+      greatest: greatest σ, for a unit of 1.
+      sigma_min: the least σ, whatever the unit.
+      sigma_max: the greatest σ, likewise.
+    """
+
+    unit: float = 1.0
+    least: float = 0.002
+    greatest: float = 80.0
+    sigma_min: float = 0.0
+    sigma_max: float = math.inf
+
+    def scaled(self, factor: float) -> "FlowUniform":
+        """Give the distribution of σ times a factor, within the same bounds."""
+        return dataclasses.replace(self, unit=self.unit * factor)
+
+    def time(self, sigma: Array) -> Array:
+        """Times t = σ/(1 + σ) of noise levels, of their shape, in (0, 1).
+
+        Args:
+          sigma: σ > 0, of any shape.
+        """
+        return sigma / (self.unit + sigma)
+
+    def __call__(self, key: PRNGKey, shape: Sequence[int]) -> Array:
+        """Draw noise levels of the given shape, float32."""
+        low, high = (sigma / (1 + sigma) for sigma in (self.least, self.greatest))
+        t = jax.random.uniform(key, shape, jnp.float32, low, high)
+        return jnp.clip(self.unit * t / (1 - t), self.sigma_min, self.sigma_max)
 
 
 def edm_weight(sigma: Array, sigma_data: float = PUBLISHED_SIGMA_DATA) -> Array:

@@ -6,7 +6,7 @@ Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Model
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +30,61 @@ def diffuse(x: Array, draws: Draws) -> Array:
     return x + draws.sigma.reshape(-1, *[1] * (x.ndim - 1)) * draws.noise
 
 
+class Noisy(NamedTuple):
+    """Data for a denoiser to learn from.
+
+    Attributes:
+      x: [B, ...] clean data, augmented if the draws say so; no gradient flows through it.
+      y: [B, ...] the same with noise on it.
+      augment_labels: [B, 9] what augmentation did; None for none.
+    """
+
+    x: Array
+    y: Array
+    augment_labels: Array | None
+
+
+def noisy(x: Array, draws: Draws) -> Noisy:
+    """Augment data and put noise on them, for a denoiser to learn from.
+
+    Args:
+      x: [B, ...] clean data, held constant.
+      draws: of a round.
+    """
+    augment_labels = None
+    if draws.augmentation is not None:
+        x, augment_labels = augment.apply(x, draws.augmentation)
+    x = jax.lax.stop_gradient(x)
+    return Noisy(x, diffuse(x, draws), augment_labels)
+
+
+def denoised(denoiser: Callable[..., Array], params: Params, data: Noisy, draws: Draws) -> Array:
+    """Estimate of a denoiser in training mode, D(y; σ) [B, ...].
+
+    Args:
+      denoiser: D.
+      params: its parameters.
+      data: what it is to denoise.
+      draws: of a round, which made `data`.
+    """
+    return denoiser(
+        params,
+        data.y,
+        draws.sigma,
+        labels=draws.labels,
+        augment_labels=data.augment_labels,
+        train=True,
+        rng=draws.dropout,
+    )
+
+
 def denoising_losses(
     denoiser: Callable[..., Array],
     params: Params,
     x: Array,
     draws: Draws,
     sigma_data: float = noise.PUBLISHED_SIGMA_DATA,
+    weight: Array | None = None,
 ) -> Array:
     """EDM's loss λ(σ) ‖D(x + σn; σ) − x‖² of each example, [B], D in training mode.
 
@@ -45,21 +94,12 @@ def denoising_losses(
       x: [B, ...] clean data, held constant.
       draws: of a round; with augmentation, x is augmented and D is told.
       sigma_data: standard deviation of the data, for the weight.
+      weight: [B], in place of EDM's λ(σ).
     """
-    augment_labels = None
-    if draws.augmentation is not None:
-        x, augment_labels = augment.apply(x, draws.augmentation)
-    x = jax.lax.stop_gradient(x)
-    denoised = denoiser(
-        params,
-        diffuse(x, draws),
-        draws.sigma,
-        labels=draws.labels,
-        augment_labels=augment_labels,
-        train=True,
-        rng=draws.dropout,
-    )
-    return losses.denoising(x, denoised, weight=noise.edm_weight(draws.sigma, sigma_data))
+    data = noisy(x, draws)
+    if weight is None:
+        weight = noise.edm_weight(draws.sigma, sigma_data)
+    return losses.denoising(data.x, denoised(denoiser, params, data, draws), weight=weight)
 
 
 @register("denoising")

@@ -121,6 +121,10 @@ class ScoreDistillation(Method):
         """Distribution of the noise levels in the generator's turn."""
         raise NotImplementedError
 
+    def fake_score_sigma(self) -> SigmaDistribution:
+        """Distribution of the noise levels in the fake score's turn, EDM's log-normal one."""
+        return self.lognormal()
+
     def scores(
         self, params: AllParams, y: Array, draws: Draws, *, train: bool
     ) -> tuple[Array, Array, dict[str, Array]]:
@@ -180,7 +184,7 @@ class ScoreDistillation(Method):
         return generator(params["generator"], draws.z, labels=draws.labels, train=train, rng=rng)
 
     def _draw_fake_score(self, key: PRNGKey) -> Draws:
-        draws = self.batch.latents(key, self.lognormal())
+        draws = self.batch.latents(key, self.fake_score_sigma())
         if not self.augment_probability:
             return draws
         augmentation = self.batch.augmentation(jax.random.fold_in(key, 1), self.augment_probability)

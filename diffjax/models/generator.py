@@ -16,8 +16,17 @@ from diffjax.models.teacher import Cond, Teacher
 Latent = Any  # a pytree of [B, ...]
 
 # Of the methods' publications and released code, for data of standard deviation 0.5: SiD (Zhou et
-# al. 2024), Diff-Instruct's code, DMD2 (Yin et al. 2024) and f-distill (Xu et al. 2025).
-_SIGMA_INIT = {"sid": 2.5, "diff_instruct": 1.0, "dmd2": 80.0, "f_distill": 80.0}
+# al. 2024), SiDA (Zhou et al. 2025) and SIM (Luo et al. 2024), Diff-Instruct's code, DMD and DMD2
+# (Yin et al. 2024) and f-distill (Xu et al. 2025).
+_SIGMA_INIT = {
+    "sid": 2.5,
+    "diff_instruct": 1.0,
+    "dmd2": 80.0,
+    "f_distill": 80.0,
+    "dmd": 80.0,
+    "sida": 2.5,
+    "sim": 2.5,
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,7 +54,7 @@ def default_sigma_init(teacher: Teacher, method: str = "sid") -> float:
 
     Args:
       teacher: whose sigma_data counts, and whose range of noise levels σ_init is clipped to.
-      method: "sid" (2.5), "diff_instruct" (1), "dmd2" or "f_distill" (80).
+      method: "sid", "sida" or "sim" (2.5), "diff_instruct" (1), "dmd", "dmd2" or "f_distill" (80).
 
     Returns:
       σ_init, in the teacher's units.
