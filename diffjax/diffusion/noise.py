@@ -119,51 +119,44 @@ class KarrasUniform:
 
 
 @dataclasses.dataclass(frozen=True)
-class KarrasSteps:
-    """Distribution of DMD and DMD2: a point of EDM's grid of so many steps, all alike, clipped.
-
-    The grid is that of `heun_sigmas` without its 0 and from below, the least σ being point 0.
+class KarrasGrid:
+    """Uniform distribution over a part of a grid that `karras_sigma` warps (Yin et al. 2024).
 
     Attributes:
-      steps: of the grid; 1000 are published.
-      first: the first point that is drawn.
-      last: the last one; 20 and 980 are published for the generator, 0 and 999 for DMD2's fake
-        score.
-      grid_min: σ of point 0.
-      grid_max: σ of the last point of the grid.
-      rho: exponent of the grid.
+      first: index of the least σ that is drawn; 20 for DMD2's generator, 0 for its fake score.
+      last: index of the greatest; 980 and 999 there.
+      points: of the grid, whose indices begin at 0.
+      grid_min: σ at index 0.
+      grid_max: σ at index points - 1.
+      rho: exponent of the warp.
       sigma_min: the least σ.
       sigma_max: the greatest σ.
     """
 
-    steps: int = 1000
     first: int = 0
     last: int = 999
+    points: int = 1000
     grid_min: float = 0.002
     grid_max: float = 80.0
     rho: float = 7.0
     sigma_min: float = 0.0
     sigma_max: float = math.inf
 
-    def scaled(self, factor: float) -> "KarrasSteps":
+    def scaled(self, factor: float) -> "KarrasGrid":
         """Give the distribution of σ times a factor, within the same bounds."""
         return dataclasses.replace(
             self, grid_min=self.grid_min * factor, grid_max=self.grid_max * factor
         )
 
-    def sigmas(self, index: Array) -> Array:
-        """Noise levels of points of the grid, float32, clipped.
-
-        Args:
-          index: whole numbers, of any shape.
-        """
-        u = jnp.asarray(index, jnp.float32) / (self.steps - 1)
+    def at(self, index: Array) -> Array:
+        """Look up noise levels by their indices."""
+        u = index.astype(jnp.float32) / (self.points - 1)
         sigma = karras_sigma(u, self.grid_min, self.grid_max, self.rho)
         return jnp.clip(sigma, self.sigma_min, self.sigma_max)
 
     def __call__(self, key: PRNGKey, shape: Sequence[int]) -> Array:
         """Draw noise levels of the given shape, float32."""
-        return self.sigmas(jax.random.randint(key, shape, self.first, self.last + 1, jnp.int32))
+        return self.at(jax.random.randint(key, shape, self.first, self.last + 1, jnp.int32))
 
 
 @dataclasses.dataclass(frozen=True)

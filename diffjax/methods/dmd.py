@@ -14,8 +14,8 @@ from diffjax.methods.denoising import diffuse
 from diffjax.methods.draws import Draws
 from diffjax.methods.score_distillation import ScoreDistillation
 
-# Noise levels are drawn from points .02 to .98 of the grid.
-STEPS, FIRST, LAST = 1000, 20, 980
+# Of the grid's 1000 points, those that noise levels are drawn from.
+FIRST, LAST = 20, 980
 # Of the mean |x - D_teacher| that the loss is divided by.
 FLOOR = 1e-5
 
@@ -33,9 +33,9 @@ class DMD(ScoreDistillation):
     new_labels: ClassVar = True
 
     def generator_sigma(self) -> SigmaDistribution:
-        """Points .02 to .98 of EDM's sampling grid, all alike."""
-        published = noise.KarrasSteps(
-            STEPS, FIRST, LAST, sigma_min=self.sigma_min, sigma_max=self.sigma_max
+        """Points 20 to 980 of EDM's grid of 1000, all alike."""
+        published = noise.KarrasGrid(
+            FIRST, LAST, sigma_min=self.sigma_min, sigma_max=self.sigma_max
         )
         return published.scaled(self.scale)
 

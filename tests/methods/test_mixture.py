@@ -1,4 +1,4 @@
-"""Both methods, whole: a generator that starts in one place learns every mode of a mixture.
+"""Methods with a fake score, whole: a generator that starts in one place learns every mode of a mixture.
 
 The teacher is exact. Generator and fake score are small networks, trained by the package's own
 draws, update and optimiser, so this fails where any of them pulls the wrong way.
@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffjax import methods
 from diffjax.diffusion.preconditioning import EDM
+from diffjax.methods.score_distillation import ScoreDistillation
 from diffjax.models.generator import DenoiserGenerator
 from diffjax.training import optimizer
 from tests.support import compiling, distilling
@@ -22,6 +24,7 @@ RADIUS = 0.7
 STD = 0.08  # of a mode
 UPDATES = 6000
 BATCH = 256
+METHODS = [name for name in methods.names() if issubclass(methods.get(name), ScoreDistillation)]
 
 
 def mode_centers():
@@ -105,7 +108,7 @@ def sample(setup, params):
     return np.asarray(distance.argmin(axis=1)), np.asarray(distance.min(axis=1))
 
 
-@pytest.mark.parametrize("method", ["sid", "diff_instruct"])
+@pytest.mark.parametrize("method", METHODS)
 def test_every_mode_is_learnt(method):
     setup = setup_for(method)
     generator_key, fake_key, train_key = jax.random.split(jax.random.key(0), 3)
