@@ -114,6 +114,9 @@ class Method:
     # The network by whose encoder a discriminator judges, "teacher" or a learner; "" for none.
     # `networks` then have "features", of it, and "head": see `models.discriminator`.
     judged_by: ClassVar[str] = ""
+    # Whether an example's loss depends on the others of its round, by a mean over them: rounds of
+    # gradient accumulation then take means of their own, as the GPUs of published runs do.
+    couples_examples: ClassVar[bool] = False
     # Whether draws have `more["images"]`, those seen before the update, for losses with phases.
     has_phases: ClassVar[bool] = False
     # The learner whose average is sampled, and how: "one_step" or "heun".

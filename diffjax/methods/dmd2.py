@@ -84,7 +84,7 @@ class DMD2(Adversarial):
         """Indices 20 to 980 of a grid of 1000."""
         return self._grid(20, 980)
 
-    def lognormal(self) -> SigmaDistribution:
+    def fake_score_sigma(self) -> SigmaDistribution:
         """All of that grid, for the fake score."""
         return self._grid(0, 999)
 
@@ -141,8 +141,10 @@ class DMD2(Adversarial):
             found[name] = dataclasses.replace(turn, more=more)
         return found
 
-    def _grid(self, first: int, last: int) -> noise.KarrasSteps:
-        grid = noise.KarrasSteps(first=first, last=last, sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+    def _grid(self, first: int, last: int) -> noise.KarrasGrid:
+        grid = noise.KarrasGrid(
+            first=first, last=last, sigma_min=self.sigma_min, sigma_max=self.sigma_max
+        )
         return grid.scaled(self.scale)
 
     def _logits(self, params: AllParams, x: Array, draws: Draws, of: str, labels: Any) -> Array:
@@ -151,6 +153,6 @@ class DMD2(Adversarial):
         if self.noised_gan:
             y = x + sigma.reshape(-1, *[1] * (x.ndim - 1)) * draws.more[f"{of}_noise"]
         else:
-            sigma = jnp.full_like(sigma, self._grid(0, 0).sigmas(jnp.zeros((), jnp.int32)))
+            sigma = jnp.full_like(sigma, self._grid(0, 0).at(jnp.zeros((), jnp.int32)))
         rng = jax.random.fold_in(draws.dropout, 1 + ("gan", "real").index(of))
         return self.judged(params, y, sigma, labels, train=True, rng=rng)[1]

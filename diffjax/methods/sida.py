@@ -56,6 +56,7 @@ class SiDA(Adversarial):
     suspects: ClassVar = ("alpha", "generator.gan_scale", *ScoreDistillation.suspects)
     new_labels: ClassVar = True
     has_phases: ClassVar = True
+    couples_examples: ClassVar = True
     shown: ClassVar = {**ScoreDistillation.shown, "gan": "gan", "discriminator": "judge"}
     fake_reports: ClassVar = ("discriminator",)
     generator_reports: ClassVar = ("delta", "gan")

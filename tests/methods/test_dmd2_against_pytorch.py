@@ -69,7 +69,7 @@ def noised(case, method, names):
     for of, key in names.items():
         if f"{key}_noise" in case:
             found |= {
-                f"{of}_sigma": grid.sigmas(grid_indices(case, f"{key}_timesteps")),
+                f"{of}_sigma": grid.at(grid_indices(case, f"{key}_timesteps")),
                 f"{of}_noise": case[f"{key}_noise"],
             }
         else:  # a discriminator of clean images
@@ -80,7 +80,7 @@ def noised(case, method, names):
 def draws_of(case, method, key, more, **others):
     return Draws(
         z=None,
-        sigma=method._grid(0, 999).sigmas(grid_indices(case, f"{key}_timesteps")),
+        sigma=method._grid(0, 999).at(grid_indices(case, f"{key}_timesteps")),
         noise=case[f"{key}_noise"],
         labels=labels_of(case, "labels"),
         dropout=jax.random.key(0),
@@ -154,7 +154,7 @@ def replayed(case, method, iterations, generator):
         return case[key][index]
 
     def sigma(key, index):
-        return grid.sigmas(jnp.asarray(case.raw(key)[index]).reshape(-1))
+        return grid.at(jnp.asarray(case.raw(key)[index]).reshape(-1))
 
     def labels(key, index):
         return jax.nn.one_hot(case.raw(key)[index].reshape(-1), case.kwargs["label_dim"])

@@ -1,4 +1,4 @@
-"""Methods with a fake score, whole: a generator that starts in one place learns every mode of a mixture.
+"""Methods with a fake score: a generator that starts in one place learns every mode of a mixture.
 
 The teacher is exact. Generator and fake score are small networks, trained by the package's own
 draws, update and optimiser, so this fails where any of them pulls the wrong way.
