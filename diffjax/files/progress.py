@@ -6,10 +6,12 @@ import math
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NoReturn, TextIO
 
 from absl import logging
@@ -45,6 +47,22 @@ def say(text: str) -> None:
       text: without its line's end.
     """
     write(text + "\n", sys.stdout)
+
+
+def link(path: Path, stream: TextIO) -> str:
+    """Give a file's path as a line shows it: as a link (OSC 8) on a terminal, bare elsewhere.
+
+    Terminals that know no links show the path alone.
+
+    Args:
+      path: of the file.
+      stream: that the line is written to.
+    """
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+        return str(path)
+    # With the host's name, so that a terminal on another one doesn't look among its own files.
+    url = path.absolute().as_uri().replace("file://", f"file://{socket.gethostname()}", 1)
+    return f"\x1b]8;;{url}\x1b\\{path}\x1b]8;;\x1b\\"
 
 
 @functools.cache
@@ -143,6 +161,10 @@ class ProgressLine:
         self._write("\r\x1b[K" if self._line_is_open else "")
         self._line_is_open = False
         self._write(text + "\n")
+
+    def path(self, path: Path) -> None:
+        """Write a line that stays and is a file's path, as `link` shows it."""
+        self.note(link(path, self._stream))
 
     def end(self) -> None:
         """End the progress line, so that it stays on the terminal."""

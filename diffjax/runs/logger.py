@@ -33,6 +33,7 @@ from diffjax.runs import metric_writer, tensorboard
 
 METRICS_FILE = "metrics.jsonl"
 TIMING_FILE = "timing.jsonl"
+SAMPLES = "samples"
 
 _NON_FINITE = ("nan", "inf", "-inf")
 
@@ -133,7 +134,7 @@ class RunLogger:
         """
         if not self._is_main:
             return
-        path = self._workdir / "samples" / f"{name}_{int(kimg):06d}.png"
+        path = self._workdir / SAMPLES / f"{name}_{int(kimg):06d}.png"
         if images.read_text(path).get("step", str(step)) != str(step):
             path = path.with_name(f"{name}_{kimg:010.3f}.png")
         images.save_png(path, picture, text={"step": str(step)})
@@ -167,6 +168,11 @@ class RunLogger:
         """Show a line that stays."""
         if self._is_main:
             self.progress_line.note(text)
+
+    def path(self, path: Path) -> None:
+        """Show the path of a file on a line that stays; a link where a terminal takes one."""
+        if self._is_main:
+            self.progress_line.path(path)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

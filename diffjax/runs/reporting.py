@@ -15,15 +15,16 @@ from jax.sharding import Mesh
 from diffjax.distributed import sharding
 from diffjax.evaluation import measures, references, sampling
 from diffjax.evaluation.evaluator import Evaluator
-from diffjax.files import writing
+from diffjax.files import images, writing
 from diffjax.interfaces import Params
 from diffjax.runs import best_network, results
 from diffjax.runs.experiment import Experiment
-from diffjax.runs.logger import RunLogger
+from diffjax.runs.logger import SAMPLES, RunLogger
 from diffjax.runs.pictures import Pictures, PreviewError
 
 NETWORK = "network"
 RECORD = "trained.json"
+_COMPARISON = "comparison"
 
 
 class Reporter:
@@ -176,7 +177,7 @@ class Reporter:
             panels.insert(0, real)
         if panels:
             with self._drawn():
-                self._write(self._pictures.panels(panels), "comparison", step, kimg)
+                self._write(self._pictures.panels(panels), _COMPARISON, step, kimg)
 
     def _grid(self, samples: np.ndarray) -> np.ndarray | None:
         return self._pictures.grid(samples, shrink=2, padding=2)
@@ -245,3 +246,11 @@ class Reporter:
             seed=self._seed,
             quantise=denoiser.holds_images,
         )
+
+
+def comparison(workdir: Path, step: int) -> Path | None:
+    """Find the picture that `Reporter.finish` wrote after so many updates; None without one."""
+    for path in (workdir / SAMPLES).glob(f"{_COMPARISON}_*.png"):
+        if images.read_text(path).get("step") == str(step):
+            return path
+    return None

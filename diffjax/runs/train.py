@@ -177,10 +177,12 @@ def _run(
             loop.begin(state, meta)
             if schedule.is_over(loop.images) and reporter.is_finished(loop.step):
                 logger.note(f"{workdir} is complete; a larger duration_kimg would go on.")
+                _show_picture(workdir, loop.step, logger)
             elif loop.run(updates, inputs, key):
                 with dog.paused("writing the last pictures and the network"):
                     reporter.finish(loop.state, inputs, loop.step, loop.images / 1000)
                     _tell_results(workdir, logger)
+                    _show_picture(workdir, loop.step, logger)
 
 
 def _images_seen(checkpoints: Path) -> int | None:
@@ -216,6 +218,12 @@ def _tell_results(workdir: Path, logger: RunLogger) -> None:
     if jax.process_index() == 0 and (page := report.at_the_end(workdir, logger.note)):
         text += f", the report in {page}"
     logger.note(text)
+
+
+def _show_picture(workdir: Path, step: int, logger: RunLogger) -> None:
+    """Show where the last picture is, in the run's last line; without one there is no such line."""
+    if jax.process_index() == 0 and (picture := reporting.comparison(workdir, step)):
+        logger.path(picture)
 
 
 def _compile(

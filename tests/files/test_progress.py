@@ -1,6 +1,8 @@
 """Words on terminals and pipes that can't show them, or aren't there."""
 
 import io
+import pathlib
+import socket
 import subprocess
 import sys
 
@@ -43,6 +45,18 @@ def test_a_stream_that_is_closed():
     stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     stream.close()
     progress.write("nobody", stream)
+
+
+def test_a_link_is_for_terminals_that_may_know_it(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setenv("TERM", "xterm")
+    path, host = pathlib.Path("/runs/a b/é%.png"), socket.gethostname()
+    url = f"file://{host}/runs/a%20b/%C3%A9%25.png"
+    assert progress.link(path, terminal) == f"\x1b]8;;{url}\x1b\\{path}\x1b]8;;\x1b\\"
+    assert progress.link(path, io.StringIO()) == str(path)
+    monkeypatch.setenv("TERM", "dumb")
+    assert progress.link(path, terminal) == str(path)
 
 
 def test_leave_interrupted():

@@ -2,9 +2,12 @@
 
 import dataclasses
 import importlib.util
+import io
 import json
 import pathlib
 import shutil
+import socket
+import sys
 import threading
 
 import jax
@@ -169,6 +172,34 @@ def test_a_run_that_is_complete_compiles_no_update(sid_run, tmp_path, monkeypatc
     workdir = shutil.copytree(sid_run[0], tmp_path / "run")
     train(sid_run[1], str(workdir))
     assert "is complete" in capsys.readouterr().out
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_the_last_line_is_the_path_of_the_picture(sid_run, tmp_path, monkeypatch, stream):
+    monkeypatch.setattr("diffjax.runs.train.BackgroundCompiled", None)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(sid_run[0], tmp_path / "my run")
+    (tmp_path / "my run/network/trained.json").unlink()  # so that its end comes again
+    picture = "my run/samples/comparison_000000.png"
+    url = f"file://{socket.gethostname()}{tmp_path}/{picture}".replace(" ", "%20")
+    is_link = stream is Terminal
+    wanted = f"\x1b]8;;{url}\x1b\\{picture}\x1b]8;;\x1b\\" if is_link else picture
+    for said in ("done: ", "is complete; "):
+        monkeypatch.setattr(sys, "stdout", stream())
+        train(sid_run[1], "my run")
+        *_, line, last = sys.stdout.getvalue().split("\n")[:-1]
+        assert said in line
+        assert last == wanted
+    (tmp_path / picture).unlink()
+    monkeypatch.setattr(sys, "stdout", stream())
+    train(sid_run[1], "my run")
+    assert "is complete; " in sys.stdout.getvalue().splitlines()[-1]
 
 
 def test_a_run_from_a_student_first_teaches_the_fake_score(sid_run, tmp_path):
