@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sourced by the other scripts: --help, --dry_run, and commands that are run or only printed.
+# Sourced by the other scripts: --help, --dry_run, and commands that are run, timed or only printed.
 set -euo pipefail
 
 # begin ARGUMENTS... leaves in `arguments` those that are for diffjax, and sets `dry_run`.
@@ -35,5 +35,23 @@ needs() {
   if [[ " ${arguments[*]-}" != *" $1="* ]]; then
     echo "usage: $2" >&2
     exit 2
+  fi
+}
+
+# step NAME COMMAND... runs it with its output in the file $log, and adds a line with its seconds to
+# $REPORT. One that fails ends the script.
+step() {
+  local name="$1" began=$SECONDS status=0
+  shift
+  if [[ -n "$dry_run" ]]; then
+    echo "$name: $(call "$@")"
+    return
+  fi
+  "$@" > "${log:?}" 2>&1 || status=$?
+  printf '%-12s %4d s  exit code %d\n' "$name" $((SECONDS - began)) "$status" | tee -a "$REPORT"
+  if [[ "$status" -ne 0 ]]; then
+    tail -n 30 "$log" | tee -a "$REPORT"
+    echo "FAILED at: $name. Please paste $REPORT into an issue." | tee -a "$REPORT"
+    exit 1
   fi
 }

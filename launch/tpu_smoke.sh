@@ -32,23 +32,6 @@ log="$workdir/log.txt"
 job=(--config=configs/sid_digits.py "--workdir=$workdir/run" "--config.duration_kimg=$KIMG"
   --config.evaluate.every_kimg=0)
 
-# step NAME COMMAND... runs it, and adds a line with its seconds to the report.
-step() {
-  local name="$1" began=$SECONDS status=0
-  shift
-  if [[ -n "$dry_run" ]]; then
-    echo "$name: $(call "$@")"
-    return
-  fi
-  "$@" > "$log" 2>&1 || status=$?
-  printf '%-12s %4d s  exit code %d\n' "$name" $((SECONDS - began)) "$status" | tee -a "$REPORT"
-  if [[ "$status" -ne 0 ]]; then
-    tail -n 30 "$log" | tee -a "$REPORT"
-    echo "FAILED at: $name. Please paste $REPORT into an issue." | tee -a "$REPORT"
-    exit 1
-  fi
-}
-
 # Sends SIGTERM as soon as the first update is reported.
 stopped_half_way() {
   "$PYTHON" -m diffjax.main "${job[@]}" &

@@ -231,6 +231,7 @@ NEEDED = {
     "hosts.sh": {"HOSTS": "node1 node2"},
     "tpu_pod.sh": {"TPU_NAME": "t", "ZONE": "z"},
 }
+PROOFS = ("quickstart.sh", "tpu_smoke.sh")  # which take no flags of diffjax
 WITH_FLAGS = [name for name in SCRIPTS if name not in ("common.sh", "stoppable.sh")]
 
 
@@ -256,7 +257,7 @@ def test_help_is_the_comment_at_the_top(run, script):
         assert name in result.stdout, name
 
 
-@pytest.mark.parametrize("script", [name for name in WITH_FLAGS if name != "tpu_smoke.sh"])
+@pytest.mark.parametrize("script", [name for name in WITH_FLAGS if name not in PROOFS])
 def test_a_dry_run_prints_what_would_run_and_runs_nothing(run, tmp_path, script):
     if script == "tpu_pod.sh" and not (ROOT / ".git").exists():
         pytest.skip("sends the last commit of a checkout")
@@ -281,6 +282,42 @@ def test_the_smoke_test_says_what_failed(run, tmp_path):
     result = run("tpu_smoke.sh", REPORT="report.txt", INSTALL="no", PYTHON="false", PLATFORM="cpu")
     assert result.returncode == 1
     assert "FAILED at: devices" in (tmp_path / "report.txt").read_text()
+    assert "OK" not in result.stdout
+
+
+QUICK = ["environment", "install", "check", "distil", "report", "export", "jax alone"]
+
+
+def test_the_newcomer_s_path_has_each_step(run, tmp_path):
+    result = run("quickstart.sh", "--dry_run")
+    assert result.returncode == 0, result.stderr
+    steps = [line.partition(": ") for line in result.stdout.split("\n") if ": " in line]
+    assert [name for name, _, _ in steps] == [*QUICK, "install jax", "sample"]
+    folder = tmp_path / "quickstart"
+    assert {name: command for name, _, command in steps} | {"sample": ""} == {
+        "environment": f"python3 -m venv {folder}/venv",
+        "install": f"{folder}/venv/bin/pip install --quiet {ROOT}",
+        "check": f"{folder}/venv/bin/diffjax --config=sid_digits --mode=check",
+        "distil": f"{folder}/venv/bin/diffjax --config=sid_digits",
+        "report": f"{folder}/venv/bin/diffjax --workdir=runs/sid_digits --mode=report",
+        "export": f"{folder}/venv/bin/python -m diffjax.export --source=runs/sid_digits "
+        "--format=stablehlo --output=student.stablehlo",
+        "jax alone": f"python3 -m venv {folder}/jax_alone",
+        "install jax": f"{folder}/jax_alone/bin/pip install --quiet jax flatbuffers",
+        "sample": "",
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
+
+
+def test_the_newcomer_s_path_takes_a_new_folder_and_says_what_failed(run, tmp_path):
+    assert run("quickstart.sh", "--config=mine.py").returncode == 2
+    (tmp_path / "quickstart").mkdir()
+    result = run("quickstart.sh")
+    assert result.returncode == 2
+    assert "is there already" in result.stderr
+    result = run("quickstart.sh", FOLDER="other", PYTHON="false")
+    assert result.returncode == 1
+    assert "FAILED at: environment" in (tmp_path / "other" / "times.txt").read_text()
     assert "OK" not in result.stdout
 
 
