@@ -139,6 +139,11 @@ def check_convert_sample_measure(outputs, workdir):
     # What was measured is the shipped teacher, which went through the pickle unchanged.
     shipped = teacher.load("digits").params
     assert result["measured"]["network"]["sha256"] == results.sha256(shipped)
+    assert "z ['B', 8, 8, 1] float32 - independent draws" in text(outputs["export"])
+    assert "class ['B'] int32" in text(outputs["export"])
+    assert "diffjax is loaded: False" in text(outputs["read"])
+    difference = re.search(r"largest difference: (\S+)", text(outputs["read"]))
+    assert float(difference[1]) < 1e-5
 
 
 def check_distil_cifar(outputs, workdir):
