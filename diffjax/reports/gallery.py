@@ -62,6 +62,11 @@ class Gallery(NamedTuple):
     notes: list[str]
 
 
+def is_one(name: str) -> bool:
+    """Tell whether a file's name is that of a picture which a run drew."""
+    return _NAME.fullmatch(name) is not None
+
+
 def find(folder: Path) -> dict[str, list[Found]]:
     """List the pictures that a run drew, "samples", "comparison" and "teacher", in order.
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from diffjax.reports import html, record, sections
 from diffjax.reports.html import Child, Html, element, table
 
+# What a title ends with, by which a page is known.
+MARK = ", diffjax</title>"
 _ASSETS = Path(__file__).parents[1] / "assets" / "report"
 
 

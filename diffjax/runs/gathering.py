@@ -32,12 +32,32 @@ from diffjax.training import failures
 PICTURES = 4_000_000
 # Shares of a run's part of that which the teacher's grid and the comparison may take.
 _SHARE = 0.25
-_TRACES = (saved_config.FILE, logger.METRICS_FILE, "checkpoints", "samples", provenance.FILE)
+# What other programs have too, by these names, is no trace of a run: `_has_own` looks closer.
+_TRACES = (logger.METRICS_FILE, logger.TIMING_FILE, provenance.FILE, starts.FILE)
 
 
 def has_run(workdir: Path) -> bool:
     """Tell whether a folder holds something of a run."""
-    return any((workdir / name).exists() for name in _TRACES)
+    return any((workdir / name).exists() for name in _TRACES) or _has_own(workdir)
+
+
+def _has_own(workdir: Path) -> bool:
+    """Tell whether a config, checkpoints or pictures are diffjax's, or may be."""
+    values = _any_json(workdir / saved_config.FILE, damage := [])
+    if damage or (isinstance(values, dict) and {"batch_size", "duration_kimg"} <= values.keys()):
+        return True
+    for name, is_ours in (("checkpoints", _is_checkpoint), (logger.SAMPLES, gallery.is_one)):
+        try:
+            inside = [each.name for each in (workdir / name).iterdir()]
+        except OSError:
+            continue
+        if not inside or any(map(is_ours, inside)):
+            return True
+    return False
+
+
+def _is_checkpoint(name: str) -> bool:
+    return name.partition(".")[0].isdecimal()  # with `.damaged` and the like behind it
 
 
 def run(workdir: Path, *, budget: int = PICTURES, has_ended: bool = False) -> record.Run:
@@ -77,7 +97,7 @@ def run(workdir: Path, *, budget: int = PICTURES, has_ended: bool = False) -> re
         measures=measures,
         measured=_measured(workdir, notes),
         evaluations=_evaluations(workdir, notes),
-        galleries=_galleries(workdir / "samples", scalars, budget),
+        galleries=_galleries(workdir / logger.SAMPLES, scalars, budget),
         notes=notes,
     )
 

@@ -11,6 +11,7 @@ from diffjax.runs.user_function import RefusedError
 
 FILE = "report.html"
 COMPARISON_FILE = "comparison.html"
+_HEAD = 65_536  # bytes of a page in which its title comes
 
 
 def report(workdirs: Sequence[str], *, output: str = "", refresh: int = 0) -> Path:
@@ -40,7 +41,7 @@ def report(workdirs: Sequence[str], *, output: str = "", refresh: int = 0) -> Pa
         path, text = target / FILE, page.of_run(runs[0], refresh=refresh)
     else:
         path, text = target / COMPARISON_FILE, page.of_runs(runs, refresh=refresh)
-    writing.write_text(path, text)
+    _write(path, text)
     say(f"report: {path}")
     return path
 
@@ -57,12 +58,22 @@ def at_the_end(workdir: Path, warn: Callable[[str], None]) -> Path | None:
     """
     path = workdir / FILE
     try:
-        writing.write_text(path, page.of_run(gathering.run(workdir, has_ended=True)))
+        _write(path, page.of_run(gathering.run(workdir, has_ended=True)))
     except Exception as error:  # whatever it is, the run itself is done
         text = " ".join(str(error).split())
         warn(f"warning: no report is written: {type(error).__name__}: {text}")
         return None
     return path
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a page, in the place of an earlier one of diffjax's alone."""
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+        if page.MARK.encode() not in head:
+            raise RefusedError(f"{path} is there, and isn't diffjax's: name a folder with --output")
+    writing.write_text(path, text)
 
 
 def split(workdir: str) -> list[str]:

@@ -331,6 +331,45 @@ def test_folders_without_a_run_are_refused(tmp_path, workdir, said):
     assert not list(tmp_path.rglob("*.html"))
 
 
+FOREIGN = {
+    "config.json": '{"_class_name": "UNet2DModel", "sample_size": 32}',
+    "checkpoints/epoch=3.ckpt": "",
+    "samples/cat.png": "",
+}
+OWN = {
+    "config.json": '{"batch_size": 64, "duration_kimg": 64.0}',
+    "checkpoints/0000400.damaged/_METADATA": "",
+    "samples/samples_000012.png": "",
+    "starts.jsonl": "",
+}
+
+
+@pytest.mark.parametrize("name", [*FOREIGN, *OWN])
+def test_a_folder_of_another_program_is_no_run(tmp_path, name):
+    is_own = name in OWN
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text((OWN if is_own else FOREIGN)[name])
+    if is_own:
+        page_of(tmp_path)
+        return
+    with pytest.raises(user_function.RefusedError, match="holds no run"):
+        report.report([str(tmp_path)])
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_page_of_another_program_stays(tmp_path):
+    folder = work_directories.make(tmp_path / "run")
+    page_of(folder)
+    page_of(folder)  # takes the place of its own
+    (folder / "report.html").write_text("<title>Tests</title>")
+    with pytest.raises(user_function.RefusedError, match="isn't diffjax's: name a folder with --o"):
+        report.report([str(folder)])
+    said = []
+    assert report.at_the_end(folder, said.append) is None
+    assert "isn't diffjax's" in said[0]
+    assert (folder / "report.html").read_text() == "<title>Tests</title>"
+
+
 def test_a_report_that_fails_is_a_warning_at_the_end(tmp_path, monkeypatch):
     folder = work_directories.make(tmp_path / "run")
     said = []
