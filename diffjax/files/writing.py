@@ -25,6 +25,7 @@ _MEND = "mend that, such as by freeing space, and the same command goes on"
 _ELSEWHERE = "mend its permissions or its disk, or name another place"
 _HELP = {
     errno.EACCES: _ELSEWHERE,
+    errno.ENOENT: _ELSEWHERE,
     errno.EPERM: _ELSEWHERE,
     errno.EROFS: _ELSEWHERE,
     errno.ENOTDIR: "a part of its path is a file; name another path",
@@ -59,6 +60,27 @@ def make_writable(workdir: PathLike, *, field: str = "workdir", instead: str = "
             f"{instead or 'name another --workdir'}, or mend its permissions or its disk"
         ) from error
     return path
+
+
+def check_makable(workdir: PathLike) -> None:
+    """Check that a work directory can be written to, or made, without making it.
+
+    Args:
+      workdir: a local path, or one on a mounted store.
+
+    Raises:
+      ValueError: if it is a URL.
+      OSError: if it can't, with what would do.
+    """
+    path = Path(paths.local(workdir))
+    try:
+        there = next(each for each in (path, *path.absolute().parents) if each.exists())
+        probe(there)
+    except OSError as error:
+        raise OSError(
+            f"workdir={path} can't be written to ({error.strerror}): name another --workdir, or "
+            "mend its permissions or its disk"
+        ) from error
 
 
 def probe(folder: Path) -> None:

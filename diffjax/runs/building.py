@@ -24,7 +24,7 @@ from diffjax.evaluation import (
 from diffjax.methods import Learner, Method
 from diffjax.methods.draws import Batch
 from diffjax.models.records import RecordDenoiser
-from diffjax.runs import checks, roles, user_function
+from diffjax.runs import checks, metric_writer, roles, user_function
 from diffjax.runs.experiment import Experiment
 from diffjax.runs.inputs import DataInput, Input, LawInput, TeacherInput, holds_arrays
 from diffjax.runs.networks import Denoiser
@@ -239,6 +239,28 @@ def _refusing(function: Callable[..., Any], *arguments: Any, **options: Any) -> 
         return function(*arguments, **options)
     except ValueError as error:
         raise RefusedError(str(error)) from error
+
+
+def check_reporting(config: ConfigDict, exp: Experiment) -> None:
+    """Check what a run that trains measures with and writes to, before anything is computed.
+
+    Args:
+      config: of any method.
+      exp: built from it.
+
+    Raises:
+      ValueError: naming the field, and what would do.
+      OSError: if a file isn't there.
+    """
+    metric_writer.load(config.metric_writer)
+    if config.evaluate.every_kimg:
+        check_evaluation(config, exp)
+        evaluator.check_best(
+            config.evaluate.best,
+            config.evaluate.metrics,
+            field="config.evaluate.best",
+            among="evaluate.metrics",
+        )
 
 
 # Parameters times pixels of a round, over which calling several programs takes no longer than they.

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from diffjax.diffusion.noise import PUBLISHED_SIGMA_DATA, LogNormal
 from diffjax.distributed import numerics, runtime, sharding
+from diffjax.files import writing
 from diffjax.files.progress import say
 from diffjax.models import checking
 from diffjax.models.denoiser import NetworkDenoiser
@@ -49,8 +50,8 @@ def check(config: ConfigDict, workdir: str = "", *, folder: str = "") -> bool:
         mesh = sharding.make_mesh(**config.mesh)
         sharding.check_batch(config.batch_size, config.get("accumulation", 1), mesh)
         exp = building.build(config)
-        if config.evaluate.every_kimg:
-            building.check_evaluation(config, exp)
+        building.check_reporting(config, exp)
+        writing.check_makable(workdir)
         if "teacher" in config and _of_teacher(config):
             say("the run isn't rehearsed before that is mended")
             return False

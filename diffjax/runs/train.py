@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffjax.distributed import numerics, peers, preemption, sharding, watchdog
-from diffjax.evaluation import evaluator
 from diffjax.files import writing
 from diffjax.interfaces import Params, PRNGKey
 from diffjax.runs import (
@@ -68,15 +67,7 @@ def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = Fals
         sharding.check_batch(config.batch_size, config.get("accumulation", 1), mesh)
         exp = building.build(config)
         exp.check_records()
-        metric_writer.load(config.metric_writer)
-        if config.evaluate.every_kimg:
-            building.check_evaluation(config, exp)
-            evaluator.check_best(
-                config.evaluate.best,
-                config.evaluate.metrics,
-                field="config.evaluate.best",
-                among="evaluate.metrics",
-            )
+        building.check_reporting(config, exp)
         images = _images_seen(Path(workdir) / _CHECKPOINTS)
         remarks = _check_changes(config, Path(workdir), images, allowed=allow_changed_config)
         with preemption.Preemption() as stop, contextlib.ExitStack() as stack:

@@ -17,7 +17,7 @@ from diffjax.distributed import sharding
 from diffjax.files import download
 from diffjax.models import checking, slopes
 from diffjax.models.denoiser import from_edm_kwargs
-from diffjax.runs import bases, building, check, networks, rehearsal, user_function
+from diffjax.runs import bases, building, check, networks, rehearsal, train, user_function
 from tests.support import my_teacher
 
 MODULE = """
@@ -193,6 +193,32 @@ def test_a_run_is_rehearsed(beside, tmp_path, capsys):
         assert f"{name} " in line
     # Nothing is left but a picture.
     assert [each.name for each in (tmp_path / "run").iterdir()] == ["check.png"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "workdir", "said"),
+    [
+        ({"metric_writer": "no_such_module:writer"}, "run", "no_such_module"),
+        (
+            {"evaluate__every_kimg": 1.0, "evaluate__metrics": ("swd",), "evaluate__best": "mmd"}
+            | {"evaluate__reference": "my_teacher:data"},
+            "run",
+            "config.evaluate.best='mmd' isn't among",
+        ),
+        ({}, "file", "file can't be written to"),
+        ({}, "file/run", "file/run can't be written to"),
+        ({}, "gs://bucket/run", "is a URL"),
+    ],
+)
+def test_what_training_refuses_is_refused_first(beside, tmp_path, capsys, fields, workdir, said):
+    (tmp_path / "file").write_text("")
+    before = sorted(tmp_path.iterdir())
+    place = workdir if "://" in workdir else str(tmp_path / workdir)
+    for mode in (check.check, train.train):
+        with pytest.raises((OSError, ValueError), match=re.escape(said)):
+            mode(config(**fields), place)
+        assert "samples" not in capsys.readouterr().out
+        assert sorted(tmp_path.iterdir()) == before
 
 
 def test_the_difference_is_that_of_teacher_and_fake_score(beside, tmp_path):
