@@ -6,6 +6,7 @@ python -m diffjax.convert --source=sid-student.pkl --init_sigma=2.5 --output=stu
 
 import argparse
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         convert(
-            paths.expanded(arguments.source),
-            paths.expanded(arguments.output),
+            paths.named(arguments.source, flag="--source"),
+            paths.named(arguments.output, flag="--output"),
             init_sigma=arguments.init_sigma,
         )
     except (OSError, ValueError) as error:
@@ -87,7 +88,7 @@ def _card(source: str, init_sigma: float | None) -> ModelCard:
     known = teacher.card(source)
     if init_sigma in (None, known.init_sigma):
         return known
-    if known.kind or not init_sigma > 0:
+    if known.kind or not 0 < init_sigma < math.inf:
         what = f"{source} is {known.title}" if known.kind else "a positive number is needed"
         advice = "leave it out" if known.init_sigma else "only a student has one"
         raise ValueError(f"--init_sigma={init_sigma:g}: {what}; {advice}")

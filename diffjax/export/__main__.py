@@ -30,14 +30,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.dry_run and arguments.push is None:
         parser.error("--dry_run is of --push alone")
-    for folder in arguments.modules:
-        user_function.look_in(Path(folder))
     try:
+        for folder in arguments.modules:
+            if not Path(folder).is_dir() or not folder:
+                raise user_function.RefusedError(f"--modules={folder}: there is no such folder")
+            user_function.look_in(Path(folder))
         if arguments.push is not None:
             hub.check(arguments.push, dry_run=arguments.dry_run)
         output = paths.expanded(arguments.output)
         card = formats.export(
-            paths.expanded(arguments.source),
+            arguments.source,
             arguments.format,
             output,
             init_sigma=arguments.init_sigma,
@@ -99,10 +101,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: a positive number is needed")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a positive number is needed, a whole one")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Formats of exports, and the way from a source to a file and its card."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ from diffjax.convert import portable
 from diffjax.export import card, function, onnx_file, stablehlo
 from diffjax.export import source as source_lib
 from diffjax.export.source import Source
-from diffjax.files import digests, json_values, writing
+from diffjax.files import digests, json_values, paths, writing
 from diffjax.interfaces import Params
 from diffjax.models import network_folder, record_folder
 from diffjax.models.denoiser import NetworkDenoiser
@@ -48,6 +50,8 @@ def export(
     if name in _FUNCTIONS:
         _FUNCTIONS[name].check_installed()
     path = _checked_output(output)
+    with _refusing():
+        source = paths.named(source, flag=source_lib.FIELD)
     found = source_lib.find(source, init_sigma=init_sigma)
     _check(found, name, path, batch_size)
     params = found.network.load()
@@ -107,11 +111,19 @@ def _check(found: Source, name: str, path: Path, batch_size: int | None) -> None
         )
 
 
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """Context whose errors are a mistake of the command line."""
+    try:
+        yield
+    except ValueError as error:
+        raise RefusedError(str(error)) from None
+
+
 def _checked_output(output: str) -> Path:
     """Check that a file and its card can be written, and are in nobody's way."""
-    if "://" in output:
-        raise RefusedError(f"--output={output} is a URL: name a file, and copy it from there")
-    path = Path(output)
+    with _refusing():
+        path = Path(paths.file_to_write(output, flag="--output"))
     for each in (path, card.path_of(path)):
         if each.exists():
             raise FileExistsError(f"{each} exists already: name another file, or delete it")

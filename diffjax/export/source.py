@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from pathlib import Path
 
 from diffjax.models import model_card, network_folder, record_folder
@@ -96,7 +97,7 @@ def _card(network: Network, init_sigma: float | None) -> ModelCard:
     card = network.card
     if init_sigma is None:
         return card
-    if not init_sigma > 0:
+    if not 0 < init_sigma < math.inf:
         raise RefusedError(f"--init_sigma={init_sigma:g}: a positive number is needed")
     if card.kind and card.init_sigma != init_sigma:
         raise RefusedError(

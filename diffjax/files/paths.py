@@ -4,6 +4,7 @@ import os
 import re
 import urllib.parse
 
+_IS_FETCHED = re.compile("https?://")
 # Programs that mount a store, by the scheme of its URLs.
 _MOUNTED_BY = {"gs": "gcsfuse", "s3": "mount-s3"}
 
@@ -23,6 +24,41 @@ def expanded(path: str) -> str:
     if full.startswith("~"):
         raise ValueError(f"{path}: there is no such home directory here; write the path out")
     return full
+
+
+def named(path: str, *, flag: str) -> str:
+    """Check that a flag of a command names a file or folder, and expand its home.
+
+    Args:
+      path: the flag's value; a web address stays as it is, for what may be fetched.
+      flag: for the error, such as "--output".
+
+    Raises:
+      ValueError: of an empty value, a home that isn't there, or the URL of a store.
+    """
+    if not path.strip():
+        raise ValueError(f"{flag} is empty: name a file or folder")
+    try:
+        return path if _IS_FETCHED.match(path) else local(expanded(path))
+    except ValueError as error:
+        raise ValueError(f"{flag}={error}") from None
+
+
+def file_to_write(path: str, *, flag: str) -> str:
+    """Check that a flag names a file, which a path that ends in a slash doesn't.
+
+    Args:
+      path: the flag's value.
+      flag: for the error.
+
+    Raises:
+      ValueError: as for `named`, and of a folder.
+    """
+    if path.endswith(os.sep) or os.path.isdir(path):
+        raise ValueError(f"{flag}={path} is a folder: name a file, such as in it")
+    if "://" in path:  # web addresses too
+        raise ValueError(f"{flag}={path} is a URL: name a file, and copy it from there")
+    return named(path, flag=flag)
 
 
 def local(path: str | os.PathLike[str]) -> str:

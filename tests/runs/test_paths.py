@@ -58,6 +58,16 @@ def test_a_workdir_that_is_none(workdir, message, monkeypatch, capsys):
 def test_commands(home, capsys):
     assert convert.main(["--source=~/none.pkl", f"--output={home}/out"]) == 1
     assert f"{home}/none.pkl" in capsys.readouterr().err
+    for flag, given, said in (
+        ("output", "", "--output is empty: name a file or folder"),
+        ("output", "gs:/bucket/x", "--output=gs://bucket/x is a URL: mount the store"),
+        ("source", " ", "--source is empty"),
+        ("source", "gs://bucket/x", "--source=gs://bucket/x is a URL"),
+        ("source", "~nobody-here/x", "--source=~nobody-here/x: there is no such home"),
+    ):
+        arguments = {"source": "digits", "output": f"{home}/out", flag: given}
+        assert convert.main([f"--{name}={value}" for name, value in arguments.items()]) == 1
+        assert said in capsys.readouterr().err
     (home / "there.npz").write_text("")
     assert image_statistics.main(["--data=digits", "--output=~/there.npz"]) == 1
     assert f"{home}/there.npz is there already" in capsys.readouterr().err
