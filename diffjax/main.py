@@ -209,6 +209,7 @@ class _ConfigFileParser(flags.ArgumentParser):
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     """Parse the command line, and say what is wrong with it in one line."""
     arguments = FLAGS.read_flags_from_files(list(argv), force_gnu=False)
+    _check_mode(arguments)
     if not _has(arguments, r"help\w*") and not _is_report_alone(arguments):
         arguments = _with_one_config(arguments)
     FLAGS["config"].parser = _ConfigFileParser(arguments)
@@ -255,6 +256,16 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 def _has(arguments: Sequence[str], flag: str) -> bool:
     return any(re.fullmatch(f"--?{flag}", argument) for argument in arguments)
+
+
+def _check_mode(arguments: Sequence[str]) -> None:
+    """Refuse a mode that isn't one before a config is asked for, which a report doesn't need."""
+    for argument in arguments:
+        if match := re.fullmatch("--?mode=(.*)", argument):
+            try:
+                FLAGS["mode"].parser.parse(match[1])
+            except ValueError as error:
+                _refuse(f"flag --mode={match[1]}: {error}")
 
 
 def _is_report_alone(arguments: Sequence[str]) -> bool:

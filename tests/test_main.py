@@ -149,6 +149,7 @@ def test_other_mistakes_on_the_command_line(config_file: Path, tmp_path: Path) -
     assert "--config is missing" in refusal()
     assert "--config is missing" in refusal("--config")
     assert "train|sample|evaluate" in refusal(f"--config={config_file}", "--mode=trian")
+    assert "show|report" in refusal("--workdir=w", "--mode=reports")  # a report needs no config
     assert "Did you mean: workdir" in refusal(f"--config={config_file}", "--wordir=x")
     assert "'train' isn't a flag" in refusal(f"--config={config_file}", "train")
     assert "before a value for --config" in refusal(
