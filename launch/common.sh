@@ -2,12 +2,18 @@
 # Sourced by the other scripts: --help, --dry_run, and commands that are run, timed or only printed.
 set -euo pipefail
 
-# begin ARGUMENTS... leaves in `arguments` those that are for diffjax, and sets `dry_run`.
+# begin ARGUMENTS... leaves in `arguments` those that are for diffjax, and sets `dry_run`. A work
+# directory that is a URL ends the script, before hosts are asked for, since diffjax takes none.
 begin() {
   arguments=()
   dry_run=""
-  local argument
+  local argument before=""
   for argument; do
+    if [[ "$argument" =~ ^(--?workdir=)?[A-Za-z][A-Za-z0-9+.-]+:/ && "$before$argument" == *-workdir* ]]; then
+      echo "error: --workdir=${argument#*workdir=} is a URL: mount the store, and name the mounted path" >&2
+      exit 2
+    fi
+    before="$argument"
     case "$argument" in
       --help) # the comment at the top of the script
         sed -n -e '1d' -e '/^#SBATCH/q' -e '/^#/!q' -e 's/^# \{0,1\}//p' "${BASH_SOURCE[1]}"

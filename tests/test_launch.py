@@ -285,6 +285,18 @@ def test_the_smoke_test_says_what_failed(run, tmp_path):
     assert "OK" not in result.stdout
 
 
+@pytest.mark.parametrize("script", [name for name in WITH_FLAGS if name not in PROOFS])
+@pytest.mark.parametrize("workdir", [["--workdir=gs://b/x"], ["--workdir", "s3:/b/x"]])
+def test_a_work_directory_that_is_a_url_is_refused_before_hosts_are_asked_for(
+    run, tmp_path, script, workdir
+):
+    result = run(script, "--config=configs/sid_cifar.py", *workdir, **NEEDED.get(script, {}))
+    assert (result.returncode, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: --workdir={workdir[-1].removeprefix('--workdir=')} is a URL: m")
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
+
+
 QUICK = ["environment", "install", "check", "distil", "report", "export", "jax alone"]
 
 
