@@ -64,6 +64,11 @@ def convert(source: str, output: str, *, init_sigma: float | None = None) -> Non
       ValueError: if the source is no EDM network, or `init_sigma` is not positive or given for a
         released denoiser.
     """
+    if Path(source).is_dir():
+        raise ValueError(
+            f"--source={source} is a folder: a config names a network's folder as it is, such as "
+            "W/network of a run; files are converted"
+        )
     card = ModelCard() if portable.is_one(Path(source)) else _card(source, init_sigma)
     folder = Path(output)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):

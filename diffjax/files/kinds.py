@@ -14,6 +14,7 @@ from pathlib import Path
 _HEAD_BYTES = 1 << 12
 _AGAIN = "fetch it again"
 _UNPACK = "unpack it and name what was in it"
+_ARRAYS = "a network is read from arrays; export it again with --format=safetensors"
 _CONVERT = "convert it to PNG or JPEG"
 _SAVE = "load it where it was made, and save what is asked for"
 # What torch wraps a network in puts these before all names of its state dict.
@@ -80,6 +81,11 @@ _STARTS: tuple[tuple[bytes, Kind], ...] = (
     # A pickle of protocol 2, LONG1 with the ten bytes of torch's magic number.
     (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", TORCH_SAVE),
 )
+_STABLEHLO = b"ML\xefR\rStableHLO_v"  # of MLIR's bytecode, which `jax.export` puts near the start
+_ONNX = re.compile(rb"\x08[\x03-\x0f][\x12\x3a\x42]")  # version, then maker, graph or operators
+# Of a safetensors file: where an array ends, after the header, in bytes.
+_ENDS = re.compile(rb'"data_offsets":\s*\[\s*\d+\s*,\s*(\d{1,18})\s*\]')
+_LONGEST_HEADER = 100_000_000  # bytes, as safetensors has it
 _HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|\?xml|!--)", re.IGNORECASE)
 _JSON = re.compile(rb'\s*(?:\{\s*(?:"|\})|\[)')
 _TABLE_END = bytes.fromhex("57fb808b247547db")  # of LevelDB's tables, as TensorFlow's index
@@ -102,11 +108,19 @@ def of(path: str | os.PathLike[str]) -> Kind | None:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - len(_TABLE_END), 0))
         tail = file.read()
+        file.seek(8)
+        length = int.from_bytes(head[:8], "little") if head[8:9] == b"{" else 0
+        texts = file.read(min(length, _LONGEST_HEADER))
     if head.startswith(b"PK"):
         return _of_zip(path)
     if tail == _TABLE_END:
         return Kind("part of a TensorFlow checkpoint (its index)", _SAVE)
-    return of_content(head, size)
+    kind = of_content(head, size)
+    if kind == SAFETENSORS:
+        ends = (int(match[1]) for match in _ENDS.finditer(texts))
+        if 8 + len(texts) + max(ends, default=0) > size:
+            return Kind("a safetensors file that is cut off", _AGAIN)
+    return kind
 
 
 def of_content(head: bytes, size: int | None = None) -> Kind | None:
@@ -135,6 +149,10 @@ def of_content(head: bytes, size: int | None = None) -> Kind | None:
         return Kind("a tar archive", _UNPACK)
     if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         return PICKLE
+    if _STABLEHLO in head:
+        return Kind("a function of StableHLO", _ARRAYS)
+    if _ONNX.match(head):
+        return Kind("a function of ONNX", _ARRAYS)
     if not head.strip(b"\0"):
         return Kind("nothing but zeros, as a download that was cut off may leave", _AGAIN)
     if _JSON.match(head):

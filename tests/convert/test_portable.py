@@ -86,6 +86,8 @@ def test_damage_is_told_in_one_line(suffix, tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     assert not portable.is_one(path)  # with its end went its description, or the trust in it
+    with pytest.raises(ValueError, match=r"is cut off.*: fetch it again"):
+        edm.read_pickle(path)
     value = state_dict["model.map_layer0.bias"].tobytes()
     for found in (b"EDMPrecond", value):  # in the description, and among the arrays
         assert whole.count(found) == 1

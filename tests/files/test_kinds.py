@@ -57,6 +57,8 @@ KINDS = {
     "cut off or damaged": zipped(["a/b.txt"], closed=False),
     "NumPy array": b"\x93NUMPY\x01\x00",
     "nothing but zeros": bytes(99),
+    "function of StableHLO": b"<\0\0\0" + bytes(300) + b"ML\xefR\rStableHLO_v1.15.0\0",
+    "function of ONNX": b"\x08\x0a\x12\x08jax2onnx\x1a\x060.17.1:",
     "PNG": b"\x89PNG\r\n\x1a\n",
     "JSON": b'{"message": "Not Found"}',
     "text": b"Bad gateway\n",

@@ -62,6 +62,7 @@ def test_commands(home, capsys):
         ("output", "", "--output is empty: name a file or folder"),
         ("output", "gs:/bucket/x", "--output=gs://bucket/x is a URL: mount the store"),
         ("source", " ", "--source is empty"),
+        ("source", str(home), "is a folder: a config names a network's folder as it is"),
         ("source", "gs://bucket/x", "--source=gs://bucket/x is a URL"),
         ("source", "~nobody-here/x", "--source=~nobody-here/x: there is no such home"),
     ):
