@@ -170,7 +170,7 @@ def test_the_main_job_runs_by_name_from_anywhere(installed, tmp_path):
     assert done.returncode == 0, done.stderr
     workdir = tmp_path / "runs" / "sid_digits"
     (line,) = (workdir / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(line)["step"] == 2
+    assert json.loads(line)["step"] == 4
     assert (workdir / "network").is_dir()
     assert list((workdir / "samples").glob("*.png"))
 
