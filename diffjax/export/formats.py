@@ -125,7 +125,9 @@ def _checked_output(output: str) -> Path:
     with _refusing():
         path = Path(paths.file_to_write(output, flag="--output"))
     for each in (path, card.path_of(path)):
-        if each.exists():
+        with writing.explained(each):
+            is_there = each.exists()
+        if is_there:
             raise FileExistsError(f"{each} exists already: name another file, or delete it")
     writing.check_writable(path)
     return path

@@ -43,7 +43,8 @@ def has_run(workdir: Path) -> bool:
 
 def _has_own(workdir: Path) -> bool:
     """Tell whether a config, checkpoints or pictures are diffjax's, or may be."""
-    values = _any_json(workdir / saved_config.FILE, damage := [])
+    damage: list[str] = []
+    values = _any_json(workdir / saved_config.FILE, damage)
     if damage or (isinstance(values, dict) and {"batch_size", "duration_kimg"} <= values.keys()):
         return True
     for name, is_ours in (("checkpoints", _is_checkpoint), (logger.SAMPLES, gallery.is_one)):

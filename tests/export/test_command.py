@@ -124,6 +124,7 @@ def test_a_student_that_does_not_say_so_is_told_its_noise_level(untold, tmp_path
         ("{run}", "edm", ("--output=",), 2, "--output is empty: name a file"),
         ("{run}", "edm", ("--output={tmp}/new/",), 2, "new/ is a folder: name a file"),
         ("{run}", "edm", ("--output={tmp}",), 2, "is a folder: name a file"),
+        ("{run}", "edm", (f"--output={{tmp}}/{'n' * 252}",), 1, "too long): name a shorter path"),
         ("", "edm", (), 2, "--source is empty"),
         ("gs:/bucket/run", "edm", (), 2, "--source=gs://bucket/run is a URL: mount the store"),
         ("{run}", "edm", ("--modules={tmp}/none",), 2, "none: there is no such folder"),
