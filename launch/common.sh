@@ -44,6 +44,33 @@ needs() {
   fi
 }
 
+# whole LEAST NAME... ends the script unless these variables are whole numbers of at least LEAST.
+whole() {
+  local least="$1" name
+  shift
+  for name; do
+    if ! [[ "${!name}" =~ ^(0|[1-9][0-9]{0,8})$ && "${!name}" -ge "$least" ]]; then
+      echo "error: $name=${!name}: a whole number of at least $least is needed" >&2
+      exit 2
+    fi
+  done
+}
+
+# yes_or_no NAME... ends the script unless these variables are yes, no or empty, and empties a no.
+yes_or_no() {
+  local name
+  for name; do
+    case "${!name}" in
+      yes | "") ;;
+      no) printf -v "$name" '' ;;
+      *)
+        echo "error: $name=${!name}: yes or no is needed" >&2
+        exit 2
+        ;;
+    esac
+  done
+}
+
 # step NAME COMMAND... runs it with its output in the file $log, and adds a line with its seconds to
 # $REPORT. One that fails ends the script.
 step() {

@@ -26,6 +26,16 @@ begin "$@"
 for flag in --config --workdir; do
   needs "$flag" "launch/gke.sh --config=NAME --workdir=/runs/NAME [flags of diffjax.main]"
 done
+whole 1 NODES DEVICES PORT
+whole 0 RESTARTS GRACE
+yes_or_no SPOT
+if [[ " ${arguments[*]} " != *" --workdir=/runs"[/\ ]* ]]; then
+  echo "warning: the workdir isn't in /runs, which CLAIM keeps: it goes with the pods" >&2
+fi
+if [[ -n "$TOPOLOGY" ]] && ! [[ "$TOPOLOGY" =~ ^[1-9][0-9]*(x[1-9][0-9]*){1,2}$ ]]; then
+  echo "error: TOPOLOGY=$TOPOLOGY: chips each way are needed, such as 4x4" >&2
+  exit 2
+fi
 if [[ -n "$TOPOLOGY" ]]; then
   device=google.com/tpu
 else

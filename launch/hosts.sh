@@ -20,7 +20,13 @@ begin "$@"
 for flag in --config --workdir; do
   needs "$flag" "HOSTS='A B' launch/hosts.sh --config=configs/NAME.py --workdir=PATH_ON_ALL_HOSTS"
 done
+whole 1 PORT
 read -ra hosts <<< "$HOSTS"
+twice="$(printf '%s\n' "${hosts[@]}" | sort | uniq -d | head -n 1)"
+if [[ -n "$twice" ]]; then
+  echo "error: HOSTS names $twice twice: one process drives all devices of a host" >&2
+  exit 2
+fi
 
 run() { # INDEX
   local host="${hosts[$1]}"

@@ -16,10 +16,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/common.sh
 begin "$@"
 needs --config "PROCESSES=2 launch/local.sh --config=configs/NAME.py [flags of diffjax.main]"
-if ! [[ "$PROCESSES" =~ ^[1-9][0-9]*$ && "$GPUS_EACH" =~ ^[0-9]+$ ]]; then
-  echo "PROCESSES=$PROCESSES GPUS_EACH=$GPUS_EACH: whole numbers are needed" >&2
-  exit 2
-fi
+whole 1 PROCESSES
+whole 0 GPUS_EACH
+[[ -z "$PORT" ]] || whole 1 PORT
 if [[ -z "$PORT" && -z "$dry_run" ]]; then
   PORT="$("$PYTHON" -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')"
 fi

@@ -31,6 +31,8 @@ begin "$@"
 for flag in --config --workdir; do
   needs "$flag" "launch/tpu_pod.sh --config=configs/NAME.py --workdir=PATH_ON_ALL_HOSTS [flags]"
 done
+yes_or_no SPOT
+whole 0 RESTARTS POLL
 where=("--zone=$ZONE")
 if [[ -n "$PROJECT" ]]; then
   where+=("--project=$PROJECT")

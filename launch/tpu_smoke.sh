@@ -24,6 +24,7 @@ if [[ ${#arguments[@]} -gt 0 ]]; then
   echo "usage: launch/tpu_smoke.sh [--dry_run]; KIMG and other variables are at its top" >&2
   exit 2
 fi
+yes_or_no INSTALL
 REPORT="$(cd "$start_folder" && realpath -m "$REPORT")"
 export JAX_PLATFORMS="$PLATFORM"
 workdir="$(mktemp -d)"

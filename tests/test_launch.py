@@ -297,6 +297,41 @@ def test_a_work_directory_that_is_a_url_is_refused_before_hosts_are_asked_for(
     assert [path.name for path in tmp_path.iterdir()] == ["bin"]
 
 
+@pytest.mark.parametrize(
+    ("script", "variables", "said"),
+    [
+        ("gke.sh", {"NODES": "0"}, "NODES=0: a whole number of at least 1"),
+        ("gke.sh", {"NODES": "2\n  x: 1"}, "a whole number"),
+        ("gke.sh", {"DEVICES": "eight"}, "DEVICES=eight: a whole number"),
+        ("gke.sh", {"SPOT": "true"}, "SPOT=true: yes or no"),
+        ("gke.sh", {"TOPOLOGY": "4y4"}, "TOPOLOGY=4y4: chips each way"),
+        ("tpu_pod.sh", {"SPOT": "maybe"}, "SPOT=maybe: yes or no"),
+        ("tpu_pod.sh", {"POLL": "-1"}, "POLL=-1: a whole number of at least 0"),
+        ("hosts.sh", {"HOSTS": "a b a"}, "HOSTS names a twice"),
+        ("hosts.sh", {"PORT": "http"}, "PORT=http: a whole number"),
+        ("local.sh", {"PROCESSES": "2.5"}, "PROCESSES=2.5: a whole number"),
+        ("local.sh", {"PROCESSES": "08"}, "PROCESSES=08: a whole number"),
+    ],
+)
+def test_variables_that_are_not_what_they_must_be(run, tmp_path, script, variables, said):
+    environment = {**NEEDED.get(script, {}), **variables}
+    result = run(script, *ARGUMENTS, **environment)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert said in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
+
+
+@pytest.mark.parametrize("answer", ["yes", "no", ""])
+def test_spot_is_asked_for_with_yes_alone(run, answer):
+    """SPOT=no asked for it too."""
+    arguments = ["--config=sid_cifar", "--workdir=/runs/x", "--dry_run"]
+    made = run("gke.sh", *arguments, **NEEDED["gke.sh"], SPOT=answer)
+    assert (made.returncode, made.stderr) == (0, "")
+    assert ("gke-spot" in made.stdout) == (answer == "yes")
+    lost = run("gke.sh", *ARGUMENTS, "--dry_run", **NEEDED["gke.sh"])
+    assert "warning: the workdir isn't in /runs" in lost.stderr
+
+
 QUICK = ["environment", "install", "check", "distil", "report", "export", "jax alone"]
 
 
