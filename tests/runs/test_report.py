@@ -344,14 +344,17 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize("name", [*FOREIGN, *OWN])
-def test_a_folder_of_another_program_is_no_run(tmp_path, name):
-    is_own = name in OWN
+@pytest.mark.parametrize(("name", "content"), OWN.items())
+def test_one_file_of_ours_is_a_run(tmp_path, name, content):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / name).write_text((OWN if is_own else FOREIGN)[name])
-    if is_own:
-        page_of(tmp_path)
-        return
+    (tmp_path / name).write_text(content)
+    page_of(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "content"), FOREIGN.items())
+def test_a_folder_of_another_program_is_no_run(tmp_path, name, content):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(content)
     with pytest.raises(user_function.RefusedError, match="holds no run"):
         report.report([str(tmp_path)])
     assert not (tmp_path / "report.html").exists()
