@@ -1,6 +1,6 @@
-"""PyTorch state dicts of EDM's networks, as parameters of denoisers and back.
+"""PyTorch state dicts of EDM's and EDM2's networks, as parameters of denoisers and back.
 
-Module names are EDM's on either side, so that conversion is renaming and transposing alone.
+Module names are theirs on either side, so that conversion is renaming and transposing alone.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax.convert import torch_layout
+from diffjax.convert import edm2, torch_layout
 from diffjax.interfaces import Params
 from diffjax.models.denoiser import NetworkDenoiser
+from diffjax.networks.edm2 import EDM2UNet
 
 
 def shapes(denoiser: NetworkDenoiser) -> dict[str, tuple[int, ...]]:
@@ -79,7 +80,8 @@ def _expected_arrays(
     except Exception as error:  # what tracing a network of senseless sizes raises is open-ended
         reason = str(error).partition("\n")[0]
         raise ValueError(f"the arguments describe no EDM network: {reason}") from error
-    return {_torch_name(path): (path, leaf) for path, leaf in torch_layout.flatten(abstract)}
+    name = edm2.torch_name if isinstance(denoiser.network, EDM2UNet) else _torch_name
+    return {name(path): (path, leaf) for path, leaf in torch_layout.flatten(abstract)}
 
 
 def _torch_name(path: tuple[str, ...]) -> str:
@@ -106,6 +108,8 @@ def _shapes(
 def _resample_filter_names(denoiser: NetworkDenoiser) -> Iterator[str]:
     """Names of the buffers in which resampling convolutions keep their constant filter."""
     network = denoiser.network
+    if isinstance(network, EDM2UNet):
+        return  # which keeps none
     encoder = getattr(network, "encoder_type", "standard")
     decoder = getattr(network, "decoder_type", "standard")
     sizes = [network.img_resolution >> level for level in range(len(network.channel_mult))]

@@ -1,4 +1,4 @@
-"""Preconditioning of EDM, VP, VE and iDDPM: from a raw network F to a denoiser D.
+"""Preconditioning of EDM, VP, VE, iDDPM and EDM2: from a raw network F to a denoiser D.
 
 D(x; σ) = c_skip(σ) x + c_out(σ) F(c_in(σ) x; c_noise(σ)), Karras et al. 2022 (arXiv:2206.00364),
 equation 7 and Table 1. Each preconditioning also knows the range of σ that its network was trained
@@ -223,9 +223,35 @@ class IDDPM:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class EDM2(_Continuous):
+    """EDM2's preconditioning (Karras et al. 2024, arXiv:2312.02696): EDM's, of every σ.
+
+    Attributes:
+      sigma_data: standard deviation of the data.
+    """
+
+    sigma_data: float = 0.5
+
+    @property
+    def sigma_min(self) -> float:
+        """Least noise level, 0."""
+        return 0.0
+
+    @property
+    def sigma_max(self) -> float:
+        """Greatest noise level, infinity."""
+        return math.inf
+
+    def __call__(self, sigma: Array, buffers: dict[str, Array]) -> Scalings:
+        """Compute the scalings at σ [B]."""
+        return EDM(sigma_data=self.sigma_data)(sigma, buffers)
+
+
 BY_EDM_NAME: dict[str, Any] = {
     "EDMPrecond": EDM,
     "VPPrecond": VP,
     "VEPrecond": VE,
     "iDDPMPrecond": IDDPM,
+    "Precond": EDM2,
 }

@@ -18,11 +18,13 @@ from diffjax.diffusion.noise import PUBLISHED_SIGMA_DATA
 from diffjax.interfaces import Array, Params, PRNGKey
 from diffjax.models import conditions
 from diffjax.models.teacher import CondLaw, Teacher
-from diffjax.networks import layers
+from diffjax.networks import edm2_layers, layers
 from diffjax.networks.dhariwal_unet import DhariwalUNet
+from diffjax.networks.edm2 import EDM2UNet
 from diffjax.networks.song_unet import SongUNet
 
 _NETWORKS = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
+_EDM2 = "Precond"  # EDM2's one preconditioning has one network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +39,14 @@ class NetworkDenoiser:
       preconditioning: σ -> scalings.
       image_shape: (H, W, C) of the data.
       label_dim: number of classes; 0 for an unconditional denoiser.
+      is_latent: whether examples are an autoencoder's latents, not images.
     """
 
     network: nn.Module
     preconditioning: preconditioning.Preconditioning
     image_shape: tuple[int, int, int]
     label_dim: int = 0
+    is_latent: bool = False
 
     @property
     def augment_dim(self) -> int:
@@ -71,8 +75,8 @@ class NetworkDenoiser:
 
     @property
     def holds_images(self) -> bool:
-        """Whether examples are images in [-1, 1]: they are."""
-        return True
+        """Whether examples are images in [-1, 1], as they are unless they are latents."""
+        return not self.is_latent
 
     @property
     def preview(self) -> None:
@@ -141,12 +145,14 @@ class NetworkDenoiser:
 
         Two that give equal values, up to rounding, for equal parameters have equal ones of these.
         """
+        trained = {"force_normalization": True} if isinstance(self.network, EDM2UNet) else {}
         network = self.network.clone(
             dtype=jnp.float32,
             dropout=0.0,
             label_dropout=0.0,
             attention="xla",
             rematerialize=False,
+            **trained,
         )
         return dataclasses.replace(self, network=network)
 
@@ -178,7 +184,7 @@ class NetworkDenoiser:
           sigma: [B] noise levels, in the units of x.
           labels: [B, label_dim] one-hot classes; None asks for the unconditional answer.
           augment_labels: [B, augment_dim]; None means unaugmented.
-          train: whether dropout is on; it then needs `rng`.
+          train: whether dropout is on, which then needs `rng`, and EDM2's weights are overwritten.
           rng: key of the dropout masks.
 
         Returns:
@@ -257,6 +263,44 @@ class NetworkDenoiser:
         out = out[..., : x.shape[-1]].astype(jnp.float32)
         return c_skip * x + c_out * out, levels
 
+    @property
+    def has_log_variance(self) -> bool:
+        """Whether the network predicts the log-variance of its loss, as EDM2's do."""
+        return isinstance(self.network, EDM2UNet)
+
+    def log_variance(self, params: Params, sigma: Array, *, train: bool = False) -> Array:
+        """Log-variance u(σ) of the denoising loss, by which EDM2's loss is weighted.
+
+        Args:
+          params: of this denoiser.
+          sigma: [B] noise levels.
+          train: whether weights are overwritten, as in `__call__`.
+
+        Returns:
+          [B] float32.
+
+        Raises:
+          ValueError: the network predicts none.
+        """
+        if not isinstance(self.network, EDM2UNet):
+            raise ValueError(f"{type(self.network).__name__} predicts no log-variance of its loss.")
+        chex.assert_rank(sigma, 1)
+        c_noise = self.preconditioning(sigma.astype(jnp.float32), params["buffers"]).c_noise
+        return self.network.log_variance(params, c_noise, train=train)
+
+    def normalized(self, params: Params) -> Params:
+        """Parameters as a training forward pass leaves them, a pure function.
+
+        EDM2's weights are overwritten by their normalised selves, from which its optimiser steps;
+        other networks' parameters stay as they are.
+
+        Args:
+          params: of this denoiser.
+        """
+        if not getattr(self.network, "force_normalization", False):
+            return params
+        return {**params, "params": edm2_layers.normalized_weights(params["params"])}
+
     def _labels(self, labels: Array | None, batch: int) -> Array | None:
         if labels is None:
             return jnp.zeros((batch, self.label_dim), jnp.float32) if self.label_dim else None
@@ -296,9 +340,11 @@ def from_edm_kwargs(
     """Build a denoiser from the constructor arguments of one of EDM's preconditioned networks.
 
     Args:
-      init_kwargs: `class_name` (EDMPrecond, VPPrecond, VEPrecond or iDDPMPrecond), `model_type`
-        (SongUNet or DhariwalUNet), `img_resolution`, `img_channels`, `label_dim`, and any of the
-        arguments of that preconditioning and that network, by EDM's names.
+      init_kwargs: `class_name` (EDMPrecond, VPPrecond, VEPrecond or iDDPMPrecond, or EDM2's
+        Precond), `model_type` (SongUNet or DhariwalUNet; EDM2 has one), `img_resolution`,
+        `img_channels`, `label_dim`, and any of the arguments of that preconditioning and that
+        network, by EDM's names. What EDM2 denoises is images if it has 1 or 3 channels, else
+        latents.
       dtype: of the network's computation. EDM's `use_fp16` is a way to train and is not followed.
       dropout: replaces the network's own rate, in [0, 1); None keeps it.
       attention: "xla" or "cudnn"; see `attention.self_attention`.
@@ -314,10 +360,13 @@ def from_edm_kwargs(
         raise ValueError(f"class_name={class_name!r} is no known preconditioning ({known}).")
     precond_class = preconditioning.BY_EDM_NAME[class_name]
     is_iddpm = precond_class is preconditioning.IDDPM
+    is_edm2 = class_name == _EDM2
+    networks = {"EDM2UNet": EDM2UNet} if is_edm2 else _NETWORKS
     default_network = "SongUNet" if class_name in ("VPPrecond", "VEPrecond") else "DhariwalUNet"
-    model_type = kwargs.pop("model_type", default_network)
-    if model_type not in _NETWORKS:
-        raise ValueError(f"model_type={model_type!r} is no known network ({', '.join(_NETWORKS)}).")
+    model_type = kwargs.pop("model_type", "EDM2UNet" if is_edm2 else default_network)
+    if model_type not in networks:
+        known = f"{class_name} ({', '.join(networks)})"
+        raise ValueError(f"model_type={model_type!r} is no known network of {known}.")
     for name in ("img_resolution", "img_channels"):
         if name not in kwargs:
             raise ValueError(f"{class_name}: the argument {name} is missing.")
@@ -328,7 +377,7 @@ def from_edm_kwargs(
     precond_kwargs = {k: kwargs.pop(k) for k in _arguments(precond_class) if k in kwargs}
     if dropout is not None:
         kwargs["dropout"] = dropout
-    network_class = _NETWORKS[model_type]
+    network_class: Any = networks[model_type]
     known_arguments = _arguments(network_class) - {
         "dtype",
         "attention",
@@ -356,22 +405,29 @@ def from_edm_kwargs(
         preconditioning=precond_class(**precond_kwargs),
         image_shape=(resolution, resolution, channels),
         label_dim=label_dim,
+        is_latent=is_edm2 and channels not in (1, 3),
     )
 
 
 def _check_channels(kwargs: Mapping[str, Any], network_class: Any) -> None:
-    """Check that each level's channels divide into the groups of its normalisation."""
+    """Check that each level's channels divide into the groups of its normalisation, or heads."""
     defaults = {field.name: field.default for field in dataclasses.fields(network_class)}
-    channels, factors = (
-        kwargs.get(name, defaults[name]) for name in ("model_channels", "channel_mult")
-    )
+    values = {**defaults, **kwargs}
+    channels, factors = values["model_channels"], values["channel_mult"]
     if not isinstance(channels, int) or not isinstance(factors, list | tuple):
         return  # which the network refuses
+    per_head = values.get("channels_per_head", 0)
     for level in (channels * factor for factor in factors if isinstance(factor, int)):
-        if level % 4 or level % min(32, level // 4):
+        if network_class is not EDM2UNet and (level % 4 or level % min(32, level // 4)):
             raise ValueError(
                 f"model_channels={channels}: a level has {level} channels; a multiple of 4 is "
                 "needed, and of 32 from 128 on."
+            )
+        heads = level // per_head if isinstance(per_head, int) and per_head > 0 else 0
+        if heads and level % heads:
+            raise ValueError(
+                f"model_channels={channels}: a level has {level} channels, which don't divide into "
+                f"{heads} heads (channels_per_head={per_head})."
             )
 
 

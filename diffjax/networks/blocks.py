@@ -196,7 +196,7 @@ def dropout_seeds(network: nn.Module, train: bool) -> Iterator[Array | None]:
 def apply_block(
     network: nn.Module,
     name: str,
-    block: UNetBlock,
+    block: Any,
     x: Array,
     emb: Array,
     dropout_seed: Array | None,
@@ -209,7 +209,7 @@ def apply_block(
     Args:
       network: bound.
       name: of the block's parameters among the network's.
-      block: not bound.
+      block: not bound; called as `UNetBlock` is, with a `style` that says `rematerialize`.
       x: [B, H, W, C_in].
       emb: [B, E].
       dropout_seed: [2] uint32, or None for no dropout.
@@ -226,7 +226,7 @@ def apply_block(
 
 @functools.partial(jax.jit, static_argnums=0, inline=True)
 def _apply_block(
-    block: UNetBlock, params: Params, x: Array, emb: Array, dropout_seed: Array | None
+    block: Any, params: Params, x: Array, emb: Array, dropout_seed: Array | None
 ) -> Array:
     def apply(params: Params, x: Array, emb: Array) -> Array:
         out: Any = block.apply({"params": params}, x, emb, dropout_seed)
