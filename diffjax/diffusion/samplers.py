@@ -11,6 +11,7 @@ import numpy as np
 
 from diffjax.interfaces import Array, PRNGKey
 
+_Denoise = Callable[[Array, Array], Array]
 _Carry = tuple[Array, Array, Array]  # x, where the step began, its first slope
 _LOOPS = ("auto", "scan", "unroll")
 
@@ -26,10 +27,13 @@ class _Evaluation(NamedTuple):
 
 
 def edm_heun(
-    denoise: Callable[[Array, Array], Array],
+    denoise: _Denoise,
     latents: Array,
     sigmas: Array | np.ndarray,
     *,
+    guide: _Denoise | None = None,
+    guidance: float = 1.0,
+    guidance_interval: tuple[int, int] | None = None,
     s_churn: float = 0.0,
     s_min: float = 0.0,
     s_max: float = math.inf,
@@ -49,6 +53,12 @@ def edm_heun(
       denoise: (x [B, ...], σ [B]) -> D(x; σ) [B, ...].
       latents: [B, ...] ~ N(0, I); the first step scales them by sigmas[0].
       sigmas: [N + 1], decreasing, the last of them 0; `noise.heun_sigmas` is EDM's grid.
+      guide: denoiser of a guiding network, called as `denoise` is, by which samples follow
+        D_guide + g (D − D_guide): an unconditional network for classifier-free guidance, a smaller
+        or less trained one for autoguidance (Karras et al. 2024, arXiv:2406.02507).
+      guidance: g; at 1 the guide isn't asked.
+      guidance_interval: (first, last) step with guidance, counted from 0, both included
+        (Kynkäänniemi et al. 2024, arXiv:2404.07724); None for all steps.
       s_churn: S_churn, the amount of fresh noise over all steps; 0 is the deterministic sampler.
       s_min: S_min; no noise is added below this σ.
       s_max: S_max; no noise is added above this σ.
@@ -62,12 +72,12 @@ def edm_heun(
         "scan" where the samples are traced, else "unroll". The results are equal up to rounding.
 
     Returns:
-      [B, ...] samples, after 2N − 1 evaluations of the denoiser, in the type of the latents, or
+      [B, ...] samples, after 2N − 1 evaluations of the denoiser, and of its guide where that is on, in the type of the latents, or
       float32 if that has fewer bits. All of the sampler is computed in that type.
 
     Raises:
-      ValueError: s_churn without rng or noise, or both of them given; fewer than two sigmas; or
-        a loop of another name.
+      ValueError: s_churn without rng or noise, or both of them given; guidance without a guide, or
+        an interval without a step; fewer than two sigmas; or a loop of another name.
     """
     chex.assert_rank(sigmas, 1)
     if rng is not None and noise is not None:
@@ -78,6 +88,7 @@ def edm_heun(
         raise ValueError(f"edm_heun: sigmas has {len(sigmas)} entries; a step takes two.")
     if loop not in _LOOPS:
         raise ValueError(f"edm_heun: loop={loop!r}; known are: {', '.join(_LOOPS)}.")
+    guided = _guided(denoise, guide, guidance, guidance_interval)
     batch, steps = latents.shape[0], len(sigmas) - 1
     if noise is not None:
         chex.assert_shape(noise, (steps, *latents.shape))
@@ -91,7 +102,7 @@ def edm_heun(
         # A correction adds none; where that is known beforehand none is drawn.
         if s_churn > 0 and now.corrects is not np.True_:
             x = x + now.added * _noise(rng, noise, now.step, x)
-        denoised = jnp.asarray(denoise(x, jnp.full((batch,), now.sigma, dtype)), dtype)
+        denoised = guided(x, jnp.full((batch,), now.sigma, dtype), now.step)
         slope = (x - denoised) / now.sigma
         # A step is Euler's, and then done again from its start with the mean of both slopes.
         start = jnp.where(now.corrects, start, x)
@@ -105,6 +116,36 @@ def edm_heun(
     for i in range(2 * steps - 1):
         carry, _ = evaluate(carry, _Evaluation(*(values[i] for values in plan)))
     return carry[0]
+
+
+def _guided(
+    denoise: _Denoise, guide: _Denoise | None, guidance: float, interval: tuple[int, int] | None
+) -> Callable[[Array, Array, Any], Array]:
+    """Denoiser of x, σ and the step's number, in the type of x, with its guide in some steps."""
+    if guidance != 1 and guide is None:
+        raise ValueError(f"edm_heun: guidance={guidance:g} needs a guide.")
+    if interval is not None and not 0 <= interval[0] <= interval[1]:
+        raise ValueError(f"edm_heun: guidance_interval={interval} holds no step.")
+
+    def plain(x: Array, sigma: Array) -> Array:
+        return jnp.asarray(denoise(x, sigma), x.dtype)
+
+    def both(x: Array, sigma: Array) -> Array:
+        assert guide is not None
+        own, other = plain(x, sigma), jnp.asarray(guide(x, sigma), x.dtype)
+        return other + guidance * (own - other)
+
+    def guided(x: Array, sigma: Array, step: Any) -> Array:
+        if guidance == 1:
+            return plain(x, sigma)
+        if interval is None:
+            return both(x, sigma)
+        is_guided = (interval[0] <= step) & (step <= interval[1])
+        if isinstance(is_guided, jax.Array):  # traced, as in a compiled loop
+            return jax.lax.cond(is_guided, both, plain, x, sigma)
+        return (both if is_guided else plain)(x, sigma)
+
+    return guided
 
 
 def _plan(
