@@ -1,4 +1,4 @@
-"""Convert a network of EDM's or SiD's authors, or an export, to a folder that configs can name.
+"""Convert a network of EDM's, EDM2's or SiD's authors, or an export, to a folder for configs.
 
 python -m diffjax.convert --source=edm-cifar10-32x32-uncond-vp --output=teachers/cifar10
 python -m diffjax.convert --source=sid-student.pkl --init_sigma=2.5 --output=students/cifar10
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffjax.convert import catalogue, edm, portable, teacher
+from diffjax.convert import catalogue, edm, edm2, portable, teacher
 from diffjax.files import download, paths, writing
 from diffjax.files.progress import leave_interrupted, say
 from diffjax.models import model_card, network_folder
@@ -33,12 +33,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="of a one-step student, the noise level at which it is asked; leave it out for a "
         "denoiser",
     )
+    parser.add_argument(
+        "--as_stored",
+        action="store_true",
+        help="of EDM2: divide gains in the type that they are stored in, as its code does with a "
+        "float16 pickle, rather than in float32",
+    )
     arguments = parser.parse_args(argv)
     try:
         convert(
             paths.named(arguments.source, flag="--source"),
             paths.named(arguments.output, flag="--output"),
             init_sigma=arguments.init_sigma,
+            as_stored=arguments.as_stored,
         )
     except (OSError, ValueError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -49,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def convert(source: str, output: str, *, init_sigma: float | None = None) -> None:
+def convert(
+    source: str, output: str, *, init_sigma: float | None = None, as_stored: bool = False
+) -> None:
     """Convert one network and save it as a denoiser's folder.
 
     Args:
@@ -57,12 +66,13 @@ def convert(source: str, output: str, *, init_sigma: float | None = None) -> Non
         `python -m diffjax.export` wrote, which says itself what it is.
       output: the folder to make.
       init_sigma: noise level at which a student is asked; None leaves open what a pickle holds.
+      as_stored: whether an EDM2 pickle's gains are rounded as `edm2.as_stored` says.
 
     Raises:
       FileExistsError: if `output` is there and not an empty folder.
       OSError: if the source can't be had or the output can't be written.
-      ValueError: if the source is no EDM network, or `init_sigma` is not positive or given for a
-        released denoiser.
+      ValueError: if the source is no EDM network, or no pickle of EDM2's and `as_stored`; or
+        `init_sigma` is not positive or given for a released denoiser.
     """
     if Path(source).is_dir():
         raise ValueError(
@@ -78,10 +88,17 @@ def convert(source: str, output: str, *, init_sigma: float | None = None) -> Non
         if portable.is_one(path):
             if init_sigma is not None:
                 raise ValueError(f"--init_sigma={init_sigma:g}: {source} says itself what it is")
+            if as_stored:
+                raise ValueError(f"--as_stored is of EDM2's pickles, and {source} is an export")
             portable.to_folder(path, output)
             return
         init_kwargs, state_dict = edm.read_pickle(path)
+        if as_stored and init_kwargs["class_name"] != edm2.CLASS_NAME:
+            raise ValueError(
+                f"--as_stored is of EDM2's pickles, and {source} is of {init_kwargs['class_name']}"
+            )
         try:
+            state_dict = edm2.as_stored(state_dict) if as_stored else state_dict
             denoiser, params = edm.to_denoiser(init_kwargs, state_dict)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
@@ -102,8 +119,7 @@ def _card(source: str, init_sigma: float | None) -> ModelCard:
 
 def _locate(source: str) -> str:
     """Resolve a released name to its URL; a path or a URL stays as it is."""
-    looks_like_name = not ("://" in source or "/" in source or Path(source).suffix)
-    if looks_like_name and not Path(source).exists():
+    if source in catalogue.EDM or (catalogue.looks_like_name(source) and not Path(source).exists()):
         return catalogue.lookup(source).url
     return source
 

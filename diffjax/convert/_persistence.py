@@ -1,6 +1,6 @@
 """Network pickles of NVIDIA's research code, as descriptions of modules.
 
-Format: `torch_utils/persistence.py` of https://github.com/NVlabs/edm and of
+Format: `torch_utils/persistence.py` of https://github.com/NVlabs/edm, of its successor edm2 and of
 https://github.com/NVlabs/stylegan2-ada-pytorch. Each module of a network is described by the name
 of its class, the source text of that class (not looked at here) and the dictionary of its
 attributes.
@@ -9,6 +9,7 @@ attributes.
 import dataclasses
 import functools
 import io
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 from diffjax.files import kinds, restricted_pickle, torch_storage
 
 _MAX_MODULE_DEPTH = 16
+_NUMPY_ARRAY = object()  # stands for the class, which a pickle names and can't call
 MAX_ENTRIES = 16  # of a list among the constructor's arguments
 
 
@@ -81,6 +83,34 @@ class _NumpyType(restricted_pickle.Stateful):
     def set_state(self, state: Any) -> None:
         if type(state) is not tuple or state[1:2] not in (("<",), ("|",)):
             raise ValueError("a number is not stored in little-endian order")
+
+
+class _NumpyArray(restricted_pickle.Stateful):
+    """Description of a small `numpy.ndarray`, such as the scales of an autoencoder's latents."""
+
+    def __init__(self, kind: Any, shape: Any, code: Any) -> None:
+        del shape, code  # of an empty array, which the state replaces
+        if kind is not _NUMPY_ARRAY:
+            raise ValueError("an array is of an unknown NumPy class")
+
+    def set_state(self, state: Any) -> None:
+        _, shape, kind, is_fortran, data = state if _is_array_state(state) else (None,) * 5
+        if not isinstance(kind, _NumpyType) or is_fortran is not False:
+            raise ValueError("a NumPy array is described in an unknown form")
+        if math.prod(shape) * kind.dtype.itemsize != len(data):
+            raise ValueError("a NumPy array is not as long as its shape says")
+
+
+def _is_array_state(state: Any) -> bool:
+    if type(state) is not tuple or len(state) != 5:
+        return False
+    shape, data = state[1], state[4]
+    sizes = type(shape) is tuple and len(shape) <= MAX_ENTRIES
+    return (
+        sizes
+        and all(type(size) is int and 0 <= size < 2**31 for size in shape)
+        and isinstance(data, bytes)
+    )
 
 
 def read(
@@ -152,6 +182,8 @@ def _allowed_names(budget: restricted_pickle.Budget) -> dict[str, object]:
         "numpy.dtype": _NumpyType,
         "numpy.core.multiarray.scalar": _numpy_scalar,
         "numpy._core.multiarray.scalar": _numpy_scalar,
+        "numpy.core.multiarray._reconstruct": _NumpyArray,
+        "numpy._core.multiarray._reconstruct": _NumpyArray,
         "torch_utils.persistence._reconstruct_persistent_obj": _persistent_module,
         "torch.nn.modules.container.ModuleDict": functools.partial(_Module, "ModuleDict"),
         "torch.nn.modules.container.ModuleList": functools.partial(_Module, "ModuleList"),
@@ -160,7 +192,10 @@ def _allowed_names(budget: restricted_pickle.Budget) -> dict[str, object]:
         "torch._utils._rebuild_tensor_v2": torch_storage.rebuild_tensor,
         "torch._utils._rebuild_parameter": torch_storage.rebuild_parameter,
     }
-    return {name: restricted_pickle.Constructor(name, build) for name, build in functions.items()}
+    names: dict[str, object] = {"numpy.ndarray": _NUMPY_ARRAY}
+    for name, build in functions.items():
+        names[name] = restricted_pickle.Constructor(name, build)
+    return names
 
 
 def _empty_dict() -> dict[str, Any]:

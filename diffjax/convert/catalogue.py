@@ -1,15 +1,19 @@
-"""Pretrained networks that EDM's, SiD's and StyleGAN2-ADA's authors released, by name.
+"""Pretrained networks that EDM's, EDM2's, SiD's and StyleGAN2-ADA's authors released, by name.
 
 Sources: https://github.com/NVlabs/edm, section "Pre-trained models" and the training commands of
 the README, whose weights are NVIDIA's, under CC BY-NC-SA 4.0; `python -m diffjax.convert` fetches
-them from there. https://github.com/NVlabs/stylegan2-ada-pytorch, the models of the paper's figure
-11b, under NVIDIA's Source Code License. https://github.com/mingyuanzhou/SiD, branch sida, "Specific
-One-step Generators", students that keep the terms of EDM's weights.
+them from there. Those of `edm2_catalogue`. https://github.com/NVlabs/stylegan2-ada-pytorch, the
+models of the paper's figure 11b, under NVIDIA's Source Code License.
+https://github.com/mingyuanzhou/SiD, branch sida, "Specific One-step Generators", students that keep
+the terms of EDM's weights.
 """
 
 import dataclasses
 import difflib
+import re
 from typing import Any
+
+from diffjax.convert import edm2_catalogue
 
 _GAN_URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/paper-fig11b-cifar10"
 _BASE_URL = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained"
@@ -137,8 +141,17 @@ STUDENTS: dict[str, Released] = {
     )
     for method, url in zip(("sid", "sida"), urls, strict=True)
 }
+# EDM2's networks, and one-step students of them.
+EDM2: dict[str, Released] = {
+    name: Released(url, init_kwargs)
+    for name, (url, init_kwargs) in edm2_catalogue.denoisers().items()
+}
+EDM2_STUDENTS: dict[str, Released] = {
+    name: Released(url, init_kwargs, name.partition("-")[0], init_sigma=2.5)
+    for name, (url, init_kwargs) in edm2_catalogue.students().items()
+}
 # Networks in EDM's format.
-EDM = RELEASED | STUDENTS
+EDM = RELEASED | STUDENTS | EDM2 | EDM2_STUDENTS
 
 # Those of the least FID, 2.92 without and 2.42 with classes (Karras et al. 2020, figure 11).
 GENERATORS: dict[str, Released] = {
@@ -158,12 +171,21 @@ def licence(name: str) -> str:
     """Tell the licence of a released network's weights; "" if the name or URL is none of them.
 
     Args:
-      name: in `RELEASED` or `GENERATORS`, or the URL of one of them.
+      name: in `RELEASED`, `EDM2` or `GENERATORS`, or the URL of one of them.
     """
-    for networks, text in ((RELEASED, EDM_LICENCE), (GENERATORS, GAN_LICENCE)):
+    for networks, text in ((RELEASED | EDM2, EDM_LICENCE), (GENERATORS, GAN_LICENCE)):
         if name in networks or name in {each.url for each in networks.values()}:
             return text
     return ""
+
+
+def looks_like_name(source: str) -> bool:
+    """Tell whether a text is a released network's name, or was meant to be, by its form alone.
+
+    Args:
+      source: a name, path or URL; a file's suffix begins with a letter, a name's number doesn't.
+    """
+    return source in EDM or not ("/" in source or re.search(r"\.[^\W\d]\w*$", source))
 
 
 def lookup(name: str) -> Released:

@@ -1,6 +1,7 @@
-"""Network pickles of EDM, and of SiD's students likewise, as diffjax denoisers and back.
+"""Network pickles of EDM and EDM2, and of SiD's students likewise, as diffjax denoisers and back.
 
-Format: `training/training_loop.py` and `torch_utils/persistence.py` of https://github.com/NVlabs/edm.
+Format: `training/training_loop.py` and `torch_utils/persistence.py` of https://github.com/NVlabs/edm
+and https://github.com/NVlabs/edm2.
 A pickle holds the network under `ema`. Each of its modules is described by the name of its class,
 the source text of that class (not looked at here) and the dictionary of its attributes.
 """
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from diffjax.convert import _persistence, edm_state_dict
+from diffjax.convert import _persistence, edm2, edm_state_dict
 from diffjax.interfaces import Params
 from diffjax.models.denoiser import NetworkDenoiser, from_edm_kwargs
 
@@ -39,12 +40,13 @@ _POSITIONAL = {
         *("img_resolution", "img_channels", "label_dim", "use_fp16"),
         *("C_1", "C_2", "M", "model_type"),
     ),
+    **edm2.POSITIONAL,
 }
 _WANTED = _persistence.Wanted(
     entry="ema",
     positional=_POSITIONAL,
-    advice="diffjax reads EDM network pickles: network-snapshot-*.pkl of an EDM or SiD run, or one "
-    "of the released networks that diffjax/convert/catalogue.py lists",
+    advice="diffjax reads EDM network pickles: network-snapshot-*.pkl of an EDM, EDM2 or SiD run, "
+    "or one of the released networks that diffjax/convert/catalogue.py lists",
 )
 
 
@@ -56,15 +58,16 @@ def read_pickle(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
 
     Returns:
       `(init_kwargs, state_dict)`: the arguments of the constructor of the network under `ema`, by
-      name, plus `class_name`, one of EDMPrecond, VPPrecond, VEPrecond and iDDPMPrecond; and its
-      parameters and buffers by PyTorch's names, in PyTorch's layouts and the stored types, except
-      that bfloat16 becomes float32.
+      name, plus `class_name`, one of EDMPrecond, VPPrecond, VEPrecond, iDDPMPrecond and EDM2's
+      Precond (also of SiDA's classes of that, see `edm2.plain`); and its parameters and buffers by
+      PyTorch's names, in PyTorch's layouts and the stored types, except that bfloat16 becomes
+      float32.
 
     Raises:
       FileNotFoundError: if there is no such file.
       ValueError: if the file is anything else, naming it and what is wrong.
     """
-    return _persistence.read(Path(path), _WANTED, max_bytes=MAX_FILE_BYTES)
+    return edm2.plain(*_persistence.read(Path(path), _WANTED, max_bytes=MAX_FILE_BYTES))
 
 
 def to_denoiser(

@@ -12,12 +12,46 @@ import numpy as np
 from diffjax.convert import torch_layout
 
 CLASS_NAME = "Precond"
-# The order of the constructor's arguments, for those given by position.
-POSITIONAL = (
-    *("img_resolution", "img_channels", "label_dim", "use_fp16"),
-    *("sigma_data", "logvar_channels"),
-)
+_LABELLED = ("img_resolution", "img_channels", "label_dim")
+_DATA = ("use_fp16", "sigma_data", "logvar_channels")
+# SiDA's classes, of which the generator has no log-variance.
+_SIDA = ("EDM_2_Precond_EncoderDecoder", "EDM_2_Precond_Generator")
+# The order of the constructors' arguments, for those given by position.
+POSITIONAL = {
+    CLASS_NAME: (*_LABELLED, *_DATA),
+    **dict.fromkeys(_SIDA, (*_LABELLED, "force_normalization", "use_gan", *_DATA)),
+}
 _HEADS = ("logvar_fourier", "logvar_linear")  # which stand beside `unet`, not in it
+_LOGVAR_CHANNELS = 128
+
+
+def plain(
+    init_kwargs: Mapping[str, Any], state_dict: Mapping[str, np.ndarray]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Give SiDA's networks of EDM2 as EDM2's own, and all others as they are.
+
+    A generator's log-variance, which it hasn't, becomes 0 at every noise level.
+
+    Args:
+      init_kwargs: the constructor's arguments and `class_name`.
+      state_dict: PyTorch's names and layouts.
+
+    Returns:
+      Both, with the class `Precond`.
+    """
+    kwargs, arrays = dict(init_kwargs), dict(state_dict)
+    if kwargs.get("class_name") not in _SIDA:
+        return kwargs, arrays
+    kwargs["class_name"] = CLASS_NAME
+    is_forced, has_gan = kwargs.pop("force_normalization", True), kwargs.pop("use_gan", False)
+    if has_gan and not is_forced:  # without a discriminator it is forced whatever they say
+        kwargs["force_normalization"] = False
+    channels = kwargs.get("logvar_channels", _LOGVAR_CHANNELS)
+    if not any(name.startswith(_HEADS) for name in arrays) and isinstance(channels, int):
+        zeros = np.zeros(min(max(channels, 0), 2**16), np.float32)
+        arrays |= {f"logvar_fourier.{name}": zeros.copy() for name in ("freqs", "phases")}
+        arrays["logvar_linear.weight"] = zeros[None]
+    return kwargs, arrays
 
 
 def torch_name(path: torch_layout.Path) -> str:

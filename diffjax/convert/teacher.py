@@ -95,12 +95,12 @@ def card(source: str) -> ModelCard:
       FileNotFoundError: if a folder holds no network.
       ValueError: if its description is damaged.
     """
-    if source in catalogue.STUDENTS:
-        student = catalogue.STUDENTS[source]
+    if source in catalogue.EDM and catalogue.EDM[source].init_sigma:
+        student = catalogue.EDM[source]
         return ModelCard(
             model_card.STUDENT, method=student.method, init_sigma=student.init_sigma, steps=1
         )
-    if source in catalogue.RELEASED:
+    if source in catalogue.EDM:
         return ModelCard(model_card.DENOISER)
     if _is_portable(source):
         return portable.describe(Path(source)).card
@@ -220,7 +220,7 @@ def _directory(source: str) -> Path | None:
 
 
 def _raise_unknown(source: str, field: str) -> None:
-    if "/" in source or Path(source).suffix:
+    if not catalogue.looks_like_name(source):
         raise FileNotFoundError(
             f"{field}={source}: there is no such file or folder. Name a folder that "
             "`python -m diffjax.convert` wrote, an EDM pickle, its URL, a released name, or "

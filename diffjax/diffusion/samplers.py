@@ -72,8 +72,9 @@ def edm_heun(
         "scan" where the samples are traced, else "unroll". The results are equal up to rounding.
 
     Returns:
-      [B, ...] samples, after 2N − 1 evaluations of the denoiser, and of its guide where that is on, in the type of the latents, or
-      float32 if that has fewer bits. All of the sampler is computed in that type.
+      [B, ...] samples, after 2N − 1 evaluations of the denoiser, and of its guide where that is on.
+      They are in the type of the latents, or float32 if that has fewer bits, and all of the sampler
+      is computed in that type.
 
     Raises:
       ValueError: s_churn without rng or noise, or both of them given; guidance without a guide, or

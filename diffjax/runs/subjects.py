@@ -1,7 +1,6 @@
 """Networks that the sample and evaluate modes take samples from, by name or path."""
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -151,7 +150,7 @@ def _check_is_there(source: str) -> None:
     """Refuse a source that nothing is known by, as far as that is seen without a download."""
     if source in _SOURCES or source in catalogue.EDM or "://" in source or Path(source).exists():
         return
-    if re.search(r"[/.]", source):
+    if not catalogue.looks_like_name(source):
         raise FileNotFoundError(f"source={source}: there is no such file or folder.")
     raise ValueError(
         f"source={source!r} is unknown; known are: {', '.join(_SOURCES)}, a released network's "
