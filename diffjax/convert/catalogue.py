@@ -196,8 +196,11 @@ def lookup(name: str) -> Released:
     """
     if name in EDM:
         return EDM[name]
-    nearest = difflib.get_close_matches(name, EDM, n=1) or difflib.get_close_matches(
-        name, RELEASED, n=1, cutoff=0.0
+    begun = [each for each in EDM if name and each.startswith(name)]
+    nearest = (
+        begun
+        or difflib.get_close_matches(name, EDM, n=1)
+        or difflib.get_close_matches(name, RELEASED, n=1, cutoff=0.0)
     )
     raise ValueError(
         f"{name!r} is no released network; the nearest is {nearest[0]!r}, and "

@@ -25,7 +25,10 @@ def denoisers(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "run"), golden_cases.cases("edm2_sampler", each=lambda case: case.meta["runs"])
+    ("name", "run"),
+    edm2_cases.or_skip(
+        golden_cases.cases("edm2_sampler", each=lambda case: case.meta["runs"]), parts=2
+    ),
 )
 def test_published_sampler(name, run):
     case, own, guide = denoisers(name)

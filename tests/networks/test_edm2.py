@@ -26,7 +26,7 @@ def labels_of(case):
     return case.labels
 
 
-@pytest.mark.parametrize("name", networks())
+@pytest.mark.parametrize("name", edm2_cases.or_skip(networks()))
 def test_output(name):
     case, model, params = case_and_weights(name)
 
@@ -46,7 +46,7 @@ def test_output(name):
     np.testing.assert_allclose(logvar, case.exact("logvar").ravel(), rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", networks(where=lambda case: "probe" in case))
+@pytest.mark.parametrize("name", edm2_cases.or_skip(networks(where=lambda case: "probe" in case)))
 def test_gradients(name):
     case, model, params = case_and_weights(name)
 
@@ -68,7 +68,7 @@ def test_gradients(name):
     assert golden_cases.relative_l2(grad, case.exact("grad_logvar_w")) <= 3e-5
 
 
-@pytest.mark.parametrize("name", golden_cases.cases("edm2_half"))
+@pytest.mark.parametrize("name", edm2_cases.or_skip(golden_cases.cases("edm2_half")))
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_stays_close_and_returns_float32(name, dtype):
     case, model, params = edm2_cases.case_and_weights(name, dtype=jnp.dtype(dtype))
@@ -103,7 +103,7 @@ def layers_of(case):
     }
 
 
-@pytest.mark.parametrize("name", golden_cases.cases("edm2_ops"))
+@pytest.mark.parametrize("name", edm2_cases.or_skip(golden_cases.cases("edm2_ops")))
 def test_operations(name):
     case = golden_cases.Case(name)
     for key, function in layers_of(case).items():
@@ -115,9 +115,12 @@ def test_operations(name):
 
 @pytest.mark.parametrize(
     ("name", "part"),
-    golden_cases.cases(
-        "edm2_ops",
-        each=lambda case: [key[:-7] for key in case.names if key.endswith("_grad_w")],
+    edm2_cases.or_skip(
+        golden_cases.cases(
+            "edm2_ops",
+            each=lambda case: [key[:-7] for key in case.names if key.endswith("_grad_w")],
+        ),
+        parts=2,
     ),
 )
 def test_layers_and_their_gradients(name, part):

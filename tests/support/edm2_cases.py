@@ -5,9 +5,33 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffjax.convert import edm_state_dict
-from tests.support import golden_cases
+from tests.support import edm_cases, golden_cases
+
+# A pickle that EDM2's code wrote: this repository's own.
+GENUINE = "edm2_pickle_latent_oldnames"
+KWARGS = {
+    "class_name": "Precond",
+    "img_resolution": 4,
+    "img_channels": 3,
+    "label_dim": 2,
+    "model_channels": 8,
+    "channel_mult": [1, 2],
+    "num_blocks": 1,
+    "attn_resolutions": [],
+    "channels_per_head": 8,
+    "logvar_channels": 4,
+    "dropout": 0.0,
+}
+
+
+def or_skip(params, parts=1):
+    """Recorded cases, or where the folder has none one test that is skipped and says so."""
+    reason = f"{golden_cases.GOLDEN} holds no such case; set DIFFJAX_GOLDEN to a folder that does"
+    skipped = pytest.param(*[None] * parts, id="none", marks=pytest.mark.skip(reason=reason))
+    return params or [skipped]
 
 
 def rule(name, shape):
@@ -53,3 +77,20 @@ def case_and_weights(name, key="config", prefix="prefix", **settings):
     kwargs = {"class_name": config["precond"], **config["kwargs"]}
     model = golden_cases.denoiser.from_edm_kwargs(kwargs, **settings)
     return case, model, weights(model, case.meta.get(prefix, ""))
+
+
+def stored(case, name, shape):
+    """An array in the type in which a recorded pickle holds it."""
+    return rule(case.prefix + name, tuple(shape)).astype(case.meta["stored_dtype"])
+
+
+def genuine_pickle(case):
+    """A pickle that EDM2's code wrote; see `edm_cases.genuine_pickle`."""
+    return edm_cases.genuine_pickle(case, stored)
+
+
+def small_network(**changes):
+    """(init_kwargs, state_dict) of a small network, float16 as released ones are."""
+    kwargs = KWARGS | changes
+    arrays = state_dict(golden_cases.denoiser.from_edm_kwargs(kwargs))
+    return kwargs, {name: array.astype(np.float16) for name, array in arrays.items()}

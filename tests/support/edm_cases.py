@@ -8,6 +8,7 @@ import pickletools
 import numpy as np
 
 from diffjax.convert import edm
+from diffjax.files import torch_storage
 from tests.support import golden_cases
 
 # Pickles that EDM's code wrote: this repository's own, for tests that need a genuine file.
@@ -46,8 +47,8 @@ def array(case, name, shape):
     return golden_cases.rule(case.prefix + name, tuple(shape))
 
 
-def genuine_pickle(case):
-    """A pickle that EDM's code wrote.
+def genuine_pickle(case, array=array):
+    """A pickle that EDM's code wrote, `array` giving the values in it.
 
     This repository keeps its files with the weights taken out: they are put together again and
     checked to be what they were, to the byte.
@@ -56,15 +57,21 @@ def genuine_pickle(case):
     if path.exists():
         return path.read_bytes()
     data = bytearray(lzma.decompress(path.with_name(f"{path.name}.xz").read_bytes()))
-    strings = [
-        (at, arg) for op, arg, at in pickletools.genops(bytes(data)) if op.name == "BINBYTES"
-    ]
-    for (at, string), (name, shape) in zip(strings, case.meta["state_dict"], strict=True):
+    for end, (name, shape) in zip(storage_ends(data), case.meta["state_dict"], strict=True):
         raw = array(case, name, shape).tobytes()
-        end = at + 5 + len(string)
         data[end - len(raw) : end] = raw
     assert hashlib.sha256(data).hexdigest() == case.meta["sha256"]
     return bytes(data)
+
+
+def storage_ends(data):
+    """Where each stored array ends in a pickle, in the file's order."""
+    headers = {"BINBYTES": 5, "SHORT_BINBYTES": 2}
+    return [
+        at + headers[op.name] + len(arg)
+        for op, arg, at in pickletools.genops(bytes(data))
+        if op.name in headers and arg.startswith(torch_storage.LEGACY_SIGNATURE)
+    ]
 
 
 @functools.cache

@@ -26,7 +26,14 @@ from diffjax.data import files, load_all
 from diffjax.evaluation import image_statistics
 from diffjax.files import torch_state_dict
 from tests.files import test_torch_state_dict
-from tests.support import edm_cases, fabricate, golden_cases, image_files, stylegan2_cases
+from tests.support import (
+    edm2_cases,
+    edm_cases,
+    fabricate,
+    golden_cases,
+    image_files,
+    stylegan2_cases,
+)
 
 SECONDS = 5  # of CPU, after which SIGPROF ends this process
 BYTES = 1 << 30
@@ -134,6 +141,15 @@ def _read_image(path: pathlib.Path) -> None:
 # Kind -> genuine files, how they are mutated, what the mutated file is called, and the reader.
 KINDS: dict[str, tuple[Callable[[], list[bytes]], Callable[..., bytes], str, Callable]] = {
     "pickle": (_pickles, mutate, "network.pkl", edm.read_pickle),
+    "edm2": (
+        lambda: [
+            fabricate.edm_pickle(*edm2_cases.small_network()),
+            edm2_cases.genuine_pickle(edm_cases.own(edm2_cases.GENUINE)),
+        ],
+        mutate,
+        "edm2.pkl",
+        edm.read_pickle,
+    ),
     "gan": (lambda: [stylegan2_cases.small_pickle()], mutate, "gan.pkl", stylegan2.read_pickle),
     "pth": (_pth, lambda d, rng: _mutate_any(d, rng), "weights.pth", torch_state_dict.read),
     "zip": (_zips, mutate_inside, "set.zip", _read_zip),

@@ -24,7 +24,7 @@ def loss_of(model, params, images, normal, n, labels, *, settings, train):
     return loss + logvar[:, None, None, None], (sigma, denoised, logvar)
 
 
-@pytest.mark.parametrize("name", golden_cases.cases("edm2_loss"))
+@pytest.mark.parametrize("name", edm2_cases.or_skip(golden_cases.cases("edm2_loss")))
 def test_loss(name):
     case, model, params = edm2_cases.case_and_weights(name)
     train = case.meta["mode"].startswith("train")
@@ -56,7 +56,7 @@ def test_loss(name):
         assert error <= bound, torch_name
 
 
-@pytest.mark.parametrize("name", golden_cases.cases("edm2_train"))
+@pytest.mark.parametrize("name", edm2_cases.or_skip(golden_cases.cases("edm2_train")))
 def test_updates(name):
     """Weights, losses, rates and averages over a few updates of two rounds each."""
     case, model, params = edm2_cases.case_and_weights(name)

@@ -7,12 +7,12 @@ import pytest
 
 from diffjax.diffusion import learning_rate
 from diffjax.training import ema, power_ema
-from tests.support import golden_cases
+from tests.support import edm2_cases, golden_cases
 
-tables = pytest.mark.parametrize("name", golden_cases.cases("edm2_phema"))
+tables = pytest.mark.parametrize("name", edm2_cases.or_skip(golden_cases.cases("edm2_phema")))
 
 
-@pytest.mark.parametrize("name", golden_cases.cases("edm2_lr_schedule"))
+@pytest.mark.parametrize("name", edm2_cases.or_skip(golden_cases.cases("edm2_lr_schedule")))
 def test_learning_rate(name):
     case = golden_cases.Case(name).raw
     columns = ("cur_nimg", "ref_lr", "batch_size", "ref_batches", "rampup_Mimg", "lr")
@@ -88,7 +88,7 @@ def test_a_run_of_updates(name):
     np.testing.assert_array_equal(np.stack(first), np.stack([walk[1], walk[1]]))
 
 
-@pytest.mark.parametrize("name", golden_cases.cases("edm2_phema_reconstruct"))
+@pytest.mark.parametrize("name", edm2_cases.or_skip(golden_cases.cases("edm2_phema_reconstruct")))
 def test_reconstruction(name):
     case, meta = golden_cases.Case(name), golden_cases.known()[name]
     ends, stds, snapshots = (case.raw(key) for key in ("ofs", "std", "snapshots"))
