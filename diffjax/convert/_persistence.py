@@ -94,23 +94,22 @@ class _NumpyArray(restricted_pickle.Stateful):
             raise ValueError("an array is of an unknown NumPy class")
 
     def set_state(self, state: Any) -> None:
-        _, shape, kind, is_fortran, data = state if _is_array_state(state) else (None,) * 5
-        if not isinstance(kind, _NumpyType) or is_fortran is not False:
+        if not _is_array_state(state):
             raise ValueError("a NumPy array is described in an unknown form")
+        _, shape, kind, _, data = state
         if math.prod(shape) * kind.dtype.itemsize != len(data):
             raise ValueError("a NumPy array is not as long as its shape says")
 
 
 def _is_array_state(state: Any) -> bool:
+    """Tell whether a state is (version, shape, type, whether in Fortran's order, bytes)."""
     if type(state) is not tuple or len(state) != 5:
         return False
-    shape, data = state[1], state[4]
-    sizes = type(shape) is tuple and len(shape) <= MAX_ENTRIES
-    return (
-        sizes
-        and all(type(size) is int and 0 <= size < 2**31 for size in shape)
-        and isinstance(data, bytes)
-    )
+    _, shape, kind, is_fortran, data = state
+    if type(shape) is not tuple or len(shape) > MAX_ENTRIES or is_fortran is not False:
+        return False
+    sizes = all(type(size) is int and 0 <= size < 2**31 for size in shape)
+    return sizes and isinstance(kind, _NumpyType) and isinstance(data, bytes)
 
 
 def read(

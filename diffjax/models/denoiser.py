@@ -145,7 +145,8 @@ class NetworkDenoiser:
 
         Two that give equal values, up to rounding, for equal parameters have equal ones of these.
         """
-        trained = {"force_normalization": True} if isinstance(self.network, EDM2UNet) else {}
+        is_edm2 = isinstance(self.network, EDM2UNet)
+        trained: dict[str, Any] = {"force_normalization": True} if is_edm2 else {}
         network = self.network.clone(
             dtype=jnp.float32,
             dropout=0.0,

@@ -244,7 +244,7 @@ class EDM2UNet(nn.Module):
         )
 
     def _block(
-        self, style: BlockStyle, level: int, name: str, channels: int, **kind: bool
+        self, style: BlockStyle, level: int, name: str, channels: int, **kind: Any
     ) -> Callable[[Array, Array, Array | None], Array]:
         size = self.img_resolution >> level
         block = Block(channels, style, **kind, parent=None)
