@@ -21,16 +21,16 @@ from diffjax.evaluation import (
     sample_references,
     sampling,
 )
-from diffjax.methods import Learner, Method
+from diffjax.methods import Learner
 from diffjax.methods.draws import Batch
 from diffjax.models.records import RecordDenoiser
-from diffjax.runs import checks, metric_writer, roles, user_function
+from diffjax.runs import checks, real_data, roles, user_function
 from diffjax.runs.experiment import Experiment
-from diffjax.runs.inputs import DataInput, Input, LawInput, TeacherInput, holds_arrays
+from diffjax.runs.inputs import Input, LawInput, TeacherInput, holds_arrays
 from diffjax.runs.networks import Denoiser
 from diffjax.runs.rates import Rates, remarks
 from diffjax.runs.user_function import RefusedError
-from diffjax.training import compilation, dataset, optimizer
+from diffjax.training import compilation, optimizer
 from diffjax.training import draws as drawing
 from diffjax.training.ema import Averages
 from diffjax.training.schedule import Schedule, images_of_kimg
@@ -53,10 +53,12 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
     cls = methods.get(config.method)
     settings = {each.name: checks.get(config, each.field) for each in cls.settings()}
     has_teacher = "teacher" in cls.reads
-    data_input = None if has_teacher else _data(config, cls, source)
+    data_input = None if has_teacher else real_data.of_training(config, cls, source)
     cast = roles.cast(config, cls, data_input, settings)
     if has_teacher and "data" in cls.reads:
-        data_input = _real_examples(config, cast, cls.real_batches(settings), source)
+        data_input = real_data.of_distillation(
+            config, cast.denoiser, cls.real_batches(settings), source
+        )
     inputs: dict[str, Input] = {}
     if cast.teacher is not None:
         storage = roles.DTYPES[config.teacher_dtype] if config.teacher_dtype else None
@@ -334,64 +336,6 @@ def schedule(config: ConfigDict) -> Schedule:
 def suspects(config: ConfigDict) -> dict[str, Any]:
     """Settings that are mostly to blame where numbers go wrong, field -> value."""
     return {field: checks.get(config, field) for field in methods.get(config.method).suspects}
-
-
-def _data(config: ConfigDict, cls: type[Method], source: DataSource | None) -> DataInput | None:
-    """Real images that the method reads, if any."""
-    if "data" not in cls.reads:
-        return None
-    if source is None:
-        source = dataset.open_square(
-            config.dataset, conditional=config.conditional, prefix="config."
-        )
-    return _checked(
-        config, DataInput(source, config.batch_size, config.seed, config.x_flip), "dataset"
-    )
-
-
-def _real_examples(
-    config: ConfigDict, cast: roles.Roles, batches: int, source: DataSource | None
-) -> DataInput:
-    """Real images that a distillation reads, so many batches of them an update."""
-    denoiser, name = cast.denoiser, config.data
-    if not denoiser.holds_images:
-        raise ValueError(
-            f"config.method={config.method!r} compares with real images, and {config.teacher} "
-            "denoises examples in units of its own: name a teacher of images, or a method that "
-            "needs no data."
-        )
-    law = getattr(denoiser, "cond", None)
-    if law is not None and not denoiser.label_dim:
-        raise ValueError(
-            f"config.method={config.method!r} takes conditions from its data, as classes, and that "
-            f"of {config.teacher} is something else: name a method that needs no data."
-        )
-    if source is None:
-        source = dataset.open_square(
-            name, conditional=bool(denoiser.label_dim), prefix="config.", field="data"
-        )
-    if source.image_shape != denoiser.shape:
-        raise ValueError(
-            f"config.data={name!r} has images of {source.image_shape}, and the teacher "
-            f"{config.teacher} denoises {denoiser.shape}; name its own data."
-        )
-    if denoiser.label_dim and source.num_classes != denoiser.label_dim:
-        raise ValueError(
-            f"config.data={name!r} has {source.num_classes} classes, and the teacher "
-            f"{config.teacher} {denoiser.label_dim}; name its own data."
-        )
-    data_input = DataInput(source, config.batch_size, config.seed, config.x_flip, batches)
-    return _checked(config, data_input, "data")
-
-
-def _checked(config: ConfigDict, data_input: DataInput, field: str) -> DataInput:
-    if data_input.is_streamed and config.updates_per_call != 1:
-        raise ValueError(
-            f"config.updates_per_call={config.updates_per_call} needs a data set that fits on "
-            f"the devices, and config.{field}={config[field]!r} is streamed to them; set it "
-            "to 1."
-        )
-    return data_input
 
 
 def _adam(
