@@ -24,7 +24,7 @@ from diffjax.evaluation import (
 from diffjax.methods import Learner
 from diffjax.methods.draws import Batch
 from diffjax.models.records import RecordDenoiser
-from diffjax.runs import checks, real_data, roles, user_function
+from diffjax.runs import checks, metric_writer, real_data, roles, user_function
 from diffjax.runs.experiment import Experiment
 from diffjax.runs.inputs import Input, LawInput, TeacherInput, holds_arrays
 from diffjax.runs.networks import Denoiser
