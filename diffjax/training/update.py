@@ -121,7 +121,7 @@ class Update:
                 return run.step(turn, state.images, dataclasses.replace(own, metrics={}), sums)
 
             # The first is by itself, since metrics come into being in it; so is one that borrows.
-            alone = sorted({0, turn.borrowing if turn.borrowing < times else 0})
+            alone = sorted({0, turn.borrowing} & set(range(times)))
             for time, end in zip(alone, [*alone[1:], times], strict=True):
                 own = repeat(time, own, time == turn.borrowing)
                 own = run.repeat(repeat, time + 1, end, own)

@@ -276,6 +276,8 @@ def test_a_run_that_is_resumed_is_the_run_that_never_stopped(name, teacher, tmp_
                 config.teacher = str(teacher)
             if "data" in config:
                 config.data = "digits"
+            if "generator" in config:
+                config.generator.frozen_kimg = 0.0
             if "dataset" in config:
                 config.dataset, config.conditional, config.dtype = "digits", True, "float32"
                 config.network.update(
