@@ -6,8 +6,9 @@ The settings are those of the authors' released code with the adversarial term f
 compares with real images: imagenet-64x64.zip is what EDM's dataset_tool makes of the data set. No
 average is kept, so that its half-life is one image. Dropout isn't told; here it is 0.
 Hardware: published on 7 GPUs, 40 images each.
-Result: FID 1.51 in one evaluation (the teacher: 1.36 in 511) after 193,500 updates of the
-generator and fake score together, a fifth of them of the generator: the paper's, not measured here.
+Time: not measured; an update has one of the generator and five of the fake score.
+Result: FID 1.51 in one evaluation (the teacher: 1.36 in 511) after 193,500 iterations, every
+fifth of which moves the generator: the paper's, not measured here.
 """
 
 from ml_collections import ConfigDict

@@ -5,8 +5,10 @@
 The settings are those of the authors' released code. It compares with real images:
 afhqv2-64x64.zip is what EDM's dataset_tool makes of the data set.
 Published in float16; here bfloat16 computes, with the published epsilon of 1e-6.
+Hardware: as for SiD on these data, which the config of that name says.
+Time: not measured; an update is SiD's, and the fake score looks at real images too.
 For SiD²A start from a SiD student of this teacher, `--config.generator.initial`, for 100 Mimg.
-Result: SiD²A has FID 1.276 in one evaluation (the teacher: 1.96 in 79): the paper's, not
+Result: FID 1.276 in one evaluation, of SiD²A (the teacher: 1.96 in 79): the paper's, not
 measured here.
 """
 

@@ -5,6 +5,7 @@
 The settings are those of the authors' released code. It compares with real images:
 cifar10-32x32.zip is what EDM's dataset_tool makes of the data set.
 Hardware: 4 GPUs of 80 GB or 4 TPU chips, 64 images each; on one, `--config.accumulation=4`.
+Time: not measured; an update is SiD's, and the fake score looks at real images too.
 For SiD²A start from a SiD student of this teacher, `--config.generator.initial`, for 100 Mimg.
 Result: FID 1.44 in one evaluation (the teacher: 1.79 in 35), quoted by Uni-Instruct's authors; not
 measured here.

@@ -1,5 +1,6 @@
 """Adam's options; that it is the published one is shown against PyTorch in `distill`."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,3 +83,48 @@ def test_a_rate_is_followed():
         full = optimizer.step(plain, gradient, plain.init(params), params, jnp.uint32(images))
         moved, wanted = (each[0]["w"] - params["w"] for each in (step, full))
         np.testing.assert_allclose(moved, share * wanted, rtol=1e-3)
+
+
+def test_frozen_at_first_is_as_if_nothing_had_been():
+    adam = optimizer.adam(1e-2, b1=0.9, frozen=30)
+    params, state = {"w": jnp.ones(3)}, None
+    state = begun = adam.init(params)
+    for images in (0, 10, 20):
+        params, state = optimizer.step(
+            adam, {"w": jnp.full(3, 2.0)}, state, params, jnp.uint32(images)
+        )
+        chex.assert_trees_all_equal(state, begun)
+        np.testing.assert_array_equal(params["w"], np.ones(3))
+    late = optimizer.step(adam, {"w": jnp.full(3, 2.0)}, state, params, jnp.uint32(30))
+    plain = optimizer.adam(1e-2, b1=0.9)
+    first = optimizer.step(
+        plain, {"w": jnp.full(3, 2.0)}, plain.init(params), params, jnp.uint32(0)
+    )
+    chex.assert_trees_all_close(late[0], first[0])
+    np.testing.assert_allclose(late[0]["w"], 1 - 1e-2, rtol=1e-5)
+
+
+def test_adamw_by_hand():
+    """p ← p − rate (wd p + m̂ / (√v̂ + eps)), and buffers stay (Loshchilov & Hutter 2019)."""
+    rate, b1, b2, eps, decay = 0.1, 0.9, 0.99, 1e-8, 0.01
+    adamw = optimizer.adam(rate, b1=b1, b2=b2, eps=eps, weight_decay=decay)
+    params = {"params": jnp.float32(2.0), "buffers": jnp.float32(3.0)}
+    state = adamw.init(params)
+    p, m, v = 2.0, 0.0, 0.0
+    for i, g in enumerate((0.5, -1.5, 0.25), start=1):
+        gradient = {"params": jnp.float32(g), "buffers": jnp.float32(0.0)}
+        params, state = optimizer.step(adamw, gradient, state, params, jnp.uint32(0))
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        p -= rate * (decay * p + (m / (1 - b1**i)) / (np.sqrt(v / (1 - b2**i)) + eps))
+        np.testing.assert_allclose(params["params"], p, rtol=1e-6)
+    assert params["buffers"] == 3
+
+
+def test_gradients_are_clipped_by_value_before_by_norm():
+    clipped = optimizer.adam(1.0, b1=0.9, b2=0.9, eps=1e3, max_grad_value=1.0, max_grad_norm=1.0)
+    gradient = {"w": jnp.asarray([100.0, 1.0])}
+    updates, _ = clipped.update(gradient, clipped.init(gradient))
+    # By value first, both entries are 1 and stay equal; by norm first the second would vanish.
+    np.testing.assert_allclose(updates["w"][0], updates["w"][1])
+    # Adam with a large epsilon is linear: the norm of what it sees is 1.
+    np.testing.assert_allclose(np.linalg.norm(updates["w"]), 1e-3, rtol=2e-3)
