@@ -79,6 +79,8 @@ def test_streamed_images_are_those_that_updates_read(method, tmp_path, monkeypat
 
     def config(updates):
         config = config_of(method, data, seed=3)
+        config.mesh.data = 1
+        config.generator.frozen_kimg = 0.0
         config.fake_score.updates = 2
         config.duration_kimg = updates * 4 / 1000
         config.log_kimg = config.checkpoint_kimg = 0.004
