@@ -5,13 +5,16 @@ import jax.numpy as jnp
 
 from diffjax.interfaces import Array
 
+_SIDE = 8  # of the features that DMD2's head takes to one logit
+
 
 class DiscriminatorHead(nn.Module):
     """Convolutional head that gives one logit for the features of one level, as DMD2 has it.
 
-    Two convolutions take the height and width down 8 times, each followed by group norm and SiLU;
-    a third gives logits. DMD2's features are 8 x 8, where one logit is left; of larger ones it is
-    the mean over positions, and smaller ones have a smaller second convolution.
+    Two convolutions take 8 x 8 features down to one position, each followed by group norm and SiLU;
+    a third gives the logit. Larger features are halved first, by a convolution with norm and SiLU
+    each time, until they are at most 8 wide, as FastGen has it; smaller ones have a smaller last
+    but one. What has more than one position then, of sides that don't halve to 8, has their mean.
 
     Attributes:
       channels: of the hidden layers; 0 for those of the features. 768 in DMD2 on ImageNet-64.
@@ -24,16 +27,21 @@ class DiscriminatorHead(nn.Module):
         """Judge features [B, h, w, c] by logits [B], float32."""
         x = features.astype(jnp.float32)
         channels = self.channels or x.shape[-1]
-        x = nn.Conv(channels, (4, 4), 2, padding=1, name="conv0")(x)
-        x = nn.silu(self._norm(channels, "norm0")(x))
-        side = min(4, *x.shape[1:3])
-        x = nn.Conv(channels, (side, side), side, padding=0, name="conv1")(x)
-        x = nn.silu(self._norm(channels, "norm1")(x))
-        x = nn.Conv(1, (1, 1), name="conv2")(x)
+        halvings = 1
+        while max(x.shape[1:3]) >> halvings > _SIDE // 2:
+            halvings += 1
+        for index in range(halvings):
+            x = nn.Conv(channels, (4, 4), 2, padding=1, name=f"conv{index}")(x)
+            x = self._activated(x, index)
+        side = min(_SIDE // 2, *x.shape[1:3])
+        x = nn.Conv(channels, (side, side), side, padding=0, name=f"conv{halvings}")(x)
+        x = self._activated(x, halvings)
+        x = nn.Conv(1, (1, 1), name=f"conv{halvings + 1}")(x)
         return jnp.mean(x, axis=(1, 2, 3))
 
-    def _norm(self, channels: int, name: str) -> nn.GroupNorm:
-        return nn.GroupNorm(num_groups=min(32, max(1, channels // 4)), epsilon=1e-5, name=name)
+    def _activated(self, x: Array, index: int) -> Array:
+        groups = min(32, max(1, x.shape[-1] // 4))
+        return nn.silu(nn.GroupNorm(num_groups=groups, epsilon=1e-5, name=f"norm{index}")(x))
 
 
 class DiscriminatorHeads(nn.Module):
