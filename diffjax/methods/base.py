@@ -26,12 +26,13 @@ Values = tuple[Array, dict[str, Array]]
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """A network that a method trains.
+    """A network that a method trains, or other numbers that it learns.
 
     Attributes:
       name: of its parameters, optimiser state and average.
       starts_as: "teacher" for a copy of the teacher's parameters, "fresh" for new ones from the
-        seed.
+        seed. Or a function that makes parameters of no network: these have no settings and follow
+        their gradient itself, so that one of ½ (1 − β) (p − x)² makes p the running mean of x.
       averaged: whether an exponential moving average of it is kept.
       optimizer: name of the settings of its optimiser; "" for the learner's own name.
       fields: of these settings, values other than Adam's of SiD, by name: those of any optimiser,
@@ -41,11 +42,16 @@ class Learner:
     """
 
     name: str
-    starts_as: str = "teacher"
+    starts_as: str | Callable[[], Params] = "teacher"
     averaged: bool = False
     optimizer: str = ""
     fields: Mapping[str, float] = dataclasses.field(default_factory=dict)
     has_head: bool = False
+
+    @property
+    def is_network(self) -> bool:
+        """Whether its parameters are a network's."""
+        return isinstance(self.starts_as, str)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -213,13 +213,18 @@ def fields(method: str) -> dict[str, Any]:
         found |= _REAL_DATA if has_teacher else _DATA
     found |= {} if has_teacher else _NETWORK
     found |= {field: value for field, value in settings.items() if "." not in field}
-    for learner in sorted(cls.learners, key=lambda each: each.name != cls.samples_from):
+    for learner in sorted(networks_of(cls), key=lambda each: each.name != cls.samples_from):
         group = f"{learner.optimizer or learner.name}."
         found |= {group + name: value for name, value in _optimizer(learner, cls).items()}
         found |= {field: value for field, value in settings.items() if field.startswith(group)}
         if learner.name == "fake_score":
             found[f"{group}network"] = ""  # "module:function"; "" is the teacher's copy
     return found | settings | _COMMON | ({} if has_teacher else _WITHOUT_TEACHER)
+
+
+def networks_of(method: type[Method]) -> list[Learner]:
+    """List the learners of a method that are networks, of which a config has settings."""
+    return [each for each in method.learners if each.is_network]
 
 
 def takes_student(method: type[Method]) -> bool:

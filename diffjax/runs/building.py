@@ -68,7 +68,6 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
         inputs[drawing.CONDITIONS] = LawInput(law)
     if data_input is not None:
         inputs[drawing.DATA] = data_input
-    if data_input is not None:
         settings["in_order"] = data_input.is_streamed
     denoiser = cast.denoiser
     method = cls(
@@ -289,8 +288,7 @@ def compiles_apart(config: ConfigDict, exp: Experiment) -> bool:
         return False
     params = int(parameter_overview.count_parameters(exp.denoiser.abstract_params()))
     places = math.prod(exp.denoiser.shape[:-1])
-    round_ = exp.batch_size // config.accumulation
-    return params * places * round_ >= _WORTH_SEPARATE_PROGRAMS
+    return params * places * (exp.batch_size // config.accumulation) >= _WORTH_SEPARATE_PROGRAMS
 
 
 def updates(config: ConfigDict, exp: Experiment, mesh: Mesh) -> Any:
@@ -341,6 +339,8 @@ def suspects(config: ConfigDict) -> dict[str, Any]:
 def _adam(
     config: ConfigDict, learner: Learner, rates: Rates
 ) -> optax.GradientTransformationExtraArgs:
+    if not learner.is_network:
+        return optax.with_extra_args_support(optax.sgd(1.0))
     settings = config[learner.optimizer or learner.name]
     return optimizer.adam(
         _learning_rate(config, settings, rates.of(learner)),

@@ -202,7 +202,7 @@ def rules(config: ConfigDict) -> dict[str, Rule]:
         found |= _NETWORK
     if "data" in method.reads:
         found |= {"data": REAL_DATA} if "teacher" in method.reads else _DATA
-    for learner in method.learners:
+    for learner in bases.networks_of(method):
         group = dict(_ADAM)
         if learner.starts_as == "fresh":
             group |= _FRESH_LEARNER

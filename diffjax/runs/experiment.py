@@ -188,6 +188,8 @@ class Experiment:
         """
 
         def start(learner: Learner) -> Params:
+            if callable(learner.starts_as):
+                return learner.starts_as()
             if learner.name in given:
                 return with_head(learner, given[learner.name])
             if learner.starts_as == "teacher" and learner.name not in self.networks:

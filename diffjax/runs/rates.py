@@ -54,7 +54,7 @@ def remarks(rates: Rates, cls: type[Method]) -> tuple[str, ...]:
             f"times {scale:.4g}, from {denoiser.sigma_min:.4g} to {denoiser.sigma_max:.4g}, and "
             f"init_sigma is {roles.init_sigma:.4g}"
         )
-    for learner in cls.learners:
+    for learner in bases.networks_of(cls):
         group = learner.optimizer or learner.name
         if config[group].learning_rate == checks.AUTO:
             gain = rates.gain(learner)

@@ -108,6 +108,7 @@ def cast(
     functions |= {
         each.name: others[each.name].model if each.name in others else denoiser
         for each in cls.learners
+        if each.is_network
     }
     _check_augmentation(config, functions.get("fake_score", denoiser))
     heads = _add_discriminator(functions, cls, settings)
