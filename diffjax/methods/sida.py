@@ -1,7 +1,7 @@
 """SiDA, adversarial score identity distillation (Zhou et al., ICLR 2025, arXiv:2410.14919)."""
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,21 +19,39 @@ from diffjax.methods.score_distillation import ScoreDistillation, mean_differenc
 from diffjax.methods.settings import FINITE, NOT_NEGATIVE, POSITIVE, T_MAX, setting
 
 
-@register("sida")
+class Asked(NamedTuple):
+    """What a generator's loss is made of.
+
+    Attributes:
+      x: [B, ...] samples.
+      d_teacher: [B, ...] D_φ(x + σn; σ).
+      d_fake: [B, ...] D_ψ(x + σn; σ).
+      logits: [B, ...] of x + σn being real.
+      sigma: [B] the noise levels.
+      weight: [B] SiD's normalising weight.
+    """
+
+    x: Array
+    d_teacher: Array
+    d_fake: Array
+    logits: Array
+    sigma: Array
+    weight: Array
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SiDA(Adversarial):
-    """SiDA as its released training loop runs it.
+class SiDALoop(Adversarial):
+    """SiDA's released training loop, for whatever losses of the generator.
 
     The fake score tells real images from generated ones by the mean over the channels of its own
     encoder's output, with the same noise on both and the labels of the real ones. In three phases
-    the fake score learns alone (`generator.frozen_kimg`), then the generator by SiD's loss, then by
-    half of that and half of the adversarial one.
+    the fake score learns alone (`generator.frozen_kimg`), then the generator without the
+    discriminator, then with it.
 
     Means over the batch are over a round's examples, as the released code takes them over those of
     one GPU.
 
     Attributes:
-      alpha: as in SiD; 1 is published.
       t_max: as in SiD.
       generator_loss_scale: factor on the generator's loss; 100 is published.
       gan_scale: factor on the generator's adversarial term over that scale; published is 0.01 of
@@ -42,7 +60,6 @@ class SiDA(Adversarial):
       gan_from_kimg: thousands of images after which the adversarial term joins the generator's.
     """
 
-    alpha: float = setting(1.0, FINITE)
     t_max: float = setting(800.0, T_MAX)
     generator_loss_scale: float = setting(100.0, POSITIVE, field="generator.loss_scale")
     gan_scale: float = setting(1e-4, NOT_NEGATIVE, field="generator.gan_scale")
@@ -53,7 +70,7 @@ class SiDA(Adversarial):
         Learner("fake_score", fields={"max_grad_value": 1.0}),
         Learner("generator", averaged=True, fields={"frozen_kimg": 100.0}),
     )
-    suspects: ClassVar = ("alpha", "generator.gan_scale", *ScoreDistillation.suspects)
+    suspects: ClassVar = ("generator.gan_scale", *ScoreDistillation.suspects)
     new_labels: ClassVar = True
     has_phases: ClassVar = True
     couples_examples: ClassVar = True
@@ -98,18 +115,30 @@ class SiDA(Adversarial):
         return of_score + self.discriminator_scale * told, {"discriminator": told}
 
     def generator_loss(self, params: AllParams, x: Array, draws: Draws) -> Values:
-        """SiD's loss of each sample, and from some images on the adversarial one, [B]."""
+        """Loss of each sample without the discriminator, and from some images on with it, [B]."""
         y = diffuse(x, draws)
         teacher = self.networks["teacher"]
         d_teacher = teacher(params["teacher"], y, draws.sigma, labels=draws.labels)
         d_fake, logits = self.judged(params, y, draws.sigma, draws.labels)
         weight = losses.normalizing_weight(x, d_teacher)
-        alone = losses.sid(x, d_teacher, d_fake, alpha=self.alpha, weight=weight)
+        asked = Asked(x, d_teacher, d_fake, logits, draws.sigma, weight)
         adversarial = x[0].size * losses.sida_gan_generator(logits, weight=weight)
-        both = (alone + self.gan_scale * adversarial) / 2
-        joined = draws.more["images"] > jnp.uint32(round(1000 * self.gan_from_kimg))
-        loss = jnp.where(joined, both, alone)
+        has_joined = draws.more["images"] > jnp.uint32(round(1000 * self.gan_from_kimg))
+        loss = jnp.where(has_joined, self.joined(asked, adversarial), self.alone(asked))
         return loss, {"delta": mean_difference(d_teacher, d_fake), "gan": adversarial}
+
+    def alone(self, asked: Asked) -> Array:
+        """Loss of each sample before the discriminator counts, [B]."""
+        raise NotImplementedError
+
+    def joined(self, asked: Asked, adversarial: Array) -> Array:
+        """Loss of each sample from then on, [B].
+
+        Args:
+          asked: what the networks say of the samples.
+          adversarial: [B] the adversarial term.
+        """
+        raise NotImplementedError
 
     def with_more(self, key: PRNGKey, draws: dict[str, Draws]) -> dict[str, Draws]:
         """Give generated examples the real ones' labels, and real ones an augmentation."""
@@ -124,3 +153,28 @@ class SiDA(Adversarial):
             fake_score, labels=fake_score.real_labels, more={**fake_score.more, **more}
         )
         return self.aligned({**draws, "fake_score": fake_score})
+
+
+@register("sida")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SiDA(SiDALoop):
+    """SiDA as its released training loop runs it.
+
+    Once the discriminator counts, the loss is half of SiD's and half of the adversarial one.
+
+    Attributes:
+      alpha: as in SiD; 1 is published.
+    """
+
+    alpha: float = setting(1.0, FINITE)
+
+    suspects: ClassVar = ("alpha", *SiDALoop.suspects)
+
+    def alone(self, asked: Asked) -> Array:
+        """SiD's loss of each sample, [B]."""
+        x, d_teacher, d_fake, *_ = asked
+        return losses.sid(x, d_teacher, d_fake, alpha=self.alpha, weight=asked.weight)
+
+    def joined(self, asked: Asked, adversarial: Array) -> Array:
+        """Half of both, [B]."""
+        return (self.alone(asked) + self.gan_scale * adversarial) / 2

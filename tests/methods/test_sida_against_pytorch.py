@@ -1,4 +1,4 @@
-"""SiDA's and Uni-Instruct's losses and trajectories against their released code."""
+"""SiDA's losses and trajectories against its released code."""
 
 import functools
 
@@ -7,34 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import methods
 from diffjax.diffusion import noise
-from diffjax.methods.draws import Batch, Draws, once
-from diffjax.models import discriminator
-from diffjax.models.generator import DenoiserGenerator
-from diffjax.training import draws as drawing
-from diffjax.training import ema, optimizer, state, update
-from tests.support import augmenting, golden_cases, trajectories
+from diffjax.methods.draws import Draws
+from tests.support import augmenting, golden_cases, sida_loop
 
 loss_cases = functools.partial(golden_cases.cases, "sida_losses", precond=golden_cases.PRECONDS)
 
 
 def assert_close(actual, expected, bound=3e-5):
     assert golden_cases.relative_l2(actual, expected) <= bound
-
-
-def make(model, batch, method="sida", init_sigma=2.5, **settings):
-    return methods.get(method)(
-        networks={
-            "teacher": model,
-            "fake_score": model,
-            "generator": DenoiserGenerator(model, init_sigma),
-            "features": model.features,
-            "head": discriminator.channel_mean,
-        },
-        batch=Batch(model.image_shape, batch, label_dim=model.label_dim),
-        **settings,
-    )
 
 
 @functools.cache
@@ -92,7 +73,7 @@ def test_generator_loss(name, index):
     sigma = noise.karras_sigma(jnp.asarray(u))
     assert_close(sigma, case.exact("g_sigma").reshape(-1))
     batch = len(sigma)
-    method = make(model, batch, alpha=case.meta["alphas"][index])
+    method = sida_loop.make(model, batch, "sida", alpha=case.meta["alphas"][index])
     for images, total, gradient in (
         (200_000, f"g_total_sid_a{index}", f"grad_g_sid_a{index}"),
         (200_001, f"g_total_half_a{index}", f"grad_g_half_a{index}"),
@@ -150,7 +131,7 @@ def test_fake_score_loss(name):
     draws, _ = given(case, "f", sigma, 0, augmentation=fake, more=more)
     values_of = {}
     for part, scale in (("f", 0.0), ("f_D", 1.0)):
-        method = make(model, batch, discriminator_scale=scale)
+        method = sida_loop.make(model, batch, "sida", discriminator_scale=scale)
 
         def loss(own, method=method):
             values, figures = method.fake_score_loss(
@@ -181,45 +162,6 @@ def test_fake_score_loss(name):
             assert_close(clipped, case.exact(f"grad_f_clipped_p{i}"))
 
 
-def replayed(case, iteration, images):
-    """The recorded draws of one iteration, as the update takes them."""
-
-    def at(key):
-        return case[key][iteration]
-
-    sigma = noise.lognormal_sigma(at("fake_rnd_normal")[..., 0, 0, 0])
-    u = at("gen_rand_t")[..., 0, 0, 0] * case.meta["options"]["tmax"] / 1000
-    labels = (None, None)
-    if case.labels is not None:
-        labels = jnp.reshape(
-            case.labels, (case.meta["options"]["iters"], 2, 1, *case.labels.shape[-2:])
-        )[iteration]
-    keys = jax.random.split(jax.random.key(0), 1)
-    common = {"dropout": keys}
-    fake_score = once(
-        Draws(
-            z=at("fake_z"),
-            sigma=sigma,
-            noise=at("fake_noise"),
-            labels=labels[0],
-            real=at("real_uint8").astype(jnp.float32) / 127.5 - 1,
-            real_labels=labels[0],
-            **common,
-        )
-    )
-    generator = once(
-        Draws(
-            z=at("gen_z"),
-            sigma=noise.karras_sigma(u),
-            noise=at("gen_noise"),
-            labels=labels[1],
-            **common,
-        )
-    )
-    draws = {"fake_score": fake_score, "generator": generator}
-    return {name: drawing.told(each, images) for name, each in draws.items()}
-
-
 @pytest.mark.parametrize(
     "name",
     golden_cases.cases("trajectory", algo="sida", precond=golden_cases.PRECONDS),
@@ -227,70 +169,11 @@ def replayed(case, iteration, images):
 def test_trajectory(name):
     case = golden_cases.Case(name)
     options = case.meta["options"]
-    assert options["rounds"] == 1
-    model = case.denoiser(dropout=0.0)
-    start = {
-        which: golden_cases.weights(model, options["prefixes"][which]) for which in ("gen", "fake")
-    }
-    start["ema"] = start["gen"]
-    teacher = golden_cases.weights(model, options["prefixes"]["true"])
-
-    def adam(rate, betas, **others):
-        b1, b2 = options[betas]
-        return optimizer.adam(options[rate], b1=b1, b2=b2, eps=options["eps"], **others)
-
-    scales = {
-        "generator_loss_scale": options["loss_scaling_G"],
-        "gan_scale": options["loss_scaling_G_gan"] / options["loss_scaling_G"],
-        "fake_score_loss_scale": options["loss_scaling"],
-        "discriminator_scale": options["loss_scaling_D"] / options["loss_scaling"],
-    }
-    setup = update.Update(
-        method=make(
-            model,
-            options["batch_gpu"],
-            init_sigma=options["init_sigma"],
-            alpha=options["alpha"],
-            t_max=options["tmax"],
-            gan_from_kimg=options["gan_from_nimg"] / 1000,
-            **scales,
-        ),
-        optimizers={
-            "fake_score": adam("lr", "betas_fake", max_grad_value=options["clip_value"]),
-            # It moves only after that number, and the first image of a run is its 0th.
-            "generator": adam(
-                "glr", "betas_gen", frozen=options["generator_frozen_until_nimg"] + 1
-            ),
-        },
-        averages=ema.Averages(options["ema_halflife_kimg"] * 1000, options["ema_rampup_ratio"]),
-    )
-    params = {"generator": start["gen"], "fake_score": start["fake"]}
-    current = state.create(params, setup.optimizers, setup.averaged)
-    current = current.replace(images=jnp.uint32(options["start_nimg"]))
-    step = jax.jit(setup)
     largest = np.abs(case.exact("gen_loss")).max()
-    for iteration in range(options["iters"]):
-        seen = current.images
-        draws = replayed(case, iteration, seen)
-        current, metrics = step(current, {"teacher": teacher}, draws)
-        of_score = (metrics["fake_loss"] - metrics["discriminator"]) * options["loss_scaling"]
-        np.testing.assert_allclose(of_score, case.exact("fake_loss")[iteration, 0], rtol=5e-5)
-        told = metrics["discriminator"] * options["loss_scaling_D"]
-        np.testing.assert_allclose(told, case.exact("disc_loss")[iteration, 0], rtol=5e-5)
-        adversarial = metrics["gan"] * options["loss_scaling_G_gan"]
-        np.testing.assert_allclose(adversarial, case.exact("gan_loss")[iteration, 0], rtol=5e-5)
+    for iteration, *_, before, _, metrics in sida_loop.iterations(
+        case, "sida", alpha=options["alpha"]
+    ):
         loss = metrics["generator_loss"] * options["loss_scaling_G"]
-        if int(seen) > options["gan_from_nimg"]:
-            loss = 2 * loss - adversarial
+        if int(before.images) > options["gan_from_nimg"]:
+            loss = 2 * loss - metrics["gan"] * options["loss_scaling_G_gan"]
         assert abs(loss - case.exact("gen_loss")[iteration, 0]) <= 2e-4 * largest
-        now = {
-            "gen": current.params["generator"],
-            "ema": current.averages["generator"],
-            "fake": current.params["fake_score"],
-        }
-        trajectories.assert_parameters(case, iteration, start, now)
-        moved = jax.tree.leaves(current.opt["generator"])
-        counts = [int(leaf) for leaf in moved if leaf.ndim == 0]
-        steps = case.exact("optimizer_steps")[: iteration + 1, 1].sum()
-        assert all(count == steps for count in counts), (counts, steps)
-    assert int(current.images) == case.exact("nimg_after")[-1]
