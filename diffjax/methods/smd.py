@@ -45,8 +45,8 @@ class SMD(GeneratorFirst):
       gan_scale: factor on the generator's adversarial term; 3e-3 is published.
       fake_score_updates: updates of the fake score an update of the generator; 5 is published.
       share_samples: whether the first of them learns from the generator's samples, as published.
-      joint_training: whether the critic trains the fake score's encoder too, beside the head. The
-        released code reads this and sets it nowhere.
+      joint_training: whether the head's losses reach the encoder: the critic trains it then, and
+        the adversarial term the generator. The released code reads this and sets it nowhere.
       head_channels: of the head's hidden layers; 0 for those of the encoder, as on CIFAR-10.
     """
 
@@ -78,7 +78,7 @@ class SMD(GeneratorFirst):
     def generator_loss(self, params: AllParams, x: Array, draws: Draws) -> Values:
         """Matching of each sample, and passing for a real one, [B]."""
         y, skew, options = diffuse(x, draws), draws.more["skew"], self._in_training(draws, 0)
-        d_fake, logits = self.judged(params, y, draws.sigma, draws.labels, **options)
+        d_fake, logits = self._asked(params, y, draws.sigma, draws.labels, options)
         d_teacher = self.networks["teacher"](
             params["teacher"], jax.lax.stop_gradient(y), draws.sigma, labels=draws.labels, **options
         )
@@ -121,15 +121,21 @@ class SMD(GeneratorFirst):
         """The critic's regression on real or generated examples, [B], summed over elements."""
         sigma, options = draws.more["critic_sigma"], self._in_training(draws, 1 + real)
         y = diffuse(x, draws.replace(sigma=sigma, noise=draws.more["critic_noise"]))
-        network = params["fake_score"]
-        d_fake, features = self.networks["features"](network, y, sigma, labels=labels, **options)
-        if not self.joint_training:
-            features = jax.lax.stop_gradient(features)
-        logits = self.networks["head"](network, features)
+        d_fake, logits = self._asked(params, y, sigma, labels, options)
         d_teacher = self.networks["teacher"](params["teacher"], y, sigma, labels=labels, **options)
         weight = noise.edm_weight(sigma, self.sigma_data)
         skew = draws.more["skew"]
         return losses.smd_critic(d_teacher, d_fake, logits, skew=skew, real=real, weight=weight)
+
+    def _asked(
+        self, params: AllParams, y: Array, sigma: Array, labels: Any, options: Mapping[str, Any]
+    ) -> tuple[Array, Array]:
+        """Fake score and logits at noisy data."""
+        network = params["fake_score"]
+        d_fake, features = self.networks["features"](network, y, sigma, labels=labels, **options)
+        if not self.joint_training:
+            features = jax.lax.stop_gradient(features)
+        return d_fake, self.networks["head"](network, features)
 
     def _in_training(self, draws: Draws, index: int) -> dict[str, Any]:
         """Dropout on, with another mask for each index."""

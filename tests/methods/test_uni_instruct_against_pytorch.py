@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.support import golden_cases, sida_loop
+from tests.support import compiling, golden_cases, sida_loop
 
 DIVERGENCES = {  # by the code's names: ours, and whether the adversarial term counts
     "Forward-KL": ("forward_kl", True),
@@ -51,8 +51,10 @@ def test_trajectory(name):
     settings["reduce_variance"] = bool(options["variance_reduction"])
     settings |= {} if is_adversarial else {"gan_scale": 0.0}
     largest = np.abs(case.exact("gen_loss")).max()
-    examine = jax.jit(of_generator, static_argnums=0)
-    for iteration, setup, *trees, metrics in sida_loop.iterations(case, "uni_instruct", **settings):
+    examine = jax.jit(of_generator, static_argnums=0, compiler_options=compiling.AS_USERS)
+    for iteration, setup, *trees, metrics in sida_loop.iterations(
+        case, "uni_instruct", as_users=True, **settings
+    ):
         before = trees[-2]
         loss = metrics["generator_loss"] * options["loss_scaling_G"]
         if int(before.images) > options["gan_from_nimg"] and is_adversarial:

@@ -11,7 +11,7 @@ from diffjax.models import discriminator
 from diffjax.models.generator import DenoiserGenerator
 from diffjax.training import draws as drawing
 from diffjax.training import ema, optimizer, state, update
-from tests.support import golden_cases, trajectories
+from tests.support import compiling, golden_cases, trajectories
 
 
 def make(model, batch, method, init_sigma=2.5, **settings):
@@ -67,12 +67,13 @@ def replayed(case, iteration, images):
     return {name: drawing.told(each, images) for name, each in draws.items()}
 
 
-def iterations(case, method, **settings):
+def iterations(case, method, *, as_users=False, **settings):
     """Replay a trajectory, and compare all that its loops have in common.
 
     Args:
       case: the trajectory.
       method: the name of a method.
+      as_users: whether XLA optimises as it does for users, which rounds less.
       **settings: of it, besides those that all have.
 
     Yields:
@@ -116,7 +117,7 @@ def iterations(case, method, **settings):
     params = {"generator": start["gen"], "fake_score": start["fake"]}
     current = state.create(params, setup.optimizers, setup.averaged)
     current = current.replace(images=jnp.uint32(options["start_nimg"]))
-    step = jax.jit(setup)
+    step = jax.jit(setup, compiler_options=compiling.AS_USERS if as_users else None)
     for iteration in range(options["iters"]):
         before = current
         draws = replayed(case, iteration, before.images)
