@@ -87,11 +87,21 @@ class FDistill(GeneratorFirst):
         Learner("fake_score", fields=ADAMW, has_head=True),
     )
     judged_by: ClassVar = "teacher"
+    couples_examples: ClassVar = True
     shown: ClassVar = {**ScoreDistillation.shown, "gan": "gan", "discriminator": "judge"}
     fake_reports: ClassVar = ("discriminator", "r1")
     generator_reports: ClassVar = ("delta", "gan")
     generator_indices: ClassVar = (2, 998)
     fake_score_indices: ClassVar = (2, 998)
+
+    def __post_init__(self) -> None:
+        """Refuse a range that is empty, and means that never change."""
+        if self.ratio_min >= self.ratio_max:
+            raise ValueError(
+                f"config.ratio_min={self.ratio_min} must be under ratio_max={self.ratio_max}."
+            )
+        if self.ratio_decay == 1:
+            raise ValueError("config.ratio_decay=1.0 never changes the means: less is needed.")
 
     @classmethod
     def head(cls, settings: Mapping[str, Any]) -> nn.Module:

@@ -173,10 +173,6 @@ class ScoreDistillation(Method):
             "generator": dataclasses.replace(draws["generator"], z=last.z, labels=last.labels),
         }
 
-    def fake_score_sigma(self) -> SigmaDistribution:
-        """Distribution of the noise levels in the fake score's turn."""
-        return self.lognormal()
-
     def lognormal(self) -> SigmaDistribution:
         """EDM's log-normal noise levels, within the networks' range."""
         published = noise.LogNormal(sigma_min=self.sigma_min, sigma_max=self.sigma_max)

@@ -101,6 +101,9 @@ def inputs_of(update):
 
 def start_of(update):
     params = {name: weights(i) for i, name in enumerate(update.optimizers)}
+    params |= {
+        each.name: each.starts_as() for each in update.method.learners if not each.is_network
+    }
     for i, name in enumerate(params):
         if has_head(type(update.method), name):
             params[name] = {"network": params[name], "head": weights(10 + i)}

@@ -11,9 +11,12 @@ from diffjax import methods
 from diffjax.diffusion import noise
 from diffjax.losses import _f_divergences
 from diffjax.methods.draws import Batch, Draws
+from diffjax.models.discriminator import Headed
 from diffjax.models.generator import DenoiserGenerator
 from diffjax.networks.discriminator_head import DiscriminatorHeads
-from tests.support import discriminator_heads, golden_cases
+from tests.support import golden_cases, heads
+
+FORM = "discriminator_heads.{head}.{layer}"  # of the heads' names
 
 
 def is_ours(case):
@@ -38,7 +41,8 @@ def set_up(name):
     case = golden_cases.Case(name)
     model, options = case.denoiser(dropout=0.0), case.meta["options"]
     levels = 1 if case.meta["head"]["feature_indices"] is None else 0
-    headed, head = discriminator_heads.of_case(case, model, DiscriminatorHeads(levels))
+    headed = Headed(model, DiscriminatorHeads(levels), model)
+    head = heads.weights(headed, case.meta["prefixes"]["head"], FORM)
     weights = {
         role: golden_cases.weights(model, case.meta["prefixes"][role])
         for role in ("gen", "true", "fake")
@@ -187,9 +191,9 @@ def test_fake_scores_step(name):
         if f"f_gan_loss_ar1{call}" in case:
             penalty = case.exact(f"f_gan_loss_ar1{call}")
             np.testing.assert_allclose(figures["r1"].mean(), penalty, rtol=3e-5)
-        of_network = golden_cases.by_torch_name(gradient["network"])
+        found = heads.by_torch_name(gradient, FORM)
         for i, parameter in enumerate(case.meta["grad_param_names"]):
-            assert_close(of_network[parameter], case.exact(f"grad_f_p{i}{call}"), 1e-4)
-        of_head = discriminator_heads.by_torch_name(case, gradient["head"])
+            expected = case.exact(f"grad_f_p{i}{call}")
+            assert_close(found[f"fake_unet.{parameter}"], expected, 1e-4)
         for i, parameter in enumerate(case.meta["head_grad_param_names"]):
-            assert_close(of_head[parameter], case.exact(f"grad_f_head_p{i}{call}"), 1e-4)
+            assert_close(found[parameter], case.exact(f"grad_f_head_p{i}{call}"), 1e-4)

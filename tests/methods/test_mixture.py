@@ -10,20 +10,30 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from diffjax import methods
 from diffjax.diffusion.preconditioning import EDM
+from diffjax.methods.draws import Batch, Dataset
 from diffjax.methods.score_distillation import ScoreDistillation
+from diffjax.models import discriminator
+from diffjax.models.discriminator import Headed
 from diffjax.models.generator import DenoiserGenerator
-from diffjax.training import optimizer
-from tests.support import compiling, distilling
+from diffjax.training import optimizer, state
+from diffjax.training.draws import told
+from diffjax.training.ema import Averages
+from diffjax.training.update import Update
+from tests.support import compiling
 
 MODES = 8
 RADIUS = 0.7
 STD = 0.08  # of a mode
 UPDATES = 6000
 BATCH = 256
+WIDTH = {"teacher": 5, "fake_score": 64}  # of features
+# Phases that are over, so that a discriminator counts from the start.
+SETTINGS = {"sida": {"gan_from_kimg": 0.0}, "uni_instruct": {"gan_from_kimg": 0.0}}
 METHODS = [name for name in methods.names() if issubclass(methods.get(name), ScoreDistillation)]
 
 
@@ -40,8 +50,23 @@ def exact_teacher(centers, x, sigma, *, labels=None, augment_labels=None, train=
     return (STD**2 * x + sigma[:, None] ** 2 * center) / variance
 
 
+def features_of_teacher(centers, x, sigma, **options):
+    """What the teacher says, and what a discriminator may judge by: x, σ and that."""
+    d = exact_teacher(centers, x, sigma, **options)
+    scale = jnp.sqrt(EDM().sigma_data ** 2 + sigma**2)[:, None]
+    return d, (jnp.concatenate([x / scale, jnp.log(sigma)[:, None] / 4, d], axis=1),)
+
+
+def mixture(count=20_000):
+    """Real points."""
+    mode_key, key = jax.random.split(jax.random.key(11))
+    mode = jax.random.randint(mode_key, (count,), 0, MODES)
+    x = mode_centers()[mode] + STD * jax.random.normal(key, (count, 2))
+    return Dataset(images=x, classes=mode)
+
+
 class MLP(nn.Module):
-    """A raw network F(c_in x, c_noise) on points."""
+    """A raw network F(c_in x, c_noise) on points, and its last hidden layer."""
 
     @nn.compact
     def __call__(self, x, noise_label):
@@ -49,7 +74,16 @@ class MLP(nn.Module):
         h = jnp.concatenate([x, noise_label[:, None], jnp.cos(phase), jnp.sin(phase)], axis=1)
         for _ in range(3):
             h = nn.silu(nn.Dense(64)(h))
-        return nn.Dense(2, name="last")(h)
+        return nn.Dense(2, name="last")(h), h
+
+
+class Judge(nn.Module):
+    """A discriminator's head on one vector of features an example."""
+
+    @nn.compact
+    def __call__(self, features):
+        h = nn.silu(nn.Dense(64)(features[-1]))
+        return nn.Dense(1)(h)
 
 
 class MLPDenoiser:
@@ -59,12 +93,16 @@ class MLPDenoiser:
     def init(self, key):
         return self.network.init(key, jnp.zeros((1, 2)), jnp.zeros(1))
 
-    def __call__(
+    def __call__(self, params, x, sigma, **options):
+        return self.features(params, x, sigma, **options)[0]
+
+    def features(
         self, params, x, sigma, *, labels=None, augment_labels=None, train=False, rng=None
     ):
         scalings = self.preconditioning(sigma, {})
         c_skip, c_out, c_in = (c[:, None] for c in scalings[:3])
-        return c_skip * x + c_out * self.network.apply(params, c_in * x, scalings.c_noise)
+        raw, hidden = self.network.apply(params, c_in * x, scalings.c_noise)
+        return c_skip * x + c_out * raw, (hidden,)
 
 
 def at_the_first_mode(params):
@@ -76,27 +114,54 @@ def at_the_first_mode(params):
 
 
 def setup_for(method):
-    model = MLPDenoiser()
-    return distilling.build(
-        method,
-        teacher=exact_teacher,
-        fake_score=model,
-        generator=DenoiserGenerator(model, init_sigma=2.5),
-        fake_score_optimizer=optimizer.adam(2e-3),
-        generator_optimizer=optimizer.adam(5e-4),
-        batch_size=BATCH,
-        shape=(2,),
-        ema_halflife=50 * BATCH,
+    cls, model = methods.get(method), MLPDenoiser()
+    networks = {
+        "teacher": exact_teacher,
+        "fake_score": model,
+        "generator": DenoiserGenerator(model, init_sigma=2.5),
+    }
+    if cls.judged_by:
+        headed = Headed(model, Judge(), None)
+        has_head = any(learner.has_head for learner in cls.learners)
+        networks["fake_score"] = headed if has_head else model
+        networks["head"] = headed.logits if has_head else discriminator.channel_mean
+        of_teacher = cls.judged_by == "teacher"
+        networks["features"] = (
+            features_of_teacher if of_teacher else networks["fake_score"].features
+        )
+    rates = {"fake_score": optimizer.adam(2e-3), "generator": optimizer.adam(5e-4)}
+    return Update(
+        method=cls(
+            networks=networks,
+            batch=Batch((2,), BATCH),
+            **{"generator_loss_scale": 1.0, **SETTINGS.get(method, {})},
+        ),
+        optimizers={each.name: rates.get(each.name, optax.sgd(1.0)) for each in cls.learners},
+        averages=Averages(50 * BATCH, 0.05),
     )
 
 
+def start_of(setup, generator, fake_score, head_key):
+    """The state before the first update."""
+    params = {"generator": generator, "fake_score": fake_score}
+    if isinstance(setup.method.networks["fake_score"], Headed):
+        features = (jnp.zeros((1, WIDTH[setup.method.judged_by])),)
+        head = Judge().init(head_key, features)["params"]
+        params["fake_score"] = {"network": fake_score, "head": head}
+    others = [each for each in setup.method.learners if not each.is_network]
+    params |= {each.name: each.starts_as() for each in others}
+    return state.create(params, setup.optimizers, setup.averaged)
+
+
 @functools.partial(jax.jit, static_argnums=0, compiler_options=compiling.AS_USERS)
-def train(method, start, key):
+def train(method, start, key, data):
     setup = setup_for(method)
 
     def one_update(current, _):
-        draw = setup.method.draw(jax.random.fold_in(key, current.step))
-        return setup(current, {"teacher": mode_centers()}, draw)
+        draws = setup.method.draw(jax.random.fold_in(key, current.step), data)
+        if setup.method.has_phases:
+            draws = {name: told(each, current.images) for name, each in draws.items()}
+        return setup(current, {"teacher": mode_centers()}, draws)
 
     return jax.lax.scan(one_update, start, length=UPDATES)[0]
 
@@ -113,13 +178,12 @@ def test_every_mode_is_learnt(method):
     setup = setup_for(method)
     generator_key, fake_key, train_key = jax.random.split(jax.random.key(0), 3)
     model = MLPDenoiser()
-    start = distilling.start(
-        setup, at_the_first_mode(model.init(generator_key)), model.init(fake_key)
-    )
+    generator = at_the_first_mode(model.init(generator_key))
+    start = start_of(setup, generator, model.init(fake_key), jax.random.fold_in(fake_key, 1))
     mode, _ = sample(setup, start.params["generator"])
     assert np.mean(mode == 0) > 0.95
 
-    trained = train(method, start, train_key)
+    trained = train(method, start, train_key, mixture())
     assert trained.step == UPDATES
     mode, distance = sample(setup, trained.averages["generator"])
     inside = distance < 3.5 * STD  # of the mixture itself, 99.8 % are

@@ -9,9 +9,10 @@ import pytest
 
 from diffjax import methods
 from diffjax.methods.draws import Batch, Draws
+from diffjax.models.discriminator import Headed
 from diffjax.models.generator import DenoiserGenerator
 from diffjax.networks.discriminator_head import DiscriminatorHeads
-from tests.support import discriminator_heads, golden_cases
+from tests.support import golden_cases, heads
 
 cases = golden_cases.cases("smd_losses", precond=golden_cases.PRECONDS)
 GRADIENT = 1e-4  # relative error allowed
@@ -26,8 +27,8 @@ def set_up(name):
     case = golden_cases.Case(name)
     model, options = case.denoiser(dropout=0.0), case.meta["options"]
     channels = case.meta["head"]["channels"]
-    module = DiscriminatorHeads(channels=channels)
-    headed, head = discriminator_heads.of_case(case, model, module)
+    headed = Headed(model, DiscriminatorHeads(channels=channels), model)
+    head = heads.weights(headed, case.meta["prefixes"]["head"])
     method = methods.get("smd")(
         networks={
             "teacher": model,
@@ -53,7 +54,8 @@ def given(case, method, step, **others):
     def sigma(name):
         return method.fake_score_sigma().at(jnp.asarray(case.raw(f"{name}_timesteps").reshape(-1)))
 
-    more = {"skew": case[f"{'g' if step == 'g' else 'i'}_alphas"]}
+    skew = case.exact("g_alphas" if step == "g" else "i_alphas")
+    more = {"skew": jnp.asarray(skew, jnp.float32)}
     if step == "f":
         more |= {"critic_sigma": sigma("i"), "critic_noise": case["i_noise"]}
         others |= {"real": case["real_images"], "real_labels": case.labels}
@@ -85,12 +87,6 @@ def test_generators_loss(name):
     assert_close(of_images, case.expected("grad_g_images"), GRADIENT)
 
 
-def gradients(case, tree):
-    network = golden_cases.by_torch_name(tree["network"])
-    named = {f"fake_unet.{name}": array for name, array in network.items()}
-    return named | discriminator_heads.by_torch_name(case, tree["head"])
-
-
 @pytest.mark.parametrize("name", cases)
 def test_fake_scores_loss(name):
     case, method, params = set_up(name)
@@ -111,7 +107,7 @@ def test_fake_scores_loss(name):
     parts = [case.exact(f"loss_interpolated_{which}_mean") for which in ("fake", "real")]
     np.testing.assert_allclose(critic, sum(parts), rtol=3e-5)
     np.testing.assert_allclose(whole, case.exact("loss_fake_mean") + sum(parts), rtol=3e-5)
-    of_critic, of_whole = (gradients(case, tree) for tree in (of_critic, of_whole))
+    of_critic, of_whole = map(heads.by_torch_name, (of_critic, of_whole))
     silent = case.meta["stats"]["no_gradient_from_interpolated"]
     for i, parameter in enumerate(case.meta["grad_param_names"]):
         expected = case.exact(f"grad_i_p{i}")

@@ -6,15 +6,14 @@ import numpy as np
 
 from tests.support import golden_cases
 
-# Our layers, and where the published sequence of layers has them.
-_PLACES = {"conv0": 0, "norm0": 1, "conv1": 3, "norm1": 4, "conv2": 6}
-
 
 def torch_name(path, form="cls_pred_branch.{layer}"):
     """('head0', 'conv0', 'kernel') -> cls_pred_branch.0.weight."""
     head, layer, leaf = [str(key.key) for key in path]
     last = {"kernel": "weight", "scale": "weight"}.get(leaf, leaf)
-    name = form.format(head=head.removeprefix("head"), layer=_PLACES[layer])
+    # The published sequence is convolution, norm, SiLU, convolution, ...
+    place = 3 * int(layer[4:]) + layer.startswith("norm")
+    name = form.format(head=head.removeprefix("head"), layer=place)
     return f"{name}.{last}"
 
 
