@@ -98,10 +98,10 @@ class FDistill(GeneratorFirst):
         """Refuse a range that is empty, and means that never change."""
         if self.ratio_min >= self.ratio_max:
             raise ValueError(
-                f"config.ratio_min={self.ratio_min} must be under ratio_max={self.ratio_max}."
+                f"ratio_min={self.ratio_min} must be under ratio_max={self.ratio_max}."
             )
         if self.ratio_decay == 1:
-            raise ValueError("config.ratio_decay=1.0 never changes the means: less is needed.")
+            raise ValueError("ratio_decay=1.0 never changes the means: less is needed.")
 
     @classmethod
     def head(cls, settings: Mapping[str, Any]) -> nn.Module:

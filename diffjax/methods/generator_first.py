@@ -1,4 +1,4 @@
-"""What DMD2, SMD and f-distill share: the generator's turn, and then several of the fake score.
+"""Algorithm of DMD2, SMD and f-distill: the generator's turn, then several of the fake score.
 
     repeat:
       θ: x = G_θ(z);  follow  −∇_θ [ matching(x, D_φ, D_ψ) + an adversarial term ]
@@ -76,6 +76,6 @@ class GeneratorFirst(Adversarial):
         more = {**draws.more, f"{name}_sigma": levels, f"{name}_noise": normals}
         return dataclasses.replace(draws, more=more)
 
-    def _grid(self, first: int, last: int) -> SigmaDistribution:
+    def _grid(self, first: int, last: int) -> noise.KarrasGrid:
         grid = noise.KarrasGrid(first, last, sigma_min=self.sigma_min, sigma_max=self.sigma_max)
         return grid.scaled(self.scale)

@@ -20,7 +20,7 @@ from diffjax.methods.settings import FINITE, NOT_NEGATIVE, POSITIVE, T_MAX, sett
 
 
 class Asked(NamedTuple):
-    """What a generator's loss is made of.
+    """Numbers that a generator's loss is made of.
 
     Attributes:
       x: [B, ...] samples.

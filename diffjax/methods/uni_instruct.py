@@ -45,13 +45,12 @@ class UniInstruct(SiDALoop):
         released = self.ratio == "released"
         if released and self.divergence not in (*_RELEASED, _NONE):
             raise ValueError(
-                f"config.divergence={self.divergence!r}: the released code runs "
-                f"{', '.join(_RELEASED)} and {_NONE} alone; name one, or set config.ratio='logit'."
+                f"divergence={self.divergence!r}: the released code runs "
+                f"{', '.join(_RELEASED)} and {_NONE} alone; name one, or set ratio='logit'."
             )
         if self.reduce_variance and not released:
             raise ValueError(
-                "config.reduce_variance=True is an option of config.ratio='released'; set it to "
-                "False."
+                "reduce_variance=True is an option of ratio='released'; set it to False."
             )
 
     def alone(self, asked: Asked) -> Array:

@@ -40,7 +40,11 @@ def of_generator(setup, inputs, draws, before, after):
 @pytest.mark.parametrize(
     "name",
     golden_cases.cases(
-        "trajectory", algo="uni_instruct", precond=golden_cases.PRECONDS, where=runs
+        "trajectory",
+        algo="uni_instruct",
+        precond=golden_cases.PRECONDS,
+        where=runs,
+        slow=lambda meta: True,  # half a minute each
     ),
 )
 def test_trajectory(name):
