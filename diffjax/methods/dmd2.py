@@ -20,23 +20,22 @@ import jax.numpy as jnp
 
 from diffjax import losses
 from diffjax.diffusion import noise
-from diffjax.diffusion.noise import SigmaDistribution
 from diffjax.interfaces import Array, PRNGKey
-from diffjax.methods.adversarial import Adversarial, like
 from diffjax.methods.base import AllParams, Learner, Turn, Values, register
 from diffjax.methods.denoising import diffuse
 from diffjax.methods.draws import Draws
+from diffjax.methods.generator_first import ADAMW, GeneratorFirst
 from diffjax.methods.score_distillation import ScoreDistillation
 from diffjax.methods.settings import COUNT, FLAG, NOT_NEGATIVE, WHOLE, setting
 from diffjax.networks.discriminator_head import DiscriminatorHeads
 
 # AdamW as published, gradients clipped by their norm.
-ADAMW = {"b1": 0.9, "weight_decay": 0.01, "max_grad_norm": 10.0, "rampup_kimg": 0.0}
+FIELDS = {**ADAMW, "max_grad_norm": 10.0, "rampup_kimg": 0.0}
 
 
 @register("dmd2")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DMD2(Adversarial):
+class DMD2(GeneratorFirst):
     """DMD2 as its released training loop for EDM's networks runs it.
 
     Losses are means over the elements of an example, so that published weights, rates and greatest
@@ -52,7 +51,6 @@ class DMD2(Adversarial):
       head_channels: of the head's hidden layers; 0 for those of the encoder. 768 is published.
     """
 
-    gan_scale: float = setting(3e-3, NOT_NEGATIVE, field="generator.gan_scale")
     discriminator_scale: float = setting(1e-2, NOT_NEGATIVE, field="fake_score.gan_scale")
     fake_score_updates: int = setting(5, COUNT, field="fake_score.updates")
     share_samples: bool = setting(True, FLAG)
@@ -60,14 +58,14 @@ class DMD2(Adversarial):
     head_channels: int = setting(0, WHOLE)
 
     learners: ClassVar = (
-        Learner("generator", averaged=True, fields=ADAMW),
-        Learner("fake_score", fields=ADAMW, has_head=True),
+        Learner("generator", averaged=True, fields=FIELDS),
+        Learner("fake_score", fields=FIELDS, has_head=True),
     )
-    suspects: ClassVar = ("generator.gan_scale", *ScoreDistillation.suspects)
-    new_labels: ClassVar = True
     shown: ClassVar = {**ScoreDistillation.shown, "gan": "gan", "discriminator": "judge"}
     fake_reports: ClassVar = ("discriminator",)
     generator_reports: ClassVar = ("delta", "gan")
+    generator_indices: ClassVar = (20, 980)
+    fake_score_indices: ClassVar = (0, 999)
 
     @classmethod
     def head(cls, settings: Mapping[str, Any]) -> nn.Module:
@@ -75,18 +73,9 @@ class DMD2(Adversarial):
         return DiscriminatorHeads(channels=settings["head_channels"])
 
     def turns(self) -> tuple[Turn, ...]:
-        """List the generator's turn, then the fake score's."""
-        fake_score, generator = super().turns()
-        fake_score = dataclasses.replace(fake_score, samples=self.training_samples, borrows_at=0)
-        return generator, fake_score
-
-    def generator_sigma(self) -> SigmaDistribution:
-        """Indices 20 to 980 of a grid of 1000."""
-        return self._grid(20, 980)
-
-    def fake_score_sigma(self) -> SigmaDistribution:
-        """All of that grid, for the fake score."""
-        return self._grid(0, 999)
+        """List the generator's turn, then the fake score's, with dropout in the generator."""
+        generator, fake_score = super().turns()
+        return generator, dataclasses.replace(fake_score, samples=self.training_samples)
 
     def generator_loss(self, params: AllParams, x: Array, draws: Draws) -> Values:
         """Distribution matching of each sample, and passing for a real one, [B]."""
@@ -115,37 +104,15 @@ class DMD2(Adversarial):
         told = losses.gan_discriminator(real, fake)
         return of_score + self.discriminator_scale * told, {"discriminator": told}
 
-    def aligned(self, draws: dict[str, Draws]) -> dict[str, Draws]:
-        """Give the fake score's first repetition the labels of the samples that it borrows."""
-        if not self.share_samples:
-            return draws
-        fake_score, generator = draws["fake_score"], draws["generator"]
-
-        def first(others: Array, borrowed: Array) -> Array:
-            return others.at[0].set(borrowed[0])
-
-        z, labels = jax.tree.map(
-            first, (fake_score.z, fake_score.labels), (generator.z, generator.labels)
-        )
-        return {**draws, "fake_score": dataclasses.replace(fake_score, z=z, labels=labels)}
-
     def with_more(self, key: PRNGKey, draws: dict[str, Draws]) -> dict[str, Draws]:
         """Draw noise for what the discriminator sees."""
         found = dict(draws)
         for index, (name, of) in enumerate(
             (("generator", "gan"), ("fake_score", "gan"), ("fake_score", "real"))
         ):
-            turn = found[name]
-            sigma, normals = like(turn, jax.random.fold_in(key, index), self._grid(0, 999))
-            more = {**turn.more, f"{of}_sigma": sigma, f"{of}_noise": normals}
-            found[name] = dataclasses.replace(turn, more=more)
+            own_key = jax.random.fold_in(key, index)
+            found[name] = self.with_noise(own_key, found[name], of, self.fake_score_sigma())
         return found
-
-    def _grid(self, first: int, last: int) -> noise.KarrasGrid:
-        grid = noise.KarrasGrid(
-            first=first, last=last, sigma_min=self.sigma_min, sigma_max=self.sigma_max
-        )
-        return grid.scaled(self.scale)
 
     def _logits(self, params: AllParams, x: Array, draws: Draws, of: str, labels: Any) -> Array:
         sigma = draws.more[f"{of}_sigma"]
