@@ -153,7 +153,9 @@ class FDistill(GeneratorFirst):
         of_score = losses.denoising(x, denoised, weight=1.0) / x[0].size
         of_real = draws
         if not self.same_noise:
-            of_real = draws.replace(sigma=draws.more["real_sigma"], noise=draws.more["real_noise"])
+            of_real = dataclasses.replace(
+                draws, sigma=draws.more["real_sigma"], noise=draws.more["real_noise"]
+            )
         sigma, labels = of_real.sigma, draws.real_labels
         _, fake = self.judged(params, y, draws.sigma, draws.labels)
         _, real = self.judged(params, diffuse(draws.real, of_real), sigma, labels)

@@ -58,7 +58,10 @@ class ScoreDistillation(Method):
     fake_score_every: int = setting(1, COUNT, field="fake_score.every")
     share_samples: bool = setting(False, FLAG)
 
-    learners: ClassVar = (Learner("fake_score"), Learner("generator", averaged=True))
+    learners: ClassVar[tuple[Learner, ...]] = (
+        Learner("fake_score"),
+        Learner("generator", averaged=True),
+    )
     reads: ClassVar[tuple[str, ...]] = ("teacher",)
     samples_from: ClassVar = "generator"
     sampled_by: ClassVar = "one_step"

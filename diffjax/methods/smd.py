@@ -120,7 +120,7 @@ class SMD(GeneratorFirst):
     ) -> Array:
         """The critic's regression on real or generated examples, [B], summed over elements."""
         sigma, options = draws.more["critic_sigma"], self._in_training(draws, 1 + real)
-        y = diffuse(x, draws.replace(sigma=sigma, noise=draws.more["critic_noise"]))
+        y = diffuse(x, dataclasses.replace(draws, sigma=sigma, noise=draws.more["critic_noise"]))
         d_fake, logits = self._asked(params, y, sigma, labels, options)
         d_teacher = self.networks["teacher"](params["teacher"], y, sigma, labels=labels, **options)
         weight = noise.edm_weight(sigma, self.sigma_data)

@@ -79,5 +79,6 @@ class UniInstruct(SiDALoop):
             )
         log_ratio = logits.reshape(len(x), -1).mean(axis=1)
         log_ratio = jnp.clip(log_ratio, -self.max_logit, self.max_logit)
-        options = {"divergence": self.divergence, "weight": weight}
-        return loss + losses.uni_instruct(x, d_teacher, d_fake, log_ratio, sigma, **options)
+        return loss + losses.uni_instruct(
+            x, d_teacher, d_fake, log_ratio, sigma, divergence=self.divergence, weight=weight
+        )
