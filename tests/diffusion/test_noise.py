@@ -120,3 +120,22 @@ def test_heun_sigmas_of_another_range():
 def test_heun_sigmas_of_nonsense(arguments, message):
     with pytest.raises(ValueError, match=message):
         noise.heun_sigmas(**arguments)
+
+
+def test_times_of_a_flow_are_uniform():
+    """t = sigma / (1 + sigma) from 0.002 / 1.002 to 80 / 81, of data of standard deviation 0.5."""
+    law = noise.FlowUniform()
+    sigma = np.asarray(law(jax.random.key(0), (20_000,)), np.float64)
+    t = np.sort(np.asarray(law.time(sigma)))
+    low, high = 0.002 / 1.002, 80 / 81
+    assert low <= t[0] < low + 1e-3
+    assert high - 1e-3 < t[-1] <= high + 1e-6
+    uniform = low + (high - low) * (np.arange(t.size) + 0.5) / t.size
+    np.testing.assert_allclose(t, uniform, atol=0.02)
+    # Data twice as large have twice the levels at the same times; bounds stay.
+    double = law.scaled(2.0)
+    twice = np.asarray(double(jax.random.key(0), (20_000,)))
+    np.testing.assert_allclose(twice, 2 * sigma, rtol=1e-6)
+    np.testing.assert_allclose(double.time(twice), law.time(sigma), rtol=1e-6)
+    bounded = noise.FlowUniform(sigma_min=0.1, sigma_max=3.0)(jax.random.key(0), (20_000,))
+    assert (bounded.min(), bounded.max()) == (np.float32(0.1), np.float32(3.0))

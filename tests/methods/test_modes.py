@@ -19,7 +19,7 @@ from diffjax.models.generator import DenoiserGenerator
 from tests.support import distilling
 
 INIT_SIGMA = 2.5
-METHODS = ("sid", "diff_instruct")
+METHODS = ("sid", "diff_instruct", "sim", "fgm", "dmd")
 FAKE_UPDATES = 2
 
 
@@ -118,7 +118,9 @@ def test_dropout_in_the_fake_scores_update(method):
     assert len({fake_score.rng for _, fake_score in fake_updates} - {None}) == FAKE_UPDATES
 
 
-@pytest.mark.parametrize(("name", "scores_train"), [("sid", False), ("diff_instruct", True)])
+@pytest.mark.parametrize(
+    ("name", "scores_train"), [(name, name == "diff_instruct") for name in METHODS]
+)
 def test_dropout_in_the_generators_update(name, scores_train):
     fake_updates, calls = split(run_update(name)[0])
     assert calls["generator"].train
@@ -154,7 +156,7 @@ def test_labels_are_the_same_for_all_networks_of_an_update(method):
         np.testing.assert_array_equal(call.labels, draw["generator"].labels[0, 0])
 
 
-@pytest.mark.parametrize(("name", "fresh"), [("sid", True), ("diff_instruct", False)])
+@pytest.mark.parametrize(("name", "fresh"), [(name, name != "diff_instruct") for name in METHODS])
 def test_labels_of_the_generators_update(name, fresh):
     fake_updates, calls = split(run_update(name)[0])
     last = fake_updates[-1][1].labels
@@ -175,3 +177,20 @@ def test_without_classes_and_augmentation_no_labels_of_either_kind(method):
     for call in run_update(method, plain=True)[0]:
         assert call.labels is None
         assert call.augment_labels is None
+
+
+def test_moment_matching_asks_the_teacher_about_what_the_auxiliary_network_learns():
+    log, draw = run_update("moment_matching")
+    fake_turns, generators = log[: 3 * FAKE_UPDATES], log[3 * FAKE_UPDATES :]
+    for i in range(FAKE_UPDATES):
+        generator, auxiliary, teacher = fake_turns[3 * i : 3 * i + 3]
+        assert [each.network for each in (generator, auxiliary, teacher)] == [
+            *("generator", "fake_score", "teacher")
+        ]
+        assert (generator.train, auxiliary.train, teacher.train) == (False, True, False)
+        assert teacher.rng is None
+        for field in ("sigma", "labels", "augment_labels"):
+            np.testing.assert_array_equal(getattr(teacher, field), getattr(auxiliary, field))
+        np.testing.assert_array_equal(teacher.sigma, draw["fake_score"].sigma[i, 0])
+    assert [each.network for each in generators] == ["generator", "teacher", "fake_score"]
+    assert [each.train for each in generators] == [True, False, False]
