@@ -19,6 +19,7 @@ from PIL import Image
 from diffjax import methods
 from diffjax.distributed import sharding
 from diffjax.files import download, json_values
+from diffjax.methods.score_distillation import ScoreDistillation
 from diffjax.runs import building, checks
 from diffjax.runs.train import train
 from diffjax.training import draws as drawing
@@ -56,6 +57,10 @@ FID = {
     "di_cifar": "4.53",
     "di_cifar_cond": "4.19",
     "di_imagenet64": "5.57",
+    "dmd_cifar_cond": "5.58",
+    "dmd_imagenet64": "5.60",
+    "fgm_cifar": "3.08",
+    "sim_cifar": "2.06",
     "di_refine_stylegan2_cifar": "2.71",
     "di_refine_stylegan2_cifar_cond": "2.27",
 }
@@ -145,7 +150,7 @@ def load_with_data(name: str, real_images: Path) -> ConfigDict:
 
 def test_the_tables_here_know_every_config():
     assert set(NAMES) == {*FID, *DIGITS, *ON_FILES, "sid_cifar_tiny"}
-    assert (len(DIGITS), len(ON_FILES)) == (4, 3)
+    assert (len(DIGITS), len(ON_FILES)) == (8, 3)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -263,11 +268,21 @@ def fields(config: ConfigDict, prefix: str = "") -> dict[str, type]:
 def test_distillations_have_the_same_fields_of_the_same_types():
     # Of types too: an override on the command line must have the type that the config gives.
     expected = fields(load("sid_digits"))
+    shared = {each.field for each in ScoreDistillation.settings()}
+    sids = ("alpha", "t_max")
     for name in DISTILL:
         found = fields(load(name))
         if load(name).method == "diff_instruct":
             assert not {"alpha", "t_max"} & set(found), name
             found |= {"alpha": float, "t_max": float}
+        if load(name).method not in ("sid", "diff_instruct", "sds"):
+            method = methods.get(load(name).method)
+            own = {each.field for each in method.settings()} - shared
+            own |= {f"{each.name}.{field}" for each in method.learners for field in each.fields}
+            own |= {"data"} if "data" in method.reads else set()
+            assert own <= set(found), name
+            found = {field: kind for field, kind in found.items() if field not in own}
+            found |= {field: kind for field, kind in expected.items() if field in {*own, *sids}}
         if load(name).method == "sds":
             own = {"p_mean": float, "p_std": float, "weight": str}
             assert own.items() <= found.items()
@@ -374,6 +389,17 @@ MISTAKES = [
         "sds_digits",
         {"weight": "sigma"},
         "config.weight='sigma' is unknown; known are: denoisers, noises, dreamfusion",
+    ),
+    (
+        "sim_cifar",
+        {"distance": "cubed"},
+        "config.distance='cubed' is unknown; known are: pseudo_huber, squared",
+    ),
+    ("sim_cifar", {"c": 0.0}, f"config.c=0.0: {NUMBER}"),
+    (
+        "sim_cifar",
+        {"weight": "sigma"},
+        "config.weight='sigma' is unknown; known are: unit, normalizing",
     ),
     ("sid_cifar", {"evaluate__count": 0}, f"config.evaluate.count=0: {WHOLE}"),
     ("sid_cifar", {"evaluate__seeds": 0}, f"config.evaluate.seeds=0: {WHOLE}"),
