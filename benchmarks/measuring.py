@@ -214,7 +214,7 @@ def forward_flops(denoiser: NetworkDenoiser) -> float:
     denoiser = dataclasses.replace(denoiser, network=by_products)
     x = jax.ShapeDtypeStruct((1, *denoiser.image_shape), jnp.float32)
     sigma = jax.ShapeDtypeStruct((1,), jnp.float32)
-    return _matrix_flops(jax.make_jaxpr(denoiser)(denoiser.abstract_params(), x, sigma).jaxpr)
+    return matrix_flops(jax.make_jaxpr(denoiser)(denoiser.abstract_params(), x, sigma).jaxpr)
 
 
 def generator_flops(generator: RecordGenerator, denoiser: Any) -> float:
@@ -230,10 +230,11 @@ def generator_flops(generator: RecordGenerator, denoiser: Any) -> float:
         return generator(params, generator.latent(key, 1), labels=cond)
 
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return _matrix_flops(jax.make_jaxpr(generate)(generator.abstract_params(), key).jaxpr)
+    return matrix_flops(jax.make_jaxpr(generate)(generator.abstract_params(), key).jaxpr)
 
 
-def _matrix_flops(jaxpr: Any) -> float:
+def matrix_flops(jaxpr: Any) -> float:
+    """Count FLOPs of convolutions and matrix products, of a choice those of its dearest branch."""
     total = 0.0
     for equation in jaxpr.eqns:
         output = math.prod(equation.outvars[0].aval.shape)
@@ -247,7 +248,7 @@ def _matrix_flops(jaxpr: Any) -> float:
             (contracted, _), _ = equation.params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
             total += 2 * output * math.prod(shape[axis] for axis in contracted)
-        inner = [_matrix_flops(jaxpr) for jaxpr in jaxprs_in_params(equation.params)]
+        inner = [matrix_flops(jaxpr) for jaxpr in jaxprs_in_params(equation.params)]
         # Of a choice, such as that between platforms, one branch runs.
         total += max(inner) if equation.primitive.name == "cond" else sum(inner)
     return total

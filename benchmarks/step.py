@@ -33,7 +33,12 @@ from diffjax.training.state import TrainState
 PASSES = {
     "denoising": {"denoiser": 3},
     "sid": {"fake_score": 4, "generator": 7},
+    "sim": {"fake_score": 4, "generator": 7},
+    "fgm": {"fake_score": 4, "generator": 7},
     "diff_instruct": {"fake_score": 4, "generator": 5},
+    "dmd": {"fake_score": 4, "generator": 5},
+    # Its second network learns from the teacher too.
+    "moment_matching": {"fake_score": 5, "generator": 5},
 }
 
 

@@ -1,0 +1,325 @@
+r"""All methods of the family on one teacher: tables, plots, a picture. It goes on where it stopped.
+
+    python -m benchmarks.family --output=runs/family --data=cifar10-32x32.zip --minutes=9
+    python -m benchmarks.family --output=runs/family --data=cifar10-32x32.zip --minutes=9 \
+        --teacher=teachers/cifar_cond --stages=teacher,once,long --count=50000
+    python -m benchmarks.family --output=runs/family --plot=docs/family.png --picture=docs/grids.png
+
+Stages, in this order: `teacher` measures it; `rates` runs each method at three learning rates;
+`seeds` runs the best three, SiD and Diff-Instruct from two seeds more, at their best rate; `once`
+runs each at the best rate that `rates` found, on this teacher or another; `long` takes the best
+three of these and Diff-Instruct further, the generator's rate falling to 0 over the last half.
+
+All registered methods with one step and a fake score take part; their settings that differ are in
+`benchmarks.family_jobs`. Each is compiled once a stage, whatever its rates and seeds. Steps run on
+as many GPUs as are named, one each, and write a line to `results.jsonl` for each run that ended;
+such runs aren't run again. Tables are printed at the end, of what there is. Images are those that
+the generator is updated on. The distance is a Fréchet distance of `--features`.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import cifar, family_jobs, family_report
+from benchmarks.family_jobs import Job, Study
+from diffjax.convert import teacher as teachers
+
+STAGES = ("teacher", "rates", "seeds", "once", "long")
+RATES = (2e-5, 5e-5, 1.25e-4)
+KIMG = {"rates": 128.0, "seeds": 128.0, "once": 256.0, "long": 1000.0}
+SEEDS = (1, 2)  # besides 0, which `rates` has
+BEST = 3
+# Runs whatever its place, and what it is measured by.
+ALWAYS = {"seeds": ("sid", "diff_instruct"), "long": ("diff_instruct",)}
+
+Results = list[dict[str, Any]]
+
+
+def best_rate(results: Results, name: str, teacher: str) -> float | None:
+    """Find the rate with the least distance, on this teacher if it has been tried there.
+
+    Args:
+      results: so far.
+      name: of a row.
+      teacher: its name.
+
+    Returns:
+      None if no rate has been tried.
+    """
+    tried = [each for each in results if each["stage"] == "rates" and each["name"] == name]
+    own = [each for each in tried if each["teacher"] == teacher]
+    best = min(own or tried, key=family_jobs.distance, default=None)
+    return None if best is None else float(best["rate"])
+
+
+def best_rows(results: Results, stage: str, teacher: str) -> list[str]:
+    """List the rows of a stage, the least distance first.
+
+    Args:
+      results: so far.
+      stage: whose runs count.
+      teacher: its name.
+    """
+    own = [each for each in results if (each["stage"], each["teacher"]) == (stage, teacher)]
+    return list(dict.fromkeys(each["name"] for each in sorted(own, key=family_jobs.distance)))
+
+
+def plan(
+    stage: str,
+    study: Study,
+    rows: Iterable[str],
+    results: Results,
+    *,
+    rates: Iterable[float] = RATES,
+    kimg: Mapping[str, float] = KIMG,
+) -> dict[str, list[Job]]:
+    """List the runs of a stage that have no result, by row; those of `seeds` and on as known now.
+
+    Args:
+      stage: one of `STAGES` but "teacher".
+      study: that they are part of.
+      rows: methods and variants.
+      results: so far.
+      rates: that are tried.
+      kimg: length of a stage's runs.
+    """
+    rows = list(rows)
+    if stage in ALWAYS:
+        before = {"seeds": "rates", "long": "once"}[stage]
+        best = [name for name in best_rows(results, before, study.name) if name in rows][:BEST]
+        always = [name for name in ALWAYS[stage] if name in rows and name not in best]
+        rows = best + always
+    length = kimg[stage]
+    decay = length / 2 if stage == "long" else 0.0
+    found = {}
+    for name in rows:
+        best = best_rate(results, name, study.name)
+        tried = list(rates) if stage == "rates" else [best] if best else []
+        jobs = [
+            Job(name, rate, seed, length, decay, stage)
+            for rate in tried
+            for seed in (SEEDS if stage == "seeds" else (0,))
+        ]
+        found[name] = [job for job in jobs if not job.is_done(study, results)]
+    return {name: jobs for name, jobs in found.items() if jobs}
+
+
+def step(study: Study, stage: str, name: str, jobs: list[Job], output: Path) -> cifar.Step:
+    """Write the jobs of a row, and make the step that runs them.
+
+    Args:
+      study: that they are part of.
+      stage: its name.
+      name: of the row.
+      jobs: none for the teacher.
+      output: the study's folder.
+    """
+    folder = output / "steps" / f"{study.name}_{stage}_{name}".replace(":", "_")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "done").unlink(missing_ok=True)
+    told = {"study": dataclasses.asdict(study), "jobs": [dataclasses.asdict(job) for job in jobs]}
+    (folder / "jobs.json").write_text(json.dumps(told), encoding="utf-8")
+    arguments = ("-m", "benchmarks.family_run", f"--jobs={folder / 'jobs.json'}")
+    return cifar.Step(folder.name, (*arguments, f"--output={output}"), f"steps/{folder.name}/done")
+
+
+def steps(
+    stage: str,
+    study: Study,
+    rows: list[str],
+    output: Path,
+    rates: Iterable[float],
+    kimg: Mapping[str, float],
+) -> list[cifar.Step]:
+    """List what is left of a stage.
+
+    Args:
+      stage: one of `STAGES`.
+      study: that it is part of.
+      rows: methods and variants.
+      output: the study's folder.
+      rates: that are tried.
+      kimg: length of a stage's runs.
+    """
+    results = family_jobs.read(output)
+    if stage != "teacher":
+        todo = plan(stage, study, rows, results, rates=rates, kimg=kimg)
+        return [step(study, stage, name, jobs, output) for name, jobs in todo.items()]
+    of_teacher = ("teacher", study.name)
+    if any((each["stage"], each["teacher"]) == of_teacher for each in results):
+        return []
+    return [step(study, stage, "teacher", [], output)]
+
+
+def execute(
+    study: Study,
+    stages: Iterable[str],
+    rows: list[str],
+    output: Path,
+    *,
+    gpus: list[str],
+    rates: Iterable[float] = RATES,
+    kimg: Mapping[str, float] = KIMG,
+    minutes: float = math.inf,
+) -> list[str]:
+    """Run what isn't done, a stage after the other, until time is up.
+
+    Args:
+      study: what all runs share.
+      stages: some of `STAGES`, in any order.
+      rows: methods and variants.
+      output: the study's folder.
+      gpus: their numbers.
+      rates: that are tried.
+      kimg: length of a stage's runs.
+      minutes: to stop after.
+
+    Returns:
+      Names of the steps that failed.
+    """
+    deadline = time.monotonic() + 60 * minutes
+    failed: list[str] = []
+    for stage in [each for each in STAGES if each in stages]:
+        todo = steps(stage, study, rows, output, rates, kimg)
+        runs = cifar.Study(todo, {each.name: output / each.result for each in todo}, gpus)
+        runs.run(output / "steps", deadline - time.monotonic())
+        failed += runs.failed
+        unfinished = [each.name for each in todo if not (output / each.result).exists()]
+        if set(unfinished) - set(failed):
+            break  # what follows depends on it
+    return failed
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        found = tuple(map(float, text.split(",")))
+    except ValueError:
+        found = ()
+    if not found or not all(math.isfinite(each) and each > 0 for each in found):
+        raise argparse.ArgumentTypeError(f"{text!r}: positive numbers are needed, as in 2e-5,1e-4")
+    return found
+
+
+def _stages(text: str) -> tuple[str, ...]:
+    found = tuple(text.split(","))
+    if unknown := [each for each in found if each not in STAGES]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no stage: {', '.join(STAGES)}")
+    return found
+
+
+def _lengths(text: str) -> dict[str, float]:
+    numbers = _numbers(text)
+    if len(numbers) != len(KIMG):
+        raise argparse.ArgumentTypeError(f"{text!r}: four are needed, for {', '.join(KIMG)}")
+    return dict(zip(KIMG, numbers, strict=True))
+
+
+def _arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    defaults = {each.name: each.default for each in dataclasses.fields(Study)}
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help="folder of the study")
+    add("--data", default="", help="real images: a zip, a folder, digits; none only reports")
+    add("--teacher", default="cifar_tiny", help="a name, or a folder")
+    add("--stages", type=_stages, default=("teacher", "rates", "seeds"), help=", ".join(STAGES))
+    add("--only", default="", help="methods, and variants such as sid:alpha=1.0; all by default")
+    add("--rates", type=_numbers, default=RATES, help="the generator's, that are tried")
+    add("--kimg", type=_lengths, default=KIMG, help=f"thousand images a run: {','.join(KIMG)}")
+    add("--features", default=cifar.FEATURES)
+    add("--gpus", default="0", help="their numbers, such as 0,1")
+    add("--minutes", type=float, default=math.inf, help="to stop after")
+    for name in ("dtype", "batch_size", "updates_per_call", "ratio", "count", "few", "points"):
+        default = defaults[name]
+        add(f"--{name}", type=type(default), default=default, help=f"by default {default}")
+    add("--set", action="append", default=[], metavar="FIELD=VALUE", help="of all configs")
+    add("--plot", type=Path, help="a PNG to draw; needs matplotlib")
+    add("--picture", type=Path, help="a PNG of the grids of the last stage")
+    return parser, parser.parse_args()
+
+
+def main() -> None:
+    """Run what isn't done; print tables, and draw on request."""
+    parser, arguments = _arguments()
+    output = arguments.output.resolve()
+    failed: list[str] = []
+    if arguments.data:
+        study, rows = _study(parser, arguments), family_jobs.names()
+        if arguments.only:
+            rows = tuple(arguments.only.split(","))
+        _check(parser, study, rows, output)
+        failed = execute(
+            study,
+            arguments.stages,
+            list(rows),
+            output,
+            gpus=arguments.gpus.split(","),
+            rates=arguments.rates,
+            kimg=arguments.kimg,
+            minutes=arguments.minutes,
+        )
+    results = family_jobs.read(output)
+    if not results:
+        parser.error(f"--output={output} has no results; --data=… makes them")
+    print(family_report.report(results))
+    if arguments.plot:
+        family_report.plot(results, arguments.plot)
+    if arguments.picture:
+        family_report.picture(results, output, arguments.picture)
+    if failed:
+        raise SystemExit(f"error: failed: {', '.join(failed)}")
+
+
+def _study(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Study:
+    is_file = Path(arguments.data).exists()
+    own = {each.name for each in dataclasses.fields(Study)} & vars(arguments).keys()
+    given = {name: getattr(arguments, name) for name in own}
+    given["data"] = str(Path(arguments.data).resolve()) if is_file else arguments.data
+    if Path(arguments.teacher).exists():
+        given["teacher"] = str(Path(arguments.teacher).resolve())
+    try:
+        changes = dict(map(family_jobs.change, arguments.set))
+    except ValueError as error:
+        parser.error(f"--set: {error}")
+    return Study(**given, changes=changes)
+
+
+def _check(
+    parser: argparse.ArgumentParser, study: Study, rows: Iterable[str], output: Path
+) -> None:
+    """Refuse what can't be run, or doesn't belong to the study, before anything starts."""
+    if not Path(study.data).exists() and study.data != "digits":
+        parser.error(f"--data={study.data}: no such file; EDM's dataset_tool.py makes it")
+    try:
+        teachers.describe(study.teacher, field="--teacher")
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    known = family_jobs.names()
+    for name in rows:
+        if (method := name.partition(":")[0]) not in known:
+            parser.error(f"--only={name}: {method!r} isn't one of {', '.join(known)}")
+        try:
+            family_jobs.config_of(study, name)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            parser.error(f"{name}: {error}")
+    path = output / f"study_{study.name}.json"
+    told = dataclasses.asdict(study) | {"teacher": study.name, "data": Path(study.data).name}
+    if path.exists() and (before := json.loads(path.read_text(encoding="utf-8"))) != told:
+        other = next(name for name in told if told[name] != before.get(name))
+        parser.error(
+            f"--output={output} holds runs with {other}={before.get(other)!r}, not "
+            f"{told[other]!r}: name another folder"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(told), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,346 @@
+"""Runs of one row of `benchmarks.family`, by one program: it is compiled once for all of them.
+
+    python -m benchmarks.family_run --jobs=runs/family/steps/sid/jobs.json --output=runs/family
+
+`benchmarks.family` writes the jobs and starts this. A finished run is a line of `results.jsonl`,
+and isn't run again.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import functools
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import family_jobs, measuring
+from benchmarks.family_jobs import Job, Study
+from benchmarks.family_measures import GRID_SEED, SAMPLES_SEED, Measures
+from diffjax import methods
+from diffjax.distributed import numerics, preemption, runtime, sharding
+from diffjax.evaluation import sampling
+from diffjax.interfaces import Array
+from diffjax.runs import building, roles
+from diffjax.training import checkpointing, compilation
+
+# Of runs so short nothing is kept but their numbers and a grid.
+PASSING = "rates"
+
+
+class Rated(NamedTuple):
+    """State of an optimiser whose learning rate has a factor.
+
+    Attributes:
+      inner: state of the optimiser.
+      factor: scalar, on its updates.
+    """
+
+    inner: optax.OptState
+    factor: Array
+
+
+def rated(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Have a factor on an optimiser's learning rate in its state, so that no program depends on it.
+
+    Args:
+      optimizer: one whose updates are proportional to its rate.
+    """
+    inner = optax.with_extra_args_support(optimizer)
+
+    def init(params: optax.Params) -> Rated:
+        return Rated(inner.init(params), jnp.float32(1))
+
+    def update(
+        updates: optax.Updates, state: Rated, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, Rated]:
+        updates, after = inner.update(updates, state.inner, params, **extra)
+        scaled = jax.tree.map(lambda x: state.factor.astype(x.dtype) * x, updates)
+        return scaled, Rated(after, state.factor)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def with_factors(state: Any, factors: dict[str, float]) -> Any:
+    """Set the factors of learners' rates in a training state.
+
+    Args:
+      state: of an update whose optimisers are `rated`.
+      factors: by learner.
+    """
+    opt = dict(state.opt)
+    for name, factor in factors.items():
+        placed = jax.device_put(np.float32(factor), opt[name].factor.sharding)
+        opt[name] = opt[name]._replace(factor=placed)
+    return dataclasses.replace(state, opt=opt)
+
+
+class Program:
+    """A row's update, compiled, and what it reads.
+
+    Attributes:
+      exp: the experiment, its optimisers rated.
+      mesh: one device.
+      call: (state, inputs, key, count) -> (state, sums of metrics).
+      inputs: what updates read.
+      compile_seconds: of tracing and compiling.
+      flops: of matrix products and convolutions of an update.
+      an_update: learner -> images that an update has of it.
+      measured: sampler of what is measured.
+      shown: sampler of grids.
+    """
+
+    def __init__(self, study: Study, name: str) -> None:
+        """Build, load and compile.
+
+        Args:
+          study: that the row is part of.
+          name: of the row.
+        """
+        config = family_jobs.config_of(study, name)
+        exp = building.build(config)
+        optimizers = {key: rated(each) for key, each in exp.update.optimizers.items()}
+        self.exp = dataclasses.replace(
+            exp, update=dataclasses.replace(exp.update, optimizers=optimizers)
+        )
+        self.mesh = sharding.make_mesh(data=1)
+        self.measured = self.exp.sampler(seed=SAMPLES_SEED, mesh=self.mesh)
+        self.shown = self.exp.sampler(seed=GRID_SEED, mesh=self.mesh)
+        inputs = self.exp.load_inputs()
+        self._initial_inputs = sharding.put(inputs, sharding.state(inputs, self.mesh))
+        self.inputs = self.exp.narrowed(self._initial_inputs)
+        self.an_update = {
+            turn.learner: study.batch_size * turn.times / turn.every
+            for turn in self.exp.update.turns
+        }
+        state = self.first_state(0)
+        arguments = (state, self.inputs, numerics.key(0), study.updates_per_call)
+        start = time.perf_counter()
+        lowered = building.updates(config, self.exp, self.mesh).lower(*arguments)
+        self.call = lowered.compile()
+        self.compile_seconds = time.perf_counter() - start
+        one = compilation.compile_updates(
+            self.exp.update, self.exp.abstract_state(), self.mesh, updates_per_call=1
+        )
+        self.flops = measuring.matrix_flops(jax.make_jaxpr(one)(*arguments[:3], 1).jaxpr)
+
+    def first_state(self, seed: int) -> Any:
+        """Make the state before the first update of a run from a seed."""
+        exp = dataclasses.replace(self.exp, seed=seed)
+        return exp.first_state(self._initial_inputs, {}, self.mesh)
+
+
+class StoppedError(Exception):
+    """The process was told to stop."""
+
+
+def run(
+    study: Study,
+    program: Program,
+    measures: Measures,
+    job: Job,
+    output: Path,
+    stop: preemption.Preemption,
+) -> dict[str, Any]:
+    """Run a job to its end.
+
+    Args:
+      study: that it is part of.
+      program: its row's.
+      measures: what to measure by.
+      job: the run.
+      output: the study's folder.
+      stop: told to stop.
+
+    Returns:
+      Its curve and seconds.
+
+    Raises:
+      StoppedError: if told to stop; what is worth it was saved, and the same call goes on.
+    """
+    exp, mesh = program.exp, program.mesh
+    key, student = numerics.key(job.seed), exp.method.samples_from
+    per_update = program.an_update[student]
+    total = max(1, round(1000 * job.kimg / per_update))
+    stops = {max(1, round(total * i / study.points)) for i in range(1, study.points + 1)}
+    others = dict.fromkeys(program.an_update, job.rate / study.rate)
+    folder = output / "runs" / job.label(study) / "checkpoints"
+    keeps = job.stage != PASSING
+    with checkpointing.Checkpointer(folder, keep=1, read_only=not keeps) as kept:
+        if kept.latest_step() is None:
+            state, so_far = program.first_state(job.seed), _nothing()
+        else:
+            state, so_far = exp.restore(kept, mesh)
+        step = int(state.step)
+        while step < total and not so_far["failed"]:
+            if stop.requested():
+                if keeps and step:
+                    kept.save_and_wait(step, state, so_far)
+                raise StoppedError
+            count = min(study.updates_per_call, min(s for s in stops if s > step) - step)
+            rates = {**others, student: others[student] * _decayed(job, step * per_update / 1000)}
+            state = with_factors(state, rates)
+            start = time.perf_counter()
+            state, sums = jax.block_until_ready(program.call(state, program.inputs, key, count))
+            so_far["gpu_seconds"] += time.perf_counter() - start
+            so_far["seconds"].append((time.perf_counter() - start) / count)
+            step += count
+            if so_far["memory_gib"] is None:  # before anything else takes memory
+                so_far["memory_gib"] = runtime.peak_memory_gib()
+            so_far["skipped"] += int(sums.skipped)
+            if int(sums.skipped_in_a_row) >= (exp.update.max_skipped_in_a_row or math.inf):
+                so_far["failed"] = "updates weren't finite"
+            if step in stops or so_far["failed"]:
+                params = exp.averaged(state)
+                point = {
+                    "kimg": step * per_update / 1000,
+                    "fake_kimg": step * program.an_update.get("fake_score", 0) / 1000,
+                    "gpu_seconds": so_far["gpu_seconds"],
+                    **measures.distance(program.measured, params),
+                }
+                so_far["curve"].append(point)
+                if point["distance"] is None:
+                    so_far["failed"] = so_far["failed"] or "samples hold NaN"
+                print(job.label(study), point, flush=True)
+        params = exp.averaged(state)
+        measures.write_grid(output / "grids" / f"{job.label(study)}.png", program.shown, params)
+        so_far |= measures.diversity(program.measured, params)
+        if keeps and kept.latest_step() != step:
+            kept.save_and_wait(step, state, _without_end(so_far))
+    if keeps:
+        folder = output / "students" / f"{job.label(study)}_{job.kimg:g}kimg"
+        if not folder.exists():
+            card = exp.card(round(1000 * job.kimg))
+            exp.save_network(folder, exp.init_kwargs, params, card=card, classes=exp.classes)
+    return so_far
+
+
+def _nothing() -> dict[str, Any]:
+    return {
+        "curve": [],
+        "gpu_seconds": 0.0,
+        "seconds": [],
+        "memory_gib": None,
+        "skipped": 0,
+        "failed": "",
+    }
+
+
+def _without_end(so_far: dict[str, Any]) -> dict[str, Any]:
+    return {name: so_far[name] for name in _nothing()}
+
+
+def _decayed(job: Job, kimg: float) -> float:
+    """Factor on the generator's rate after so many thousand images."""
+    return min(1.0, (job.kimg - kimg) / job.decay_kimg) if job.decay_kimg else 1.0
+
+
+def described(study: Study, program: Program, job: Job, found: dict[str, Any]) -> dict[str, Any]:
+    """Make a result of what a run found: one line of `results.jsonl`.
+
+    Args:
+      study: that it is part of.
+      program: its row's.
+      job: the run.
+      found: by `run`.
+    """
+    per_update = float(np.median(found["seconds"]))
+    peak = measuring.matrix_peak(roles.DTYPES[study.dtype])
+    return {
+        "teacher": study.name,
+        **dataclasses.asdict(job),
+        **{name: value for name, value in found.items() if name != "seconds"},
+        "method": job.method,
+        "reads_data": "data" in methods.get(job.method).reads,
+        "rates": {
+            name: job.rate * (1 if name == program.exp.method.samples_from else study.ratio)
+            for name in program.an_update
+        },
+        "images_an_update": program.an_update,
+        "seconds_per_update": per_update,
+        "tflop_per_update": program.flops / 1e12,
+        "share_of_peak": program.flops / per_update / peak,
+        "compile_seconds": program.compile_seconds,
+        **_where(),
+    }
+
+
+def _where() -> dict[str, str]:
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "date": today}
+
+
+def measure_teacher(study: Study, output: Path) -> None:
+    """Measure the teacher by Heun's method, and add the result.
+
+    Args:
+      study: whose it is.
+      output: the study's folder.
+    """
+    exp = building.build(family_jobs.config_of(study, family_jobs.TEACHER))
+    mesh = sharding.make_mesh(data=1)
+    params = jax.device_put(exp.load_inputs()["teacher"], sharding.replicated(mesh))
+    sampler = functools.partial(sampling.heun, exp.denoiser, settings=exp.heun, mesh=mesh)
+    measures = Measures(study, exp, mesh, output)
+    measured = sampler(seed=SAMPLES_SEED)
+    found = {**measures.distance(measured, params), **measures.diversity(measured, params)}
+    measures.write_grid(
+        output / "grids" / f"{study.name}_teacher.png", sampler(seed=GRID_SEED), params
+    )
+    result = {"teacher": study.name, "name": family_jobs.TEACHER, "stage": family_jobs.TEACHER}
+    evaluations = {"evaluations": exp.heun.evaluations}
+    family_jobs.add(output, {**result, **found, **evaluations, **_where()})
+
+
+def main() -> None:
+    """Run the jobs of a file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--jobs", type=Path, required=True, help="file of jobs")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the study")
+    arguments = parser.parse_args()
+    asked = json.loads(arguments.jobs.read_text(encoding="utf-8"))
+    study, jobs = Study(**asked["study"]), [Job(**each) for each in asked["jobs"]]
+    if not jax.config.jax_compilation_cache_dir:  # later stages have the same programs
+        jax.config.update("jax_compilation_cache_dir", str(arguments.output / "compilation_cache"))
+    with numerics.own(), preemption.Preemption() as stop:
+        if work(study, jobs, arguments.output, stop):
+            (arguments.jobs.parent / "done").touch()
+
+
+def work(study: Study, jobs: list[Job], output: Path, stop: preemption.Preemption) -> bool:
+    """Run what has no result yet, and return whether all of it ended.
+
+    Args:
+      study: that the jobs are part of.
+      jobs: of one row.
+      output: the study's folder.
+      stop: told to stop.
+    """
+    if not jobs:
+        measure_teacher(study, output)
+        return True
+    todo = [job for job in jobs if not job.is_done(study, family_jobs.read(output))]
+    if not todo or stop.requested():
+        return not todo
+    program = Program(study, todo[0].name)
+    measures = Measures(study, program.exp, program.mesh, output)
+    for job in todo:
+        try:
+            found = run(study, program, measures, job, output, stop)
+        except StoppedError:
+            return False
+        family_jobs.add(output, described(study, program, job, found))
+    return True
+
+
+if __name__ == "__main__":
+    main()

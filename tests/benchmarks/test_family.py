@@ -1,0 +1,350 @@
+"""The command that compares all methods of the family, in miniature."""
+
+import dataclasses
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+from benchmarks import family, family_jobs, family_report, family_run, measuring
+from benchmarks.family_jobs import Job, Study
+from diffjax import methods
+from diffjax.distributed import preemption
+from diffjax.methods.score_distillation import ScoreDistillation
+from diffjax.training import optimizer
+
+BATCH = 8
+KIMG = BATCH / 1000  # an update
+
+
+@pytest.fixture(scope="module")
+def study(teacher):
+    return Study(
+        teacher=str(teacher),
+        data="digits",
+        features="pixels",
+        dtype="float32",
+        batch_size=BATCH,
+        updates_per_call=2,
+        rate=1e-3,
+        count=24,
+        few=24,
+        points=2,
+    )
+
+
+class StopAfter:
+    """A preemption that is asked for at the n-th question."""
+
+    def __init__(self, questions):
+        self.left = questions
+
+    def requested(self):
+        self.left -= 1
+        return self.left < 0
+
+
+NEVER = StopAfter(10**6)
+
+
+def result(name, rate, distance, *, stage="rates", teacher="tiny", kimg=128.0, seed=0):
+    curve = [
+        {"kimg": kimg / 2, "fake_kimg": kimg / 2, "gpu_seconds": 5.0, "distance": 2 * distance},
+        {"kimg": kimg, "fake_kimg": kimg, "gpu_seconds": 10.0, "distance": distance},
+    ]
+    return {
+        "teacher": teacher,
+        **dataclasses.asdict(Job(name, rate, seed, kimg, 0.0, stage)),
+        "curve": curve,
+        "gpu_seconds": 10.0,
+        "memory_gib": 3.0,
+        "failed": "",
+        "precision": 0.5,
+        "recall": 0.25,
+        "reads_data": False,
+        "seconds_per_update": 0.02 if name == "diff_instruct" else 0.03,
+        "tflop_per_update": 9.0 if name == "diff_instruct" else 11.0,
+        "share_of_peak": 0.2,
+        "compile_seconds": 30.0,
+        "device": "a device",
+        "jax": "0",
+        "date": "a day",
+    }
+
+
+def test_all_methods_with_a_fake_score_take_part(study):
+    names = family_jobs.names()
+    assert {"sid", "diff_instruct", "dmd", "fgm", "sim", "moment_matching"} <= set(names)
+    assert "denoising" not in names
+    assert all(issubclass(methods.get(name), ScoreDistillation) for name in names)
+    for name in names:
+        config = family_jobs.config_of(study, name)
+        assert config.generator.learning_rate == study.rate
+        assert config.fake_score.learning_rate == 2 * study.rate
+    assert set(names) <= set(family_report.TITLES)
+
+
+def test_a_variant_is_a_row_of_its_own(study):
+    config = family_jobs.config_of(study, "sid:alpha=0.5:fake_score.updates=2")
+    assert (config.alpha, config.fake_score.updates) == (0.5, 2)
+    assert family_report.title("sid:alpha=0.5") == "SiD, alpha=0.5"
+    changed = dataclasses.replace(study, changes={"init_sigma": 3})
+    assert family_jobs.config_of(changed, "dmd").init_sigma == 3.0
+
+
+class TestPlan:
+    study = Study(teacher="some/tiny", data="digits", features="pixels")
+    rows = ("diff_instruct", "dmd", "fgm", "sid", "sim")
+    at_best = (("sid", 5e-5, 3.0), ("sim", 2e-5, 1.0), ("dmd", 5e-5, 2.0), ("fgm", 5e-5, 1.5))
+
+    def results(self):
+        best = [result(*each) for each in (*self.at_best, ("diff_instruct", 5e-5, 9.0))]
+        worse = [result(name, 1.25e-4, 20.0) for name in self.rows]
+        return [*worse, *best]
+
+    def test_each_method_is_tried_at_each_rate_once(self):
+        jobs = family.plan("rates", self.study, self.rows, [])
+        assert list(jobs) == list(self.rows)
+        assert [job.rate for job in jobs["sid"]] == list(family.RATES)
+        assert {(job.kimg, job.seed, job.decay_kimg) for job in jobs["sid"]} == {(128.0, 0, 0.0)}
+        left = family.plan("rates", self.study, self.rows, self.results())
+        assert [job.rate for job in left["sid"]] == [2e-5]
+        assert [job.rate for job in left["sim"]] == [5e-5]
+
+    def test_seeds_are_of_the_best_three_and_the_founders_at_their_best_rates(self):
+        jobs = family.plan("seeds", self.study, self.rows, self.results())
+        assert list(jobs) == ["sim", "fgm", "dmd", "sid", "diff_instruct"]
+        assert [(job.rate, job.seed) for job in jobs["sim"]] == [(2e-5, 1), (2e-5, 2)]
+
+    def test_longer_runs_take_rates_from_another_teacher_and_end_in_a_decay(self):
+        other = dataclasses.replace(self.study, teacher="small")
+        once = family.plan("once", other, self.rows, self.results())
+        assert [job.rate for job in once["sim"]] == [2e-5]
+        done = [
+            result(name, rate, distance, stage="once", teacher="small", kimg=256.0)
+            for name, rate, distance in (*self.at_best, ("diff_instruct", 5e-5, 9.0))
+        ]
+        jobs = family.plan("long", other, self.rows, self.results() + done)
+        assert list(jobs) == ["sim", "fgm", "dmd", "diff_instruct"]
+        assert [(job.kimg, job.decay_kimg) for job in jobs["sim"]] == [(1000.0, 500.0)]
+
+    def test_a_run_that_broke_down_is_no_best_one(self):
+        broken = result("sim", 5e-5, 0.1) | {"failed": "samples hold NaN"}
+        assert family.best_rate([broken, *self.results()], "sim", "tiny") == 2e-5
+
+
+def test_a_factor_on_the_rate_is_another_rate():
+    params = {"w": jnp.arange(1.0, 5.0)}
+    gradient = {"w": jnp.asarray([0.1, -2.0, 3.0, 0.0])}
+
+    def after(made, state):
+        for _ in range(3):
+            updates, state = made.update(gradient, state, params)
+        return optax.apply_updates(params, updates)
+
+    rated = family_run.rated(optimizer.adam(1e-2, b1=0.5))
+    state = rated.init(params)._replace(factor=jnp.float32(3))
+    plain = optimizer.adam(3e-2, b1=0.5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+        after(rated, state),
+        after(plain, plain.init(params)),
+    )
+
+
+@pytest.fixture(scope="module")
+def program(study):
+    return family_run.Program(study, "diff_instruct")
+
+
+@pytest.fixture
+def programs(program, monkeypatch):
+    """Rows whose program was asked for; all are given one, which is compiled already."""
+    asked = []
+
+    def give(study, name):
+        asked.append(name)
+        return program
+
+    monkeypatch.setattr(family_run, "Program", give)
+    return asked
+
+
+def jobs_of(stage, kimg, rates=(1e-3,), decay=0.0):
+    return [Job("diff_instruct", rate, 0, kimg * KIMG, decay * KIMG, stage) for rate in rates]
+
+
+def test_runs_of_one_program_and_how_they_go_on(study, programs, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    # Rates in one program, each a result; a second call has nothing to do.
+    rates = jobs_of("rates", 4, rates=(1e-3, 1e-1))
+    for _ in range(2):
+        assert family_run.work(study, rates, whole, NEVER)
+    assert programs == ["diff_instruct"]
+    low, high = family_jobs.read(whole)
+    assert [point["kimg"] for point in low["curve"]] == [2 * KIMG, 4 * KIMG]
+    assert low["curve"][-1]["distance"] != high["curve"][-1]["distance"]
+    assert low["rates"] == {"generator": 1e-3, "fake_score": 2e-3}
+    assert 0 <= low["precision"] <= 1
+    assert low["share_of_peak"] > 0
+    assert not (whole / "students").exists()
+
+    # A longer run has the same first measurement; one that was stopped goes on.
+    once, longer = jobs_of("once", 4), jobs_of("long", 8, decay=4)
+    assert family_run.work(study, once, whole, NEVER)
+    assert family_run.work(study, longer, whole, NEVER)
+    *_, short, long = family_jobs.read(whole)
+    numbers = [[point["distance"] for point in each["curve"]] for each in (low, short, long)]
+    assert numbers[0] == numbers[1] == numbers[2][:2]
+    assert [point["kimg"] for point in long["curve"]] == [2 * KIMG, 4 * KIMG, 8 * KIMG]
+    assert not family_run.work(study, longer, parts, StopAfter(2))
+    assert family_jobs.read(parts) == []
+    assert family_run.work(study, longer, parts, NEVER)
+    (resumed,) = family_jobs.read(parts)
+    assert resumed["curve"][-1]["distance"] == long["curve"][-1]["distance"]
+    assert len(list((whole / "students").iterdir())) == 2
+
+
+def test_flops_are_those_of_the_passes_that_a_method_needs(program):
+    passes = program.flops / BATCH / measuring.forward_flops(program.exp.denoiser)
+    assert 8.5 < passes < 9.1
+
+
+def test_a_run_that_breaks_down_is_a_result(study, programs, tmp_path):
+    (job,) = jobs_of("rates", 12, rates=(float("inf"),))
+    assert family_run.work(study, [job], tmp_path, NEVER)
+    (found,) = family_jobs.read(tmp_path)
+    assert found["failed"] == "updates weren't finite"
+    assert found["skipped"] == 10
+    assert family_jobs.distance(found) == float("inf")
+    assert "Diff-Instruct" in family_report.report([found])
+
+
+class _Inline:
+    """A step's process, run within this one."""
+
+    def __init__(self, arguments):
+        flags = dict(each[2:].split("=", 1) for each in arguments if each.startswith("--"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["family_run", *[f"--{k}={v}" for k, v in flags.items()]])
+            patch.setattr(preemption, "Preemption", lambda: NEVER_ENTERED)
+            family_run.main()
+
+    def poll(self):
+        return 0
+
+
+class _Entered(StopAfter):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+
+NEVER_ENTERED = _Entered(10**6)
+
+
+def run(monkeypatch, *flags):
+    monkeypatch.setattr(sys, "argv", ["family", *flags])
+    family.main()
+
+
+def test_the_command_in_miniature(teacher, programs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(family.cifar, "_launch", lambda step, *_: _Inline(step.arguments))
+    output = tmp_path / "study"
+    flags = [
+        f"--output={output}",
+        f"--teacher={teacher}",
+        "--data=digits",
+        "--features=pixels",
+        "--dtype=float32",
+        f"--batch_size={BATCH}",
+        "--updates_per_call=2",
+        "--count=24",
+        "--few=24",
+        "--points=2",
+        "--rates=1e-4,1e-3",
+        "--kimg=0.016,0.016,0.016,0.032",
+        "--only=diff_instruct",
+        "--set=heun.steps=2",
+    ]
+    picture = f"--picture={tmp_path / 'new' / 'grids.png'}"
+    run(monkeypatch, *flags, "--stages=teacher,rates", picture)
+    out = capsys.readouterr().out
+    assert "| distance after 16 images | rate 0.0001 | rate 0.001 |" in out
+    assert "| the teacher, 3 evaluations |" in out
+    assert [each["stage"] for each in family_jobs.read(output)] == ["teacher", "rates", "rates"]
+    assert np.asarray(Image.open(tmp_path / "new" / "grids.png")).shape[1] > 2 * 10 * 64
+    # What is done isn't run again, and other settings don't mix with these.
+    monkeypatch.setattr(family.cifar, "_launch", None)
+    run(monkeypatch, *flags, "--stages=teacher,rates")
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, *flags, "--count=48")
+    assert ended.value.code == 2
+    assert "holds runs with count=24, not 48: name another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data=no.zip"], "--data=no.zip: no such file"),
+        (["--data=digits", "--teacher=digit"], "--teacher='digit' is unknown"),
+        (["--data=digits", "--only=sdi"], "--only=sdi: 'sdi' isn't one of diff_instruct"),
+        (["--data=digits", "--only=sid:alhpa=1"], "sid:alhpa=1: config.alhpa is missing"),
+        (["--data=digits", "--only=sid:alpha"], "sid:alpha: 'alpha' isn't field=value"),
+        (["--data=digits", "--set=batch_size"], "--set: 'batch_size' isn't field=value"),
+        (["--data=digits", "--rates=fast"], "argument --rates: 'fast': positive numbers"),
+        (["--data=digits", "--kimg=1,2"], "argument --kimg: '1,2': four are needed"),
+        (["--data=digits", "--stages=rate"], "argument --stages: 'rate' is no stage: teacher, "),
+        ([], "has no results; --data=… makes them"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_starts(flags, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(family.cifar, "Study", None)
+    teacher = ["--teacher=digits"] if not any("teacher" in each for each in flags) else []
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, f"--output={tmp_path / 'study'}", *teacher, *flags)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "study" / "results.jsonl").exists()
+
+
+def test_tables_say_what_was_measured():
+    results = [
+        *(result("sid", 5e-5, 4.0 + seed, seed=seed, stage="seeds") for seed in (0, 1, 2)),
+        result("sid", 2e-5, 8.0),
+        result("diff_instruct", 5e-5, 6.0),
+        result("diff_instruct", 5e-5, 3.0, teacher="small", kimg=256.0, stage="once"),
+    ]
+    text = family_report.report(results)
+    row = "| SiD | - | 5e-05 | 128,000 | 128,000 | 3 | 5.00 (4.00 to 6.00) | 0.500 (0.500 to 0.500)"
+    assert row in text
+    assert "| SiD | 30.0 | 1.50 | 11 | 1.22 | 0.20 | 3.0 | 30 |" in text
+    assert text.index("Teacher tiny.") < text.index("Teacher small.")
+    best = family_report.best_runs([each for each in results if each["teacher"] == "tiny"])
+    assert list(best) == ["sid", "diff_instruct"]
+
+
+def test_the_plot_has_a_panel_for_images_and_one_for_seconds(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib isn't installed: diffjax[plot]")
+    teacher = {"teacher": "tiny", "name": "teacher", "stage": "teacher", "distance": 2.0}
+    results = [teacher, result("sid", 5e-5, 4.0), result("sim", 5e-5, 3.0)]
+    family_report.plot(results, tmp_path / "new" / "plot.png")
+    picture = np.asarray(Image.open(tmp_path / "new" / "plot.png").convert("L"))
+    assert picture.shape == (600, 1500)
+    assert picture.std() > 5
+
+
+def test_results_are_lines_of_json(tmp_path):
+    family_jobs.add(tmp_path, {"name": "sid"})
+    family_jobs.add(tmp_path, {"name": "dmd"})
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert list(map(json.loads, lines)) == family_jobs.read(tmp_path)
