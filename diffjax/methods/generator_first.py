@@ -71,7 +71,7 @@ class GeneratorFirst(Adversarial):
         return {**draws, "fake_score": dataclasses.replace(fake_score, z=z, labels=labels)}
 
     def with_noise(self, key: PRNGKey, draws: Draws, name: str, sigma: SigmaDistribution) -> Draws:
-        """Draw noise besides a turn's own, as `more` by `name`_sigma and `name`_noise."""
+        """Draw noise besides a turn's own, as {name}_sigma and {name}_noise of `more`."""
         levels, normals = like(draws, key, sigma)
         more = {**draws.more, f"{name}_sigma": levels, f"{name}_noise": normals}
         return dataclasses.replace(draws, more=more)

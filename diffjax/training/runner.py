@@ -1,4 +1,4 @@
-"""What an update is made of, and the interface of what executes it."""
+"""Parts of an update, and the interface of what executes them."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
