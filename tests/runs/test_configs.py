@@ -61,6 +61,17 @@ FID = {
     "dmd_imagenet64": "5.60",
     "fgm_cifar": "3.08",
     "sim_cifar": "2.06",
+    "sida_cifar": "1.52",
+    "sida_cifar_cond": "1.44",
+    "sida_imagenet64": "1.35",
+    "sida_ffhq64": "1.040",
+    "sida_afhqv2_64": "1.276",
+    "dmd2_imagenet64": "1.51",
+    "f_distill_cifar_cond": "1.92",
+    "f_distill_imagenet64": "1.16",
+    "smd_imagenet64": "1.48",
+    "uni_instruct_cifar": "1.46",
+    "uni_instruct_cifar_cond": "1.38",
     "di_refine_stylegan2_cifar": "2.71",
     "di_refine_stylegan2_cifar_cond": "2.27",
 }
@@ -128,28 +139,36 @@ def no_download(monkeypatch):
 
 @pytest.fixture
 def real_images(tmp_path):
-    """Ten images of ten classes, in EDM's format, in the place of CIFAR-10."""
-    path = tmp_path / "cifar10-32x32.zip"
-    names = [f"00000/img{number:08d}.png" for number in range(10)]
-    with zipfile.ZipFile(path, "w") as archive:
-        for number, name in enumerate(names):
-            buffer = io.BytesIO()
-            Image.new("RGB", (32, 32), (number, 0, 0)).save(buffer, "png")
-            archive.writestr(name, buffer.getvalue())
-        labels = [[name, number] for number, name in enumerate(names)]
-        archive.writestr("dataset.json", json.dumps({"labels": labels}))
-    return path
+    """Ten images in EDM's format, of sizes and numbers of classes as asked for."""
+
+    def make(size: int = 32, classes: int = 10) -> Path:
+        path = tmp_path / f"{size}x{size}_{classes}.zip"
+        names = [f"00000/img{number:08d}.png" for number in range(10)]
+        with zipfile.ZipFile(path, "w") as archive:
+            for number, name in enumerate(names):
+                buffer = io.BytesIO()
+                Image.new("RGB", (size, size), (number, 0, 0)).save(buffer, "png")
+                archive.writestr(name, buffer.getvalue())
+            labels = [[name, classes - 1 - number] for number, name in enumerate(names)]
+            archive.writestr("dataset.json", json.dumps({"labels": labels if classes else None}))
+        return path
+
+    return make
 
 
-def load_with_data(name: str, real_images: Path) -> ConfigDict:
+def load_with_data(name: str, real_images: Callable[..., Path]) -> ConfigDict:
     config = load(name)
     if name in ON_FILES:
-        config.dataset = str(real_images)
+        config.dataset = str(real_images())
+    if config.get("data"):
+        size = 32 if "32x32" in config.data else 64
+        classes = {"cifar10-32x32.zip": 10, "imagenet-64x64.zip": 1000}.get(config.data, 0)
+        config.data = str(real_images(size, classes))
     return config
 
 
 def test_the_tables_here_know_every_config():
-    assert set(NAMES) == {*FID, *DIGITS, *ON_FILES, "sid_cifar_tiny"}
+    assert set(NAMES) == {*FID, *DIGITS, *ON_FILES, "sid_cifar_tiny", "smd_cifar"}
     assert (len(DIGITS), len(ON_FILES)) == (8, 3)
 
 
@@ -303,7 +322,9 @@ def test_builds_without_a_download(name, no_download, real_images):
     exp = building.build(config)
     params = exp.denoiser.abstract_params()
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    assert count == PARAMETERS.get(name.partition("_")[2], 188_945)
+    of_data = [data for data in PARAMETERS if name.endswith(f"_{data}")]
+    of_data = max(of_data, key=len, default="")
+    assert count == PARAMETERS.get(of_data, 188_945)
     state = exp.abstract_state()
     if config.get("student"):
         average = jax.tree.leaves(exp.averaged(state))
@@ -371,7 +392,7 @@ def test_the_update_traces_at_full_size(name, no_download, real_images):
 NUMBER = "a positive number is needed"
 WHOLE = "a whole number of at least 1 is needed"
 MISTAKES = [
-    ("sid_cifar", {"method": "sdi"}, "config.method='sdi' .* denoising, diff_instruct, sds, sid"),
+    ("sid_cifar", {"method": "sdi"}, "config.method='sdi' .* denoising, diff_instruct, dmd, .* sid, "),
     (
         "sid_cifar",
         {"attention": "cudnn"},
