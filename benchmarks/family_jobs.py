@@ -28,6 +28,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "f_distill": {"init_sigma": 80.0},
     "sid": {"generator.max_grad_norm": 10_000.0, "fake_score.max_grad_norm": 1000.0},
     "sida": {"generator.frozen_kimg": 6.4, "gan_from_kimg": 12.8},
+    "smd": {"init_sigma": 80.0},
+    "uni_instruct": {"generator.frozen_kimg": 6.4, "gan_from_kimg": 12.8},
 }
 GRID_COLUMNS = 10  # of the grids that runs leave
 # Not of one step with a generator that is to have all of the data.
@@ -178,6 +180,7 @@ def config_of(study: Study, name: str) -> ConfigDict:
         f"{each.optimizer or each.name}.learning_rate": study.rate
         * (1 if each.name == method.samples_from else study.ratio)
         for each in method.learners
+        if each.is_network
     }
     own = {
         "teacher": study.teacher,

@@ -93,6 +93,7 @@ class Program:
       compile_seconds: of tracing and compiling.
       flops: of matrix products and convolutions of an update.
       an_update: learner -> images that an update has of it.
+      networks: learners with a learning rate.
       measured: sampler of what is measured.
       shown: sampler of grids.
     """
@@ -106,7 +107,9 @@ class Program:
         """
         config = family_jobs.config_of(study, name)
         exp = building.build(config)
-        optimizers = {key: rated(each) for key, each in exp.update.optimizers.items()}
+        self.networks = [each.name for each in exp.method.learners if each.is_network]
+        optimizers = dict(exp.update.optimizers)
+        optimizers |= {name: rated(optimizers[name]) for name in self.networks}
         self.exp = dataclasses.replace(
             exp, update=dataclasses.replace(exp.update, optimizers=optimizers)
         )
@@ -170,7 +173,7 @@ def run(
     per_update = program.an_update[student]
     total = max(1, round(1000 * job.kimg / per_update))
     stops = {max(1, round(total * i / study.points)) for i in range(1, study.points + 1)}
-    others = dict.fromkeys(program.an_update, job.rate / study.rate)
+    others = dict.fromkeys(program.networks, job.rate / study.rate)
     folder = output / "runs" / job.label(study) / "checkpoints"
     keeps = job.stage != PASSING
     with checkpointing.Checkpointer(folder, keep=1, read_only=not keeps) as kept:
@@ -261,7 +264,7 @@ def described(study: Study, program: Program, job: Job, found: dict[str, Any]) -
         "reads_data": "data" in methods.get(job.method).reads,
         "rates": {
             name: job.rate * (1 if name == program.exp.method.samples_from else study.ratio)
-            for name in program.an_update
+            for name in program.networks
         },
         "images_an_update": program.an_update,
         "seconds_per_update": per_update,

@@ -86,6 +86,7 @@ def test_all_methods_with_a_fake_score_take_part(study):
         config = family_jobs.config_of(study, name)
         assert config.generator.learning_rate == study.rate
         assert config.fake_score.learning_rate == 2 * study.rate
+        assert set(family_jobs.CHANGES) <= set(names)
     assert set(names) <= set(family_report.TITLES)
 
 
