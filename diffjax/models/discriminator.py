@@ -80,6 +80,15 @@ class Headed:
         logits: Any = self.module.apply({"params": params["head"]}, features)
         return jnp.asarray(logits)
 
+    @property
+    def overwrites_weights(self) -> bool:
+        """Whether a training pass overwrites the denoiser's weights; see `NetworkDenoiser`."""
+        return bool(getattr(self.denoiser, "overwrites_weights", False))
+
+    def normalized(self, params: Params) -> Params:
+        """Parameters as a training pass leaves them, those of the head as they are."""
+        return {**params, "network": self.denoiser.normalized(params["network"])}
+
     def init_head(self, rng: PRNGKey) -> Params:
         """Draw fresh parameters of the head, float32."""
         shapes = jax.eval_shape(self._features, self.judged.abstract_params())

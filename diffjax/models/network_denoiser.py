@@ -282,6 +282,11 @@ class NetworkDenoiser:
         c_noise = self.preconditioning(sigma.astype(jnp.float32), params["buffers"]).c_noise
         return self.network.log_variance(params, c_noise, train=train)
 
+    @property
+    def overwrites_weights(self) -> bool:
+        """Whether a training pass overwrites weights, so that `normalized` changes something."""
+        return bool(getattr(self.network, "force_normalization", False))
+
     def normalized(self, params: Params) -> Params:
         """Parameters as a training forward pass leaves them, a pure function.
 
@@ -291,7 +296,7 @@ class NetworkDenoiser:
         Args:
           params: of this denoiser.
         """
-        if not getattr(self.network, "force_normalization", False):
+        if not self.overwrites_weights:
             return params
         return {**params, "params": edm2_layers.normalized_weights(params["params"])}
 

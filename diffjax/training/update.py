@@ -36,6 +36,8 @@ class Update:
         its counters too; None for never.
       unroll: whether rounds of gradient accumulation are unrolled; on a CPU convolutions inside
         a compiled loop run on one thread.
+      overwritten: learner -> its parameters as a training pass forward leaves them, from which its
+        optimiser steps, such as `NetworkDenoiser.normalized`; others step from what they have.
     """
 
     method: Method
@@ -43,6 +45,7 @@ class Update:
     averages: ema.Averages = dataclasses.field(default_factory=ema.Averages)
     max_skipped_in_a_row: int | None = None
     unroll: bool = False
+    overwritten: Mapping[str, Callable[[Params], Params]] = dataclasses.field(default_factory=dict)
 
     @property
     def batch_size(self) -> int:
@@ -188,8 +191,13 @@ class Update:
         """
         gradient, metrics = jax.tree.map(lambda x: x / self.batch_size, sums)
         name = turn.learner
+        params = before.params[name]
+        if overwrite := self.overwritten.get(name):
+            # Each round's pass does it; after the third nothing more changes in float32.
+            for _ in range(min(self.method.batch.rounds, 3)):
+                params = overwrite(params)
         params, opt = optimizer.step(
-            self.optimizers[name], gradient, before.opt[name], before.params[name], images
+            self.optimizers[name], gradient, before.opt[name], params, images
         )
         metrics = {**metrics, f"{turn.prefix}grad_norm": optax.global_norm(gradient)}
         finite = before.finite & guard.all_finite(metrics)
