@@ -125,6 +125,9 @@ class Method:
     couples_examples: ClassVar[bool] = False
     # Whether draws have `more["images"]`, those seen before the update, for losses with phases.
     has_phases: ClassVar[bool] = False
+    # Whether EDM2's uncertainty weighting is one of its ways, and EDM2's noise levels: it then has
+    # the attributes `p_mean`, `p_std` and `uncertainty_weighting`.
+    weighs_by_uncertainty: ClassVar[bool] = False
     # The learner whose average is sampled, and how: "one_step" or "heun".
     samples_from: ClassVar[str]
     sampled_by: ClassVar[str]

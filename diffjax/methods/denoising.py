@@ -19,6 +19,9 @@ from diffjax.methods.base import AllParams, Learner, Method, Turn, Values, regis
 from diffjax.methods.draws import Dataset, Draws, once, real_batch
 from diffjax.methods.settings import FLAG, SHARE, setting
 
+# (params, sigma [B], train=) -> u(σ) [B], as `NetworkDenoiser.log_variance`.
+LogVariance = Callable[..., Array]
+
 
 def diffuse(x: Array, draws: Draws) -> Array:
     """Noisy data y = x + σ n, [B, ...].
@@ -85,6 +88,7 @@ def denoising_losses(
     draws: Draws,
     sigma_data: float = noise.PUBLISHED_SIGMA_DATA,
     weight: Array | None = None,
+    log_variance: LogVariance | None = None,
 ) -> Array:
     """EDM's loss λ(σ) ‖D(x + σn; σ) − x‖² of each example, [B], D in training mode.
 
@@ -95,11 +99,14 @@ def denoising_losses(
       draws: of a round; with augmentation, x is augmented and D is told.
       sigma_data: standard deviation of the data, for the weight.
       weight: [B], in place of EDM's λ(σ).
+      log_variance: u of the loss, by which EDM2 weights it; None for none.
     """
     data = noisy(x, draws)
     if weight is None:
         weight = noise.edm_weight(draws.sigma, sigma_data)
-    return losses.denoising(data.x, denoised(denoiser, params, data, draws), weight=weight)
+    u = None if log_variance is None else log_variance(params, draws.sigma, train=True)
+    d = denoised(denoiser, params, data, draws)
+    return losses.denoising(data.x, d, weight=weight, log_variance=u)
 
 
 @register("denoising")
@@ -111,12 +118,20 @@ class Denoising(Method):
       augment_probability: of each of EDM's augmentations; 0 for none.
       x_flip: whether half of the images are mirrored left to right.
       in_order: whether data is a stream's batch, taken as it comes, mirrored already.
+      p_mean: mean of ln σ, σ for data of standard deviation 0.5.
+      p_std: standard deviation of ln σ.
+      uncertainty_weighting: whether the network's own log-variance weighs its loss, as EDM2's does
+        (Karras et al. 2024, arXiv:2312.02696, section 2.2). `networks` then have "log_variance".
     """
 
     augment_probability: float = setting(0.0, SHARE)
     x_flip: bool = setting(False, FLAG)
     in_order: bool = False
+    p_mean: float = noise.LogNormal.mean
+    p_std: float = noise.LogNormal.std
+    uncertainty_weighting: bool = False
 
+    weighs_by_uncertainty: ClassVar = True
     learners: ClassVar = (
         Learner("denoiser", starts_as="fresh", averaged=True, optimizer="optimizer"),
     )
@@ -138,8 +153,9 @@ class Denoising(Method):
 
     def loss(self, params: AllParams, x: Array, draws: Draws) -> Values:
         """EDM's loss of each image, [B]."""
-        denoiser = self.networks["denoiser"]
-        return denoising_losses(denoiser, params["denoiser"], x, draws, self.sigma_data), {}
+        u = self.networks["log_variance"] if self.uncertainty_weighting else None
+        denoiser, own = self.networks["denoiser"], params["denoiser"]
+        return denoising_losses(denoiser, own, x, draws, self.sigma_data, log_variance=u), {}
 
     def draw(self, key: PRNGKey, data: Dataset | None = None) -> dict[str, Draws]:
         """Draw the images and the randomness of an update."""
@@ -150,7 +166,8 @@ class Denoising(Method):
         drawn = None
         if self.augment_probability:
             drawn = augment.draw(augment_key, batch.size, p=self.augment_probability)
-        sigma = noise.LogNormal().scaled(self.scale)(sigma_key, (batch.size,))
+        levels = noise.LogNormal(self.p_mean, self.p_std).scaled(self.scale)
+        sigma = levels(sigma_key, (batch.size,))
         rounds = batch.rounds
         keys = dropout_key[None] if rounds == 1 else jax.random.split(dropout_key, rounds)
         normals = jax.random.normal(noise_key, x.shape, jnp.float32)

@@ -20,9 +20,11 @@ class DiffInstruct(ScoreDistillation):
     """Diff-Instruct as its released training loop runs it.
 
     Both scores are constants, so that no gradient flows through them; they have dropout on, with
-    one mask for both, and see the labels of the fake score's update.
+    one mask for both, and see the labels of the fake score's update. Uncertainty weighting is of
+    the fake score's loss alone: for the generator's nothing is published.
     """
 
+    weighs_by_uncertainty: ClassVar = True
     new_labels: ClassVar = False
 
     def generator_sigma(self) -> SigmaDistribution:

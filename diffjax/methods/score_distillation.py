@@ -49,6 +49,10 @@ class ScoreDistillation(Method):
         generator's turn makes, latents and labels included. The generator then runs forward once
         for both, in training mode. The published loops draw new samples. With several rounds the
         activations of all of them are kept, which accumulation otherwise avoids.
+      p_mean: mean of ln σ in the fake score's turn, σ for data of standard deviation 0.5.
+      p_std: standard deviation of ln σ there.
+      uncertainty_weighting: whether the fake score's log-variance weighs the losses, where a method
+        `weighs_by_uncertainty`. `networks` then have "log_variance", of the fake score.
     """
 
     augment_probability: float = setting(0.0, SHARE)
@@ -57,6 +61,9 @@ class ScoreDistillation(Method):
     fake_score_updates: int = setting(1, COUNT, field="fake_score.updates")
     fake_score_every: int = setting(1, COUNT, field="fake_score.every")
     share_samples: bool = setting(False, FLAG)
+    p_mean: float = noise.LogNormal.mean
+    p_std: float = noise.LogNormal.std
+    uncertainty_weighting: bool = False
 
     learners: ClassVar[tuple[Learner, ...]] = (
         Learner("fake_score"),
@@ -113,8 +120,9 @@ class ScoreDistillation(Method):
 
     def fake_score_loss(self, params: AllParams, x: Array, draws: Draws) -> Values:
         """EDM's loss of the fake score on each generated example, [B]."""
-        fake_score = self.networks["fake_score"]
-        return denoising_losses(fake_score, params["fake_score"], x, draws, self.sigma_data), {}
+        u = self.networks["log_variance"] if self.uncertainty_weighting else None
+        fake_score, own = self.networks["fake_score"], params["fake_score"]
+        return denoising_losses(fake_score, own, x, draws, self.sigma_data, log_variance=u), {}
 
     def generator_loss(self, params: AllParams, x: Array, draws: Draws) -> Values:
         """Loss of the generator for each of its samples, and mean |D_φ − D_ψ|, [B] each."""
@@ -127,6 +135,18 @@ class ScoreDistillation(Method):
     def fake_score_sigma(self) -> SigmaDistribution:
         """Distribution of the noise levels in the fake score's turn, EDM's log-normal one."""
         return self.lognormal()
+
+    def certainty(self, params: AllParams, sigma: Array) -> Array | float:
+        """Factor exp(−u(σ)) on the generator's losses, [B]; 1 without uncertainty weighting.
+
+        Args:
+          params: of all networks; u is the fake score's.
+          sigma: [B].
+        """
+        if not self.uncertainty_weighting:
+            return 1.0
+        u = self.networks["log_variance"](params["fake_score"], sigma)
+        return jax.lax.stop_gradient(jnp.exp(-u))
 
     def scores(
         self, params: AllParams, y: Array, draws: Draws, *, train: bool
@@ -178,7 +198,7 @@ class ScoreDistillation(Method):
 
     def lognormal(self) -> SigmaDistribution:
         """EDM's log-normal noise levels, within the networks' range."""
-        published = noise.LogNormal(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+        published = noise.LogNormal(self.p_mean, self.p_std, self.sigma_min, self.sigma_max)
         return published.scaled(self.scale)
 
     def _generate(self, params: AllParams, draws: Draws, *, train: bool) -> Array:

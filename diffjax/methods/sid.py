@@ -20,6 +20,7 @@ class SiD(ScoreDistillation):
     """SiD as its released training loop runs it.
 
     The generator's gradient flows through both scores, which have dropout off, into the sample.
+    With uncertainty weighting its loss is divided by exp(u) too, u the fake score's log-variance.
 
     Attributes:
       alpha: weight of the squared difference of the scores; 1.2 and 1 are published.
@@ -32,6 +33,7 @@ class SiD(ScoreDistillation):
     generator_loss_scale: float = setting(100.0, POSITIVE, field="generator.loss_scale")
 
     suspects: ClassVar = ("alpha", *ScoreDistillation.suspects)
+    weighs_by_uncertainty: ClassVar = True
     new_labels: ClassVar = True
 
     def generator_sigma(self) -> SigmaDistribution:
@@ -44,4 +46,5 @@ class SiD(ScoreDistillation):
     def generator_loss(self, params: AllParams, x: Array, draws: Draws) -> Values:
         """SiD's loss of each sample, [B]."""
         d_teacher, d_fake, delta = self.scores(params, diffuse(x, draws), draws, train=False)
-        return losses.sid(x, d_teacher, d_fake, alpha=self.alpha), delta
+        values = losses.sid(x, d_teacher, d_fake, alpha=self.alpha)
+        return self.certainty(params, draws.sigma) * values, delta

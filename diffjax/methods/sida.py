@@ -28,7 +28,7 @@ class Asked(NamedTuple):
       d_fake: [B, ...] D_ψ(x + σn; σ).
       logits: [B, ...] of x + σn being real.
       sigma: [B] the noise levels.
-      weight: [B] SiD's normalising weight.
+      weight: [B] SiD's normalising weight; with uncertainty weighting, over exp(u).
     """
 
     x: Array
@@ -49,7 +49,8 @@ class SiDALoop(Adversarial):
     discriminator, then with it.
 
     Means over the batch are over a round's examples, as the released code takes them over those of
-    one GPU.
+    one GPU. With uncertainty weighting all terms are divided by exp(u), u the fake score's
+    log-variance, which learns from the fake score's.
 
     Attributes:
       t_max: as in SiD.
@@ -109,9 +110,14 @@ class SiDALoop(Adversarial):
             clean.append(examples)
             denoised.append(d_fake)
             logits.append(judged)
-        of_score = losses.denoising(clean[0], denoised[0], weight=weight)
+        u = None
+        if self.uncertainty_weighting:
+            u = self.networks["log_variance"](params["fake_score"], draws.sigma, train=True)
+        of_score = losses.denoising(clean[0], denoised[0], weight=weight, log_variance=u)
         of_fake, of_real = logits
         told = losses.sida_gan_discriminator(of_real, of_fake, weight=weight)
+        if u is not None:
+            told = jnp.exp(-u) * told
         return of_score + self.discriminator_scale * told, {"discriminator": told}
 
     def generator_loss(self, params: AllParams, x: Array, draws: Draws) -> Values:
@@ -120,7 +126,7 @@ class SiDALoop(Adversarial):
         teacher = self.networks["teacher"]
         d_teacher = teacher(params["teacher"], y, draws.sigma, labels=draws.labels)
         d_fake, logits = self.judged(params, y, draws.sigma, draws.labels)
-        weight = losses.normalizing_weight(x, d_teacher)
+        weight = losses.normalizing_weight(x, d_teacher) * self.certainty(params, draws.sigma)
         asked = Asked(x, d_teacher, d_fake, logits, draws.sigma, weight)
         adversarial = x[0].size * losses.sida_gan_generator(logits, weight=weight)
         has_joined = draws.more["images"] > jnp.uint32(round(1000 * self.gan_from_kimg))
@@ -169,6 +175,7 @@ class SiDA(SiDALoop):
     alpha: float = setting(1.0, FINITE)
 
     suspects: ClassVar = ("alpha", *SiDALoop.suspects)
+    weighs_by_uncertainty: ClassVar = True
 
     def alone(self, asked: Asked) -> Array:
         """SiD's loss of each sample, [B]."""

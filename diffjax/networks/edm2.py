@@ -289,6 +289,7 @@ class EDM2UNet(nn.Module):
                 block = self._block(style, level, f"enc_{{}}_block{idx}", channels, attends=attends)
                 x = block(x, emb, next(seeds))
                 skips.append(x)
+            self.sow(layers.FEATURES, f"level{level}", x)
         return x, skips
 
     def _decode(

@@ -154,3 +154,12 @@ def test_layers_and_their_gradients(name, part):
         expected = case.exact(f"{part}_weight_after")
         error = golden_cases.relative_l2(golden_cases.to_torch(np.asarray(after)), expected)
         assert error <= 1e-5
+
+
+def test_the_encoders_levels_are_features():
+    """What SiDA's discriminator takes the channels' mean of: the decoder's input, at the end."""
+    model = golden_cases.denoiser.from_edm_kwargs(edm2_cases.KWARGS)
+    params, x, sigma = edm2_cases.weights(model), jnp.ones((2, 4, 4, 3)), jnp.ones(2)
+    denoised, levels = jax.jit(model.features)(params, x, sigma)
+    assert [level.shape for level in levels] == [(2, 4, 4, 8), (2, 2, 2, 16)]
+    np.testing.assert_allclose(denoised, model(params, x, sigma), rtol=1e-5, atol=1e-6)
