@@ -50,6 +50,13 @@ _NETWORK = {  # DDPM++ as EDM trains it on CIFAR-10
     "network.attn_resolutions": (16,),
     "network.dropout": 0.13,
 }
+_EDM2 = {  # how networks of EDM2 are trained (Karras et al. 2024), at 512 pixels
+    "p_mean": -0.4,  # of the logarithm of the noise level, in a denoiser's own training
+    "p_std": 1.0,
+    "uncertainty_weighting": True,  # by the network's log-variance of its loss
+    "force_normalization": True,  # weights are overwritten by their normalised selves
+}
+_EDM2_FROM_NOTHING = {"decay_updates": 70_000.0}  # after which the rate falls; 0 for never
 RATE = 1e-5  # that "auto" divides by a network's gain
 _ADAM = {
     "learning_rate": RATE,  # or "auto", less where a network's output has a gain over sigma_data
@@ -183,6 +190,37 @@ def with_network(config: ConfigDict, **arguments: Any) -> ConfigDict:
         config.student = "network"
         config.network = ConfigDict({**known, **arguments})
     return config
+
+
+def with_edm2(config: ConfigDict, **settings: Any) -> ConfigDict:
+    """Have a run train networks of EDM2 as their authors do.
+
+    Args:
+      config: of a method that can; it gets the fields `edm2.*`. Without them such networks are
+        trained like all others, but that their weights are overwritten too.
+      **settings: values of these fields, such as `p_mean=-0.8`.
+
+    Returns:
+      The config.
+
+    Raises:
+      ValueError: if there is no such field.
+    """
+    known = edm2_fields(config.method)
+    if unknown := sorted(settings.keys() - known.keys()):
+        raise ValueError(f"edm2.{unknown[0]} is no field; there are: {', '.join(known)}.")
+    with config.unlocked():
+        config.edm2 = ConfigDict({**known, **settings})
+    return config
+
+
+def edm2_fields(method: str) -> dict[str, Any]:
+    """List the fields of `edm2`, in a config that has them, with EDM2's values.
+
+    Args:
+      method: of the config.
+    """
+    return _EDM2 | (_EDM2_FROM_NOTHING if method == "denoising" else {})
 
 
 def _config(dotted: Mapping[str, Any]) -> ConfigDict:

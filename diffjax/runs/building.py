@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from diffjax import methods
 from diffjax.data import DataSource
+from diffjax.diffusion import learning_rate
 from diffjax.evaluation import (
     evaluator,
     features,
@@ -37,6 +38,8 @@ from diffjax.training.schedule import Schedule, images_of_kimg
 from diffjax.training.separate_programs import SeparatePrograms
 from diffjax.training.update import Update
 
+_OF_EDM2 = ("p_mean", "p_std", "uncertainty_weighting")  # attributes of methods
+
 
 def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment:
     """Check a config and build what it describes, without computing or downloading anything.
@@ -52,6 +55,7 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
     checks.check(config)
     cls = methods.get(config.method)
     settings = {each.name: checks.get(config, each.field) for each in cls.settings()}
+    settings |= {name: config.edm2[name] for name in _OF_EDM2 if "edm2" in config}
     has_teacher = "teacher" in cls.reads
     data_input = None if has_teacher else real_data.of_training(config, cls, source)
     cast = roles.cast(config, cls, data_input, settings)
@@ -94,6 +98,7 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
             averages=Averages(config.ema_halflife_kimg * 1000, config.ema_rampup or None),
             max_skipped_in_a_row=config.max_skipped_in_a_row,
             unroll=jax.default_backend() == "cpu",
+            overwritten=cast.overwritten(cls.learners),
         ),
         inputs=inputs,
         init_kwargs=dict(cast.init_kwargs),
@@ -361,6 +366,14 @@ def _learning_rate(config: ConfigDict, settings: ConfigDict, rate: float) -> flo
         name: images_of_kimg(settings.get(f"{name}_kimg", 0.0))
         for name in ("rampup", "frozen", "decay")
     }
+    if "edm2" in config and config.edm2.get("decay_updates"):
+        return functools.partial(
+            learning_rate.inverse_square_root,
+            peak=rate,
+            batch_size=config.batch_size,
+            decay_updates=config.edm2.decay_updates,
+            rampup_images=changes["rampup"],
+        )
     if not any(changes.values()):
         return rate
     return optimizer.ramps(rate, **changes, end=images_of_kimg(config.duration_kimg))

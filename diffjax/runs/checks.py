@@ -12,6 +12,7 @@ from diffjax.convert import catalogue, generators
 from diffjax.files import paths, progress
 from diffjax.methods.settings import (
     COUNT,
+    FINITE,
     FLAG,
     NOT_NEGATIVE,
     POSITIVE,
@@ -180,6 +181,14 @@ _NETWORK = {
     "network.attn_resolutions": COUNTS_OR_NONE,
     "network.dropout": DECAY,
 }
+# Of networks of EDM2, where a config says how they are trained.
+_EDM2 = {
+    "p_mean": FINITE,
+    "p_std": POSITIVE,
+    "uncertainty_weighting": FLAG,
+    "force_normalization": FLAG,
+    "decay_updates": NOT_NEGATIVE,
+}
 # Said by earlier configs about their teacher, which knows it itself.
 OF_THE_TEACHER = {"image_shape": IMAGE_SHAPE, "label_dim": WHOLE}
 
@@ -212,6 +221,8 @@ def rules(config: ConfigDict) -> dict[str, Rule]:
         found |= {f"{learner.optimizer or learner.name}.{k}": rule for k, rule in group.items()}
         if learner.name == "fake_score":
             found["fake_score.network"] = FUNCTION
+    if "edm2" in config:
+        found |= {f"edm2.{name}": _EDM2[name] for name in bases.edm2_fields(config.method)}
     return found | {each.field: each.rule for each in method.settings()}
 
 
@@ -227,6 +238,11 @@ def check(config: ConfigDict) -> None:
             "them, in the config file."
         )
     known = rules(config)
+    if "edm2" in config and not methods.get(config.method).weighs_by_uncertainty:
+        raise ValueError(
+            f"config.edm2: method={config.method!r} doesn't train networks of EDM2 in their own "
+            "way; leave it out."
+        )
     for field, rule in known.items():
         value = get(config, field)
         if not rule.holds(value):

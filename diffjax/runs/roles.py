@@ -2,7 +2,7 @@
 
 import dataclasses
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -71,6 +71,19 @@ class Roles:
         other = self.others.get(learner.name)
         return self.denoiser if other is None else other.model
 
+    def overwritten(self, learners: Iterable[Learner]) -> dict[str, Callable[[Any], Any]]:
+        """Learner -> its parameters as a training pass leaves them, where it overwrites any.
+
+        Args:
+          learners: of the method.
+        """
+        models = {each.name: self.heads.get(each.name, self.model_of(each)) for each in learners}
+        return {
+            name: model.normalized
+            for name, model in models.items()
+            if getattr(model, "overwrites_weights", False)
+        }
+
 
 def cast(
     config: ConfigDict,
@@ -111,12 +124,29 @@ def cast(
         if each.is_network
     }
     _check_augmentation(config, functions.get("fake_score", denoiser))
+    _add_log_variance(functions, cls, settings)
     heads = _add_discriminator(functions, cls, settings)
     init_sigma = _init_sigma(config, denoiser)
     sampled = functions[cls.samples_from]
     if cls.sampled_by == "one_step" and not isinstance(sampled, RecordGenerator):
         functions[cls.samples_from] = DenoiserGenerator(sampled, init_sigma)
     return Roles(denoiser, functions, others, init_kwargs, init_sigma, classes, teacher, heads)
+
+
+def _add_log_variance(
+    functions: dict[str, Any], cls: type[Method], settings: Mapping[str, Any]
+) -> None:
+    """Add the log-variance of the loss by which a denoiser learns, where a method weighs by it."""
+    if not settings.get("uncertainty_weighting"):
+        return
+    name = "fake_score" if "fake_score" in functions else cls.samples_from
+    model = functions[name]
+    if not getattr(model, "has_log_variance", False):
+        raise ValueError(
+            f"config.edm2.uncertainty_weighting=True but the network of {name} predicts no "
+            "log-variance of its loss, as EDM2's do; set it to False."
+        )
+    functions["log_variance"] = model.log_variance
 
 
 def _add_discriminator(
@@ -164,12 +194,17 @@ def _described(config: ConfigDict, data_input: DataInput | None) -> dict[str, An
     """Constructor arguments of a network that is trained on images."""
     assert data_input is not None, "a network is described by a teacher or by its data"
     resolution, _, channels = data_input.source.image_shape
-    return {
+    init_kwargs = {
         **config.network.to_dict(),
         "img_resolution": resolution,
         "img_channels": channels,
         "label_dim": data_input.source.num_classes if config.conditional else 0,
     }
+    if init_kwargs["class_name"] == "Precond" and not init_kwargs["augment_dim"]:
+        del init_kwargs["augment_dim"]  # which EDM2's networks haven't
+    if "edm2" in config and from_edm_kwargs(init_kwargs).has_log_variance:
+        init_kwargs["force_normalization"] = config.edm2.force_normalization
+    return init_kwargs
 
 
 def _others(
@@ -224,6 +259,13 @@ def _fitted(config: ConfigDict, network: Network, dtype: str) -> Network:
         networks.check_computation(network.source, config)
         return network
     init_kwargs = {**network.init_kwargs, "dropout": config.dropout}
+    if "edm2" in config:
+        if not network.model.has_log_variance:
+            raise ValueError(
+                f"config.edm2 says how networks of EDM2 are trained, and {network.source} is "
+                "another; leave it out."
+            )
+        init_kwargs["force_normalization"] = config.edm2.force_normalization
     return dataclasses.replace(
         network, model=_denoiser(config, init_kwargs, dtype), init_kwargs=init_kwargs
     )
