@@ -95,11 +95,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def weights(folder: Path) -> tuple[Path, ...]:
+def weights(folder: Path, *, class_name: str = "UNet2DModel") -> tuple[Path, ...]:
     """Find the files of weights.
 
     Args:
       folder: where the network's config lies.
+      class_name: of the network in diffusers, for errors.
 
     Raises:
       FileNotFoundError: if there is none, or an index names one that isn't there.
@@ -119,7 +120,7 @@ def weights(folder: Path) -> tuple[Path, ...]:
     if pickles:
         raise ValueError(
             f"{folder / pickles[0]}: a pickle of PyTorch's, which can run code, isn't read; where "
-            "PyTorch is, UNet2DModel.from_pretrained(FOLDER).save_pretrained(FOLDER) writes "
+            f"PyTorch is, {class_name}.from_pretrained(FOLDER).save_pretrained(FOLDER) writes "
             "safetensors"
         )
     raise FileNotFoundError(f"{folder / _WEIGHTS} isn't there; download the folder again")

@@ -111,25 +111,31 @@ class ResnetBlock(nn.Module):
     first_groups: int | None = None
 
     @nn.compact
-    def __call__(self, x: Array, emb: Array) -> Array:
-        """Map x [B, H, W, C] and emb [B, E] to [B, H', W', channels]."""
+    def __call__(self, x: Array, emb: Array | None = None) -> Array:
+        """Map x [B, H, W, C] and emb [B, E], if there is one, to [B, H', W', channels]."""
         style, channels = self.style, self.channels
         h = style.norm_act("norm1", x, self.first_groups)
         if self.resample:
             function = resampling.downsample if self.resample == "down" else resampling.upsample
             x, h = function(x, style.taps), function(h, style.taps)
         h = style.conv("conv1", channels)(h)
-        width = 2 * channels if style.scale_shift else channels
-        emb = nn.Dense(width, name="time_emb_proj")(style.act(emb))
-        if style.scale_shift:
-            scale, shift = jnp.split(emb, 2, axis=-1)
-            h = style.norm_act("norm2", h, scale_after=scale, shift_after=shift)
-        else:
-            h = style.norm_act("norm2", h, shift_before=emb)
+        h = self._embed(h, emb)
         h = style.conv("conv2", channels)(h)
         if self.has_shortcut or x.shape[-1] != channels:
             x = style.conv("conv_shortcut", channels, 1)(x)
         return (x + h) / style.divisor
+
+    def _embed(self, h: Array, emb: Array | None) -> Array:
+        """Second norm and activation, with the embedding before or after the norm."""
+        style = self.style
+        if emb is None:
+            return style.norm_act("norm2", h)
+        width = 2 * self.channels if style.scale_shift else self.channels
+        emb = nn.Dense(width, name="time_emb_proj")(style.act(emb))
+        if style.scale_shift:
+            scale, shift = jnp.split(emb, 2, axis=-1)
+            return style.norm_act("norm2", h, scale_after=scale, shift_after=shift)
+        return style.norm_act("norm2", h, shift_before=emb)
 
 
 class AttentionBlock(nn.Module):
@@ -218,8 +224,8 @@ class DownBlock(nn.Module):
     padding: int
 
     @nn.compact
-    def __call__(self, x: Array, emb: Array) -> Sequence[Array]:
-        """Map x [B, H, W, C] and emb [B, E] to the outputs of all layers, the last one last."""
+    def __call__(self, x: Array, emb: Array | None = None) -> Sequence[Array]:
+        """Map x [B, H, W, C] and emb [B, E] or None to all layers' outputs, the last one last."""
         outputs = []
         for i in range(self.num_layers):
             x = ResnetBlock(self.channels, self.style, name=f"resnets_{i}")(x, emb)
@@ -246,8 +252,8 @@ class MidBlock(nn.Module):
     has_attention: bool
 
     @nn.compact
-    def __call__(self, x: Array, emb: Array) -> Array:
-        """Map x [B, H, W, C] and emb [B, E] to [B, H, W, C]."""
+    def __call__(self, x: Array, emb: Array | None = None) -> Array:
+        """Map x [B, H, W, C] and emb [B, E] or None to [B, H, W, C]."""
         x = ResnetBlock(x.shape[-1], self.style, name="resnets_0")(x, emb)
         if self.has_attention:
             x = AttentionBlock(self.style, name="attentions_0")(x)
@@ -270,10 +276,10 @@ class UpBlock(nn.Module):
     resample: str
 
     @nn.compact
-    def __call__(self, x: Array, skips: Sequence[Array], emb: Array) -> Array:
-        """Map x [B, H, W, C], one skip a layer and emb [B, E] to [B, H', W', channels]."""
+    def __call__(self, x: Array, skips: Sequence[Array | None], emb: Array | None = None) -> Array:
+        """Map x [B, H, W, C], a skip or None a layer and emb to [B, H', W', channels]."""
         for i, skip in enumerate(skips):
-            x = jnp.concatenate([x, skip], axis=-1)
+            x = x if skip is None else jnp.concatenate([x, skip], axis=-1)
             x = ResnetBlock(self.channels, self.style, name=f"resnets_{i}")(x, emb)
             if self.has_attention:
                 x = AttentionBlock(self.style, name=f"attentions_{i}")(x)
