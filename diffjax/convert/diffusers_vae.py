@@ -107,9 +107,8 @@ def describe(path: str | os.PathLike[str]) -> Description:
         if scale <= 0:
             raise ValueError(f"scaling_factor={scale!r} must be positive")
         shift = _diffusers_models.number("shift_factor", _or_default(config.get("shift_factor"), 0))
-    weights = (given,)
-    if given.is_dir():
-        weights = diffusers_files.weights(folder, class_name=CLASS_NAME)
+    is_folder = given.is_dir()
+    weights = diffusers_files.weights(folder, class_name=CLASS_NAME) if is_folder else (given,)
     return Description(network, scale, shift, weights)
 
 

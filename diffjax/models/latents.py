@@ -104,8 +104,8 @@ def standardised(
       to: the standard deviation to have.
       has_unit_pixels: as `LatentUnits` has it.
     """
-    scale = np.float32(to) / np.float32(std)
-    bias = -np.float32(mean) * scale
+    scale = np.float32(to) / np.asarray(std, np.float32)
+    bias = -np.asarray(mean, np.float32) * scale
     return LatentUnits(tuple(scale.tolist()), tuple(bias.tolist()), has_unit_pixels)
 
 

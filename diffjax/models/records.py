@@ -105,6 +105,11 @@ class RecordDenoiser(_Record):
         return False
 
     @property
+    def is_latent(self) -> bool:
+        """Whether examples are an autoencoder's latents, not to be drawn: it isn't known."""
+        return False
+
+    @property
     def preview(self) -> Any:
         """Function that draws examples; None: by their shape."""
         return self.teacher.preview

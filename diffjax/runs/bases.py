@@ -20,6 +20,7 @@ from diffjax.methods import Learner, Method
 
 _TEACHER = {
     "teacher": "",  # a name, a network's folder, file or URL, or "module:function"
+    "decoder": "",  # of a teacher of latents: a VAE's folder or file, or "module:function"
     "dropout": 0.0,
     "init_sigma": 2.5,  # noise level at which the generator asks its network; see `heun`
     "accumulation": 1,  # rounds that a batch is split into, for memory

@@ -25,7 +25,7 @@ from diffjax.evaluation import (
 from diffjax.methods import Learner
 from diffjax.methods.draws import Batch
 from diffjax.models.records import RecordDenoiser
-from diffjax.runs import checks, metric_writer, real_data, roles, user_function
+from diffjax.runs import checks, decoders, metric_writer, real_data, roles, user_function
 from diffjax.runs.experiment import Experiment
 from diffjax.runs.inputs import Input, LawInput, TeacherInput, holds_arrays
 from diffjax.runs.networks import Denoiser
@@ -63,6 +63,9 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
         data_input = real_data.of_distillation(
             config, cast.denoiser, cls.real_batches(settings), source
         )
+    decoder = None
+    if has_teacher:
+        decoder = decoders.find(config.decoder, cast.denoiser, teacher=config.teacher)
     inputs: dict[str, Input] = {}
     if cast.teacher is not None:
         storage = roles.DTYPES[config.teacher_dtype] if config.teacher_dtype else None
@@ -114,6 +117,7 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
         heads=cast.heads,
         origin=cast.origin(cls.samples_from),
         remarks=remarks(rates, cls),
+        decoder=decoder,
     )
 
 
@@ -129,7 +133,7 @@ def check_evaluation(config: ConfigDict, exp: Experiment | None = None) -> None:
     """
     settings = config.evaluate
     metrics, reference = tuple(settings.metrics), settings.reference
-    is_images = exp is None or exp.denoiser.holds_images
+    is_images = exp is None or exp.examples.holds_images
     request = functools.partial(
         evaluator.check_request,
         metrics,
@@ -141,14 +145,17 @@ def check_evaluation(config: ConfigDict, exp: Experiment | None = None) -> None:
         request(holds_images=references.holds_images(reference))
         return
     assert exp is not None
-    _refusing(
-        evaluator.check_examples,
-        metrics,
-        settings.features,
-        exp.denoiser.shape,
-        reference=reference,
-        prefix="config.evaluate.",
-    )
+    try:
+        evaluator.check_examples(
+            metrics,
+            settings.features,
+            exp.denoiser.shape,
+            reference=reference,
+            prefix="config.evaluate.",
+        )
+    except ValueError as error:
+        advice = f" They are latents: {decoders.ADVICE}." if exp.denoiser.is_latent else ""
+        raise RefusedError(f"{error}{advice}") from error
     _refusing(request, holds_images=True)
     is_floats = sample_references.is_file(reference) or user_function.is_name(reference)
     if reference and not is_floats:
@@ -167,12 +174,12 @@ def make_evaluator(config: ConfigDict, exp: Experiment, mesh: Mesh) -> evaluator
       OSError: a reference or weights that aren't there or can't be downloaded.
     """
     check_evaluation(config, exp)
-    settings, denoiser = config.evaluate, exp.denoiser
+    settings, examples = config.evaluate, exp.examples
     metrics = tuple(settings.metrics)
     extract = _features(settings) if evaluator.uses_features(metrics) else None
     evaluator.check_features(metrics, extract, prefix="config.evaluate.")
-    if extract is not None and denoiser.holds_images:
-        extract.check_channels(denoiser.shape[2], "the network's image")
+    if extract is not None and examples.holds_images:
+        extract.check_channels(examples.shape[2], "the network's image")
     return evaluator.Evaluator(
         features=extract,
         names=metrics,
@@ -183,8 +190,8 @@ def make_evaluator(config: ConfigDict, exp: Experiment, mesh: Mesh) -> evaluator
         mesh=mesh,
         classes=exp.classes,
         cond=exp.condition_law,
-        sigma_data=denoiser.sigma_data,
-        quantise=denoiser.holds_images,
+        sigma_data=examples.sigma_data,
+        quantise=examples.holds_images,
     )
 
 
@@ -206,8 +213,8 @@ def _reference(
     compares = any(measures.METRICS[n].needs or measures.METRICS[n].on_samples for n in metrics)
     if not source or not compares:
         return None
-    shape, keep_rows = exp.denoiser.shape, evaluator.needs_rows(metrics)
-    if exp.denoiser.holds_images:
+    shape, keep_rows = exp.examples.shape, evaluator.needs_rows(metrics)
+    if exp.examples.holds_images:
         return references.load(
             source,
             extract,
@@ -259,6 +266,12 @@ def check_reporting(config: ConfigDict, exp: Experiment) -> None:
       OSError: if a file isn't there.
     """
     metric_writer.load(config.metric_writer)
+    if config.grid_kimg and exp.examples.is_latent:
+        raise RefusedError(
+            f"config.grid_kimg={config.grid_kimg:g} asks for pictures, and examples of "
+            f"{exp.teacher or 'this network'}, {exp.denoiser.shape}, are latents: "
+            f"{decoders.ADVICE}, or set config.grid_kimg to 0."
+        )
     if config.evaluate.every_kimg:
         check_evaluation(config, exp)
         evaluator.check_best(

@@ -157,6 +157,7 @@ _STUDENT = {"initial": TEXT, "frozen_kimg": NOT_NEGATIVE, "decay_kimg": NOT_NEGA
 # Of methods that read a teacher.
 _TEACHER = {
     "teacher": NAME,
+    "decoder": TEXT,
     "accumulation": COUNT,
     "init_sigma": POSITIVE,
     "dropout": DECAY,
@@ -317,7 +318,7 @@ def upgraded(config: ConfigDict) -> ConfigDict:
     """Copy a config into the fields of today.
 
     Earlier ones named a task: "distill", besides the method, or "pretrain", instead of one, and
-    had no field for another student, fake score or metric writer. Their
+    had no field for another student, fake score, decoder or metric writer. Their
     `image_shape` and `label_dim` stay and are compared with the teacher's. Texts that start with
     `~` are paths, and get the home directory that it stands for.
 
@@ -339,10 +340,12 @@ def upgraded(config: ConfigDict) -> ConfigDict:
 
 
 def _add_networks(config: ConfigDict) -> None:
-    """Add the fields of other networks than the teacher's copies, where they are lacking."""
+    """Add the fields of other networks than the teacher and its copies, where they are lacking."""
     method = methods.get(config.method)
     if bases.takes_student(method) and "student" not in config:
         config.student = ""
+    if "teacher" in method.reads and "decoder" not in config:
+        config.decoder = ""
     if "fake_score" in config and "network" not in config.fake_score:
         config.fake_score.network = ""
 

@@ -46,6 +46,8 @@ def _evaluate(config: ConfigDict, workdir: str, allow_changed_config: bool, outp
     exp = building.build(config)
     settings = config.evaluate
     building.check_evaluation(config, exp)
+    if exp.decoder is not None:
+        exp.decoder.check()
     if not allow_changed_config:
         subjects.check(settings.source, Path(workdir), config, exp)
     folder = results.folder(workdir, output)

@@ -24,6 +24,7 @@ from diffjax.models.record_folder import Origin
 from diffjax.models.records import RecordGenerator
 from diffjax.models.teacher import CondLaw
 from diffjax.runs import networks as opening
+from diffjax.runs.decoders import Decoder
 from diffjax.runs.inputs import Input
 from diffjax.runs.networks import Denoiser, Network
 from diffjax.training import layouts, stored_trees
@@ -59,6 +60,7 @@ class Experiment:
       origin: functions that make the network that is sampled, of a user's.
       remarks: lines on what was derived, for the log.
       heads: learner -> its network with a discriminator's head, where it has one.
+      decoder: what makes images of samples, where these are latents.
     """
 
     update: Update
@@ -76,6 +78,7 @@ class Experiment:
     origin: Origin | None = None
     remarks: tuple[str, ...] = ()
     heads: Mapping[str, Headed] = dataclasses.field(default_factory=dict)
+    decoder: Decoder | None = None
 
     def model_of(self, learner: str) -> Any:
         """Model whose parameters a learner has.
@@ -84,6 +87,11 @@ class Experiment:
           learner: its name.
         """
         return self.networks[learner].model if learner in self.networks else self.denoiser
+
+    @property
+    def examples(self) -> Denoiser | Decoder:
+        """What says how samples are looked at and measured: the decoder, or the denoiser."""
+        return self.decoder or self.denoiser
 
     @property
     def sampled(self) -> Any:
@@ -117,6 +125,8 @@ class Experiment:
             opening.check(self.denoiser)
         for network in self.networks.values():
             opening.check_learner(network.model, self.denoiser)
+        if self.decoder is not None:
+            self.decoder.check()
 
     def load_inputs(self) -> dict[str, Any]:
         """Read what updates read and never change, by name; None where it is streamed."""
@@ -361,15 +371,14 @@ class Experiment:
         init_sigma: float | None = None,
     ) -> sampling.SampleBatch:
         """Compile sampling, of the learner or of another network, at the same σ_init or its own."""
-        network = denoiser or self.denoiser
         if not self.is_one_step:
-            return sampling.heun(network, settings=self.heun, seed=seed, mesh=mesh)
+            return self._heun(denoiser or self.denoiser, seed, mesh)
         generator = self.method.networks[self.method.samples_from]
         if denoiser is not None:
             generator = denoiser
             if not isinstance(denoiser, RecordGenerator):
                 generator = DenoiserGenerator(denoiser, init_sigma or self.init_sigma)
-        return sampling.one_step(
+        sampler = sampling.one_step(
             generator,
             seed=seed,
             shape=self.denoiser.shape,
@@ -378,11 +387,16 @@ class Experiment:
             cond=self.denoiser.cond,
             latent=generator.latent if isinstance(generator, RecordGenerator) else None,
         )
+        return self.decoder.decoded(sampler, mesh) if self.decoder else sampler
+
+    def _heun(self, denoiser: Any, seed: int, mesh: Mesh) -> sampling.SampleBatch:
+        sampler = sampling.heun(denoiser, settings=self.heun, seed=seed, mesh=mesh)
+        return self.decoder.decoded(sampler, mesh) if self.decoder else sampler
 
     def comparisons(self, inputs: Mapping[str, Any], *, seed: int, mesh: Mesh) -> list[Comparison]:
         """List what samples are compared with, from the same latents: a teacher, if any."""
         if "teacher" not in inputs:
             return []
-        sampler = sampling.heun(self.denoiser, settings=self.heun, seed=seed, mesh=mesh)
+        sampler = self._heun(self.denoiser, seed, mesh)
         caption = f"teacher, {self.heun.evaluations} evaluations"
         return [(caption, sampler, inputs["teacher"])]

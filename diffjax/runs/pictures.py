@@ -1,4 +1,4 @@
-"""Pictures of samples: images as they are, other examples by the user's preview or their rank."""
+"""Pictures of samples: images as they are, other examples by a preview or their rank."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from diffjax.files import images, previews
+from diffjax.runs.decoders import Decoder
 from diffjax.runs.networks import Denoiser
 from diffjax.runs.user_function import RefusedError
 
@@ -23,12 +24,12 @@ class Pictures:
     """Pictures of a network's samples.
 
     Attributes:
-      denoiser: what says how its examples are drawn.
+      denoiser: what says how its examples are drawn, or the decoder that makes images of them.
       rows: of a grid.
       columns: of a grid.
     """
 
-    denoiser: Denoiser
+    denoiser: Denoiser | Decoder
     rows: int
     columns: int
 
@@ -41,14 +42,18 @@ class Pictures:
     @property
     def exist(self) -> bool:
         """Whether samples have pictures: by a preview, or by their shape."""
-        return self.denoiser.preview is not None or previews.has_picture(self.denoiser.shape)
+        denoiser = self.denoiser
+        if denoiser.is_latent:  # whose picture is the decoder's, and of them alone a riddle
+            return False
+        is_shown = denoiser.holds_images or denoiser.preview is not None
+        return is_shown or previews.has_picture(denoiser.shape)
 
     @property
     def exist_for_each(self) -> bool:
         """Whether a sample by itself is an image, or has a preview."""
         denoiser = self.denoiser
         is_shown = denoiser.holds_images or denoiser.preview is not None
-        return is_shown or previews.is_image(denoiser.shape)
+        return self.exist and (is_shown or previews.is_image(denoiser.shape))
 
     def grid(self, samples: np.ndarray, *, shrink: int = 1, padding: int = 1) -> np.ndarray | None:
         """Draw samples together.
@@ -69,6 +74,8 @@ class Pictures:
             return images.grid(samples, columns=self.columns, scale=scale, padding=padding)
         if self.denoiser.preview is not None:
             return self._previewed(samples)
+        if not self.exist:
+            return None
         picture = previews.picture(
             samples,
             sigma_data=self.denoiser.sigma_data,
@@ -112,6 +119,8 @@ class Pictures:
             return samples
         if self.denoiser.preview is not None:
             return [self._previewed(samples[i : i + 1]) for i in range(len(samples))]
+        if not self.exist:
+            return None
         return previews.as_images(samples, sigma_data=self.denoiser.sigma_data)
 
     def _previewed(self, samples: np.ndarray) -> np.ndarray:

@@ -143,7 +143,7 @@ def _draw(
     say: Say,
 ) -> Iterator[str]:
     """Write samples of the teacher, and of the generator before it has learnt."""
-    pictures = Pictures(exp.denoiser, config.grid.rows, config.grid.columns)
+    pictures = Pictures(exp.examples, config.grid.rows, config.grid.columns)
     seed = config.grid.seed
     own = (exp.caption, exp.sampler(seed=seed, mesh=mesh), exp.averaged(state))
     panels = []
@@ -184,7 +184,7 @@ def _samples(
         among=exp.classes,
         cond=exp.denoiser.cond,
         seed=seed,
-        quantise=exp.denoiser.holds_images,
+        quantise=exp.examples.holds_images,
     )
 
 

@@ -18,6 +18,7 @@ from diffjax.evaluation.evaluator import Evaluator
 from diffjax.files import images, writing
 from diffjax.interfaces import Params
 from diffjax.runs import best_network, results
+from diffjax.runs.decoders import ADVICE
 from diffjax.runs.experiment import Experiment
 from diffjax.runs.logger import SAMPLES, RunLogger
 from diffjax.runs.pictures import Pictures, PreviewError
@@ -65,7 +66,7 @@ class Reporter:
         self.measured: dict[str, float] = {}
         self._workdir, self._exp, self._mesh = workdir, exp, mesh
         self._seed = seed
-        self._pictures, self._has_told = Pictures(exp.denoiser, rows, columns), False
+        self._pictures, self._has_told = Pictures(exp.examples, rows, columns), False
         self._metric, self._reference = best, reference
         self._logger = logger
         self._sampler = exp.sampler(seed=seed, mesh=mesh)
@@ -188,13 +189,12 @@ class Reporter:
             return None
         if self._evaluator.examples is not None:
             return "data", self._evaluator.examples[: self._pictures.count]
-        denoiser = self._exp.denoiser
-        if not denoiser.holds_images or not references.holds_images(self._reference):
+        if not self._exp.examples.holds_images or not references.holds_images(self._reference):
             return None
         real = references.examples(
             self._reference,
             self._pictures.count,
-            label_dim=denoiser.label_dim,
+            label_dim=self._exp.denoiser.label_dim,
             among=self._exp.classes,
         )
         return "real images", real
@@ -204,9 +204,12 @@ class Reporter:
             self._logger.write_image(step, kimg, name, picture)
         elif not self._has_told:
             self._has_told = True
+            examples = self._exp.examples
+            how = "a teacher's preview would draw them"
+            if examples.is_latent:
+                how = f"to see them, {ADVICE}"
             self._logger.note(
-                f"no pictures are written: examples of {self._exp.denoiser.shape} have none; a "
-                "teacher's preview would draw them"
+                f"no pictures are written: examples of {examples.shape} have none; {how}"
             )
 
     @contextlib.contextmanager
@@ -244,7 +247,7 @@ class Reporter:
             among=self._exp.classes,
             cond=denoiser.cond,
             seed=self._seed,
-            quantise=denoiser.holds_images,
+            quantise=self._exp.examples.holds_images,
         )
 
 

@@ -53,6 +53,7 @@ def asked(exp: Experiment, *, is_teacher: bool = False) -> Record:
         "dtype": jnp.dtype(exp.denoiser.dtype if is_teacher else exp.sampled.dtype).name,
         "image_shape": list(exp.denoiser.shape),
         "label_dim": exp.denoiser.label_dim,
+        **({"decoder": exp.decoder.record} if exp.decoder else {}),
     }
 
 

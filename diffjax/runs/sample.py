@@ -14,7 +14,7 @@ from diffjax.evaluation import drawing, sampling
 from diffjax.files import images
 from diffjax.files.progress import say, warn_once
 from diffjax.interfaces import Array
-from diffjax.runs import building, checks, joining, results, subjects
+from diffjax.runs import building, checks, decoders, joining, results, subjects
 from diffjax.runs.experiment import Experiment
 from diffjax.runs.pictures import Pictures, PreviewError
 from diffjax.runs.user_function import RefusedError
@@ -58,8 +58,10 @@ def sample(
 def _sample(config: ConfigDict, workdir: str, allow_changed_config: bool, output: str) -> None:
     mesh = sharding.make_mesh(**config.mesh)
     settings, exp = config.sample, building.build(config)
-    pictures = Pictures(exp.denoiser, config.grid.rows, config.grid.columns)
+    pictures = Pictures(exp.examples, config.grid.rows, config.grid.columns)
     _check(config, exp, pictures)
+    if exp.decoder is not None:
+        exp.decoder.check()
     if not allow_changed_config:
         subjects.check(settings.source, Path(workdir), config, exp)
     folder = results.folder(workdir, output) / "samples"
@@ -80,7 +82,7 @@ def _sample(config: ConfigDict, workdir: str, allow_changed_config: bool, output
         # One size, and each sample once: the grid's are the first of them.
         batch_size=sharding.round_up(min(settings.batch_size, total), mesh),
         classes=_conditions(exp, settings, subject.classes),
-        quantise=exp.denoiser.holds_images,
+        quantise=exp.examples.holds_images,
     )
     is_main = jax.process_index() == 0
     if pictures.exist:
@@ -117,7 +119,7 @@ def _sample(config: ConfigDict, workdir: str, allow_changed_config: bool, output
                 is_class = exp.denoiser.label_dim or exp.denoiser.holds_images
                 conditions = "classes" if is_class else "condition"
                 sampling.write_npz(partial, produced, settings.count, name=conditions)
-        what = "images" if exp.denoiser.holds_images else "samples"
+        what = "images" if exp.examples.holds_images else "samples"
         say(f"{settings.count} {what} in {path}")
 
 
@@ -134,15 +136,16 @@ def _check(config: ConfigDict, exp: Experiment, pictures: Pictures) -> None:
         if denoiser.cond is not None and not denoiser.label_dim:
             what = f"the condition of {exp.teacher} isn't a one-hot class; -1 draws it by its law"
         raise RefusedError(f"config.sample.label={settings.label}: {what}.")
+    latents = f", or {decoders.ADVICE}" if exp.examples.is_latent else ""
     if settings.count and settings.format != "npz" and not pictures.exist_for_each:
         raise RefusedError(
             f"config.sample.format={settings.format!r} needs images, and examples are of "
-            f"{denoiser.shape}: set it to 'npz'."
+            f"{denoiser.shape}: set it to 'npz'{latents}."
         )
     if not settings.count and not pictures.exist:
         raise RefusedError(
             f"config.sample.count=0 writes a picture alone, and examples of {denoiser.shape} have "
-            "none: set it to a number, and config.sample.format='npz'."
+            f"none: set it to a number, and config.sample.format='npz'{latents}."
         )
 
 

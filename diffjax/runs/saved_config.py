@@ -24,6 +24,7 @@ FREE = {
     "grid": "pictures",
     "sample": "pictures",
     "evaluate": "measurements",
+    "decoder": "pictures and measurements",
     "heun": "how a denoiser is sampled, for pictures and measurements",
     "mesh": "checkpoints open on any; the mathematics is the same",
     "max_skipped_in_a_row": "when to give up",

@@ -21,7 +21,7 @@ SIZE = {"img_resolution": 16, "channel_mult": [1], "num_blocks": 0, "dropout": 0
 
 def make_teacher(folder, **changes):
     pickled = folder / "edm2.pkl"
-    pickled.write_bytes(fabricate.edm_pickle(*edm2_cases.small_network(**SIZE, **changes)))
+    pickled.write_bytes(fabricate.edm_pickle(*edm2_cases.small_network(**SIZE | changes)))
     assert command.main([f"--source={pickled}", f"--output={folder / 'teacher'}"]) == 0
     return folder / "teacher"
 
