@@ -36,7 +36,7 @@ _FOLDER = "vae"  # in a pipeline's
 
 
 @dataclasses.dataclass(frozen=True)
-class Description:
+class StoredAutoencoder:
     """Content of a folder or file as far as it is known without reading its weights.
 
     Attributes:
@@ -67,7 +67,7 @@ class Description:
             return variables(self.network, arrays)
 
 
-def describe(path: str | os.PathLike[str]) -> Description:
+def describe(path: str | os.PathLike[str]) -> StoredAutoencoder:
     """Read all of an autoencoder but its weights.
 
     Args:
@@ -109,7 +109,7 @@ def describe(path: str | os.PathLike[str]) -> Description:
         shift = _diffusers_models.number("shift_factor", _or_default(config.get("shift_factor"), 0))
     is_folder = given.is_dir()
     weights = diffusers_files.weights(folder, class_name=CLASS_NAME) if is_folder else (given,)
-    return Description(network, scale, shift, weights)
+    return StoredAutoencoder(network, scale, shift, weights)
 
 
 def autoencoder(config: Mapping[str, Any]) -> AutoencoderKL:

@@ -221,7 +221,7 @@ def find(source: str, denoiser: Denoiser, *, teacher: str) -> Decoder | None:
     )
 
 
-def _units(denoiser: Denoiser, description: diffusers_vae.Description) -> latents.LatentUnits:
+def _units(denoiser: Denoiser, description: diffusers_vae.StoredAutoencoder) -> latents.LatentUnits:
     """Units of a teacher's latents: EDM2's of its networks, of others what the config says."""
     if isinstance(denoiser, NetworkDenoiser):
         return latents.EDM2
