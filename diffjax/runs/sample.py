@@ -33,7 +33,8 @@ def sample(
     for one that ADM's evaluator reads, `arr_0` uint8 [N, H, W, 3] and the classes in `arr_1`;
     `label`, one class or −1 for all; `seed`; `batch_size`, which changes samples by rounding alone.
 
-    Samples of a user's teacher are float32 in its units, `images` [N, *shape] of the npz, with
+    Through `config.decoder` samples are images in any format. Without it those of a user's teacher,
+    and latents, are float32 in the teacher's units, `images` [N, *shape] of the npz, with
     `classes` or the leaves of the condition, such as `condition/snr`.
 
     Source, label, seed and count are in the files' names, and `<name>.json` says what else decides
