@@ -201,12 +201,11 @@ class Experiment:
             if callable(learner.starts_as):
                 return learner.starts_as()
             if learner.name in given:
-                return with_head(learner, given[learner.name])
-            if learner.starts_as == "teacher" and learner.name not in self.networks:
-                return with_head(learner, inputs["teacher"])
-            return with_head(learner, self.model_of(learner.name).init(numerics.key(self.seed)))
-
-        def with_head(learner: Learner, params: Params) -> Params:
+                params = given[learner.name]
+            elif learner.starts_as == "teacher" and learner.name not in self.networks:
+                params = inputs["teacher"]
+            else:
+                params = self.model_of(learner.name).init(numerics.key(self.seed))
             if learner.name not in self.heads:
                 return params
             head = self.heads[learner.name].init_head(numerics.key(self.seed))
