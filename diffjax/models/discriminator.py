@@ -96,6 +96,10 @@ class Headed:
         params: Params = self.module.init(rng, features)["params"]
         return params
 
+    def start(self, params: Params, rng: PRNGKey) -> Params:
+        """Give a denoiser's parameters a fresh head."""
+        return {"network": params, "head": self.init_head(rng)}
+
     def _features(self, params: Params) -> tuple[Array, ...]:
         x = jnp.zeros((1, *self.judged.shape), jnp.float32)
         labels = None

@@ -206,10 +206,8 @@ class Experiment:
                 params = inputs["teacher"]
             else:
                 params = self.model_of(learner.name).init(numerics.key(self.seed))
-            if learner.name not in self.heads:
-                return params
-            head = self.heads[learner.name].init_head(numerics.key(self.seed))
-            return {"network": params, "head": head}
+            headed = self.heads.get(learner.name)
+            return headed.start(params, numerics.key(self.seed)) if headed else params
 
         given = initial or {}
         params = {learner.name: start(learner) for learner in self.method.learners}
