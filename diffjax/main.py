@@ -306,6 +306,11 @@ def _check_overrides(arguments: Sequence[str], config: ConfigDict) -> None:
         if not field:
             raise flags.Error(f"{argument} names no field of the config")
         if field not in known:
+            if field == "data" and "method" in known and "dataset" not in known:
+                raise flags.Error(
+                    f"the config has no data, and needs none: its method {known['method']} reads "
+                    "no real images"
+                )
             nearest = difflib.get_close_matches(field, known, n=1, cutoff=0)
             raise flags.Error(
                 f"the config has no {field}"

@@ -362,6 +362,17 @@ def test_an_item_or_no_field(config_file: Path, override: str, said: str) -> Non
     assert said in refusal(f"--config={config_file}", f"--config.{override}")
 
 
+def test_data_for_a_method_that_reads_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.chdir(tmp_path)
+    line = refusal("--config=sid_digits", "--config.data=digits")
+    assert line == (
+        "error: the config has no data, and needs none: its method sid reads no real images"
+    )
+    line = refusal("--config=teacher_digits", "--config.data=digits")
+    assert line == "error: the config has no data: did you mean --config.dataset?"
+
+
 def test_a_config_of_ours_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     monkeypatch.chdir(tmp_path)
