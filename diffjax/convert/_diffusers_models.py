@@ -1,4 +1,4 @@
-"""What all of diffusers' models share: settings of a config, and names of a state dict's arrays."""
+"""Settings of a config, and names of arrays, as all of diffusers' models have them."""
 
 import math
 import re

@@ -90,7 +90,7 @@ class Experiment:
 
     @property
     def examples(self) -> Denoiser | Decoder:
-        """What says how samples are looked at and measured: the decoder, or the denoiser."""
+        """Decoder or denoiser, which says how samples are looked at and measured."""
         return self.decoder or self.denoiser
 
     @property

@@ -103,6 +103,8 @@ def _networks(config: ConfigDict, exp: Experiment, mesh: Mesh) -> Iterator[str]:
         f"{'teacher ' + exp.teacher if exp.teacher else 'network'}: examples {denoiser.shape}, "
         f"{classes}, sigma_data {denoiser.sigma_data:g}, {known}, {_count(denoiser)} parameters"
     )
+    if exp.decoder is not None:
+        yield f"decoder {exp.decoder.source}: images {exp.decoder.shape}"
     for learner in exp.method.learners:
         network = exp.networks.get(learner.name)
         if network is not None:
