@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from diffjax.interfaces import Array
+from diffjax.networks import layers
 from diffjax.networks import unet_2d_blocks as blocks
 
 DOWN_BLOCK, UP_BLOCK = "DownEncoderBlock2D", "UpDecoderBlock2D"
@@ -69,7 +70,7 @@ class Encoder(nn.Module):
             )
             x = level(x)[-1]
         x = blocks.MidBlock(style, self.has_attention, name="mid_block")(x)
-        return style.conv("conv_out", 2 * self.latent_channels)(style.norm_act("conv_norm_out", x))
+        return style.conv("conv_out", 2 * self.latent_channels)(_norm_out(style)(x, silu=True))
 
 
 class Decoder(nn.Module):
@@ -104,7 +105,7 @@ class Decoder(nn.Module):
                 name=f"up_blocks_{i}",
             )
             x = level(x, [None] * (self.layers_per_block + 1))
-        return style.conv("conv_out", self.out_channels)(style.norm_act("conv_norm_out", x))
+        return style.conv("conv_out", self.out_channels)(_norm_out(style)(x, silu=True))
 
 
 class AutoencoderKL(nn.Module):
@@ -119,7 +120,7 @@ class AutoencoderKL(nn.Module):
       up_block_types: of each level of the decoder, the coarsest first.
       block_out_channels: channels of each level, the finest first.
       layers_per_block: residual blocks a level of the encoder; the decoder has one more.
-      act_fn: a key of `unet_2d_blocks.ACTIVATIONS`.
+      act_fn: of the blocks, a key of `unet_2d_blocks.ACTIVATIONS`; the last is SiLU always.
       latent_channels: of the latents.
       norm_num_groups: of the group norms.
       use_quant_conv: whether a convolution of one pixel ends the encoder.
@@ -208,6 +209,11 @@ class AutoencoderKL(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Map images x to what is decoded of their latents' means, [B, H, W, out_channels]."""
         return self.decode(self.encode(x).mean)
+
+
+def _norm_out(style: blocks.BlockStyle) -> layers.GroupNorm:
+    """Last norm, of the calling module; SiLU follows whatever the other activations are."""
+    return layers.GroupNorm(style.eps, style.dtype, style.groups, name="conv_norm_out")
 
 
 def _check(network: AutoencoderKL) -> None:

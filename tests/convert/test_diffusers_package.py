@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from diffjax.convert import diffusers, diffusers_scheduler, diffusers_unet
+from diffjax.convert import diffusers, diffusers_scheduler, diffusers_unet, diffusers_vae
 from tests.support import diffusers_cases as cases
+from tests.support import vae_cases
 
 pytestmark = pytest.mark.slow
 torch = pytest.importorskip("torch", reason="PyTorch isn't installed; diffusers needs it")
@@ -146,3 +147,37 @@ def test_settings_and_their_defaults():
     assert theirs.pop("sample_size") is None
     assert theirs.pop("dropout") == 0
     assert theirs == diffusers_unet.SETTINGS
+
+
+AUTOENCODERS = {
+    "small": {},
+    "no_quant_conv": {"use_quant_conv": False, "use_post_quant_conv": False},
+    "no_attention": {"mid_block_add_attention": False},
+    "gelu": {"act_fn": "gelu", "layers_per_block": 3, "latent_channels": 16, "shift_factor": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_autoencoders(name, tmp_path):
+    torch.manual_seed(0)
+    theirs = package.AutoencoderKL(**vae_cases.SMALL | AUTOENCODERS[name]).eval()
+    theirs.save_pretrained(tmp_path)
+    stored = diffusers_vae.describe(tmp_path)
+    network, params = stored.network, stored.read_params()
+    x = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
+    with torch.no_grad():
+        law = theirs.encode(torch.tensor(np.moveaxis(x, -1, 1))).latent_dist
+        images = theirs.decode(law.mean).sample
+    ours = network.apply(params, x, method="encode")
+    for one, other in ((ours.mean, law.mean), (ours.log_variance, law.logvar), (ours.std, law.std)):
+        assert relative(one, np.moveaxis(other.numpy(), 1, -1)) < TOLERANCE
+    decoded = network.apply(params, np.moveaxis(law.mean.numpy(), 1, -1), method="decode")
+    assert relative(decoded, np.moveaxis(images.numpy(), 1, -1)) < TOLERANCE
+    assert stored.scaling_factor == theirs.config.scaling_factor
+    assert stored.shift_factor == (theirs.config.shift_factor or 0.0)
+
+
+def test_an_autoencoders_defaults():
+    signature = inspect.signature(package.AutoencoderKL.__init__).parameters
+    theirs = {name: signature[name].default for name in diffusers_vae.SETTINGS}
+    assert theirs == diffusers_vae.SETTINGS
