@@ -1,5 +1,6 @@
 """How configs say that networks of EDM2 are trained, and what is refused."""
 
+import json
 import re
 import runpy
 from pathlib import Path
@@ -86,3 +87,25 @@ def test_a_run_is_weighted_and_its_weights_are_overwritten(teacher, tmp_path):
     exp = building.build(bases.with_edm2(config(teacher), force_normalization=False))
     assert not exp.update.overwritten
     assert exp.method.networks["log_variance"] == exp.method.networks["fake_score"].log_variance
+
+
+def test_an_edm2_is_trained_from_nothing(tmp_path):
+    made = bases.with_edm2(load("teacher_digits"), decay_updates=2.0)
+    made.network.update(class_name="Precond", model_type="EDM2UNet", augment_dim=0)
+    made.network.update(model_channels=8, channel_mult=(1,), num_blocks=1, attn_resolutions=())
+    made.optimizer.update(learning_rate=0.01, b2=0.99, rampup_kimg=0.0)
+    made.batch_size, made.duration_kimg, made.updates_per_call = 8, 0.024, 1
+    made.log_kimg = made.checkpoint_kimg = 0.008
+    made.grid_kimg = made.evaluate.every_kimg = 0.0
+    made.grid.update(rows=1, columns=2)
+    made.heun.steps, made.ema_halflife_kimg, made.mesh.data = 2, 0.01, 1
+    train(made, str(tmp_path / "run"))
+    found = trained(tmp_path / "run")
+    assert (found.init_kwargs["class_name"], found.card.kind) == ("Precond", "denoiser")
+    assert found.params["params"]["out_gain"] != 0
+    assert found.params["params"]["logvar"]["linear"]["kernel"].shape == (128, 1)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(line["loss"]) and not line["skipped"] for line in lines)
+    made.network.augment_dim = 9
+    with pytest.raises(ValueError, match="unknown argument 'augment_dim'"):
+        building.build(made)
