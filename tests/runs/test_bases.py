@@ -11,7 +11,7 @@ from diffjax.methods import Learner, Method, base
 from diffjax.methods.settings import POSITIVE, setting
 from diffjax.runs import bases, checks, show
 
-EMPTY = ("teacher", "dataset", "evaluate.reference")
+EMPTY = ("teacher", "dataset", "data", "evaluate.reference")
 
 
 @pytest.fixture
