@@ -54,6 +54,7 @@ PICKLE = Kind("a pickle", _SAVE)
 ZIP = Kind("a zip archive", _UNPACK)
 NPZ = Kind("an .npz of NumPy arrays", _SAVE)
 SAFETENSORS = Kind("a safetensors file", _SAVE)
+CUT_SAFETENSORS = Kind("a safetensors file that is cut off", _AGAIN)
 JSON = Kind("JSON text", "name the file or folder that it describes")
 TEXT = Kind("text", "look into it; a server's or a tool's message may have been saved in its place")
 
@@ -119,7 +120,7 @@ def of(path: str | os.PathLike[str]) -> Kind | None:
     if kind == SAFETENSORS:
         ends = (int(match[1]) for match in _ENDS.finditer(texts))
         if 8 + len(texts) + max(ends, default=0) > size:
-            return Kind("a safetensors file that is cut off", _AGAIN)
+            return CUT_SAFETENSORS
     return kind
 
 

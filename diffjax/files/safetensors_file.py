@@ -52,7 +52,8 @@ def read(
         # Not the package's own NumPy reader: NumPy hasn't bfloat16.
         entries = safetensors.deserialize(content)
     except safetensors.SafetensorError as error:
-        what = kinds.but(path) if kinds.of(path) not in (None, kinds.SAFETENSORS) else ""
+        is_another = kinds.of(path) not in (None, kinds.SAFETENSORS, kinds.CUT_SAFETENSORS)
+        what = kinds.but(path) if is_another else ""
         why = what or f", or damaged ({error}): download it again"
         raise ValueError(f"{path}: not a safetensors file{why}") from error
     arrays = {}
