@@ -27,6 +27,7 @@ class Adversarial(ScoreDistillation):
     in_order: bool = False
 
     reads: ClassVar = ("teacher", "data")
+    data_field: ClassVar = "data"
     judged_by: ClassVar = "fake_score"
 
     @classmethod

@@ -117,6 +117,8 @@ class Method:
     learners: ClassVar[tuple[Learner, ...]]
     # What an update reads and never changes: "teacher", "data", or both.
     reads: ClassVar[tuple[str, ...]]
+    # The config's field that names real images, where the method reads "data".
+    data_field: ClassVar[str] = "dataset"
     # The network by whose encoder a discriminator judges, "teacher" or a learner; "" for none.
     # `networks` then have "features", of it, and "head": see `models.discriminator`.
     judged_by: ClassVar[str] = ""

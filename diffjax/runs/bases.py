@@ -249,7 +249,7 @@ def fields(method: str) -> dict[str, Any]:
     found |= _TEACHER if has_teacher else {}
     found |= _OTHER_STUDENT if takes_student(cls) else {}
     if "data" in cls.reads:
-        found |= _REAL_DATA if has_teacher else _DATA
+        found |= _REAL_DATA if cls.data_field == "data" else _DATA
     found |= {} if has_teacher else _NETWORK
     found |= {field: value for field, value in settings.items() if "." not in field}
     for learner in sorted(networks_of(cls), key=lambda each: each.name != cls.samples_from):

@@ -61,7 +61,7 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
     cast = roles.cast(config, cls, data_input, settings)
     if has_teacher and "data" in cls.reads:
         data_input = real_data.of_distillation(
-            config, cast.denoiser, cls.real_batches(settings), source
+            config, cls, cast.denoiser, cls.real_batches(settings), source
         )
     decoder = None
     if has_teacher:

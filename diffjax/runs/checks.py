@@ -211,7 +211,7 @@ def rules(config: ConfigDict) -> dict[str, Rule]:
     else:
         found |= _NETWORK
     if "data" in method.reads:
-        found |= {"data": REAL_DATA} if "teacher" in method.reads else _DATA
+        found |= {"data": REAL_DATA} if method.data_field == "data" else _DATA
     for learner in bases.networks_of(method):
         group = dict(_ADAM)
         if learner.starts_as == "fresh":

@@ -35,12 +35,17 @@ def of_training(
 
 
 def of_distillation(
-    config: ConfigDict, denoiser: Denoiser, batches: int, source: DataSource | None
+    config: ConfigDict,
+    cls: type[Method],
+    denoiser: Denoiser,
+    batches: int,
+    source: DataSource | None,
 ) -> DataInput:
     """Open the real images that a distillation compares with.
 
     Args:
       config: of the distillation.
+      cls: its method, which says what field names them.
       denoiser: the teacher, whose size and classes they have.
       batches: of `config.batch_size` images that an update reads.
       source: images in place of those that the config names.
@@ -49,7 +54,8 @@ def of_distillation(
       ValueError: naming the field.
       FileNotFoundError: if they aren't there.
     """
-    name = config.data
+    field = cls.data_field
+    name = config[field]
     if not denoiser.holds_images:
         raise ValueError(
             f"config.method={config.method!r} compares with real images, and {config.teacher} "
@@ -64,20 +70,22 @@ def of_distillation(
         )
     if source is None:
         source = dataset.open_square(
-            name, conditional=bool(denoiser.label_dim), prefix="config.", field="data"
+            name, conditional=bool(denoiser.label_dim), prefix="config.", field=field
         )
     if source.image_shape != denoiser.shape:
         raise ValueError(
-            f"config.data={name!r} has images of {source.image_shape}, and the teacher "
+            f"config.{field}={name!r} has images of {source.image_shape}, and the teacher "
             f"{config.teacher} denoises {denoiser.shape}; name its own data."
         )
     if denoiser.label_dim and source.num_classes != denoiser.label_dim:
         raise ValueError(
-            f"config.data={name!r} has {source.num_classes} classes, and the teacher "
+            f"config.{field}={name!r} has {source.num_classes} classes, and the teacher "
             f"{config.teacher} {denoiser.label_dim}; name its own data."
         )
-    data_input = DataInput(source, config.batch_size, config.seed, config.x_flip, batches)
-    return _checked(config, data_input, "data")
+    data_input = DataInput(
+        source, config.batch_size, config.seed, config.get("x_flip", False), batches
+    )
+    return _checked(config, data_input, field)
 
 
 def _checked(config: ConfigDict, data_input: DataInput, field: str) -> DataInput:
