@@ -57,6 +57,7 @@ class Adversarial(ScoreDistillation):
     def draw(self, key: PRNGKey, data: Dataset | None = None) -> dict[str, Draws]:
         """Draw the randomness of an update, and real examples for each turn of the fake score."""
         assert data is not None, f"{type(self).__name__} reads data"
+        data = jax.tree.map(jnp.asarray, data)
         draws = super().draw(key)
         fake_score = draws["fake_score"]
         times = self.fake_score_updates

@@ -127,11 +127,14 @@ class SiDALoop(Adversarial):
         d_teacher = teacher(params["teacher"], y, draws.sigma, labels=draws.labels)
         d_fake, logits = self.judged(params, y, draws.sigma, draws.labels)
         weight = losses.normalizing_weight(x, d_teacher) * self.certainty(params, draws.sigma)
-        asked = Asked(x, d_teacher, d_fake, logits, draws.sigma, weight)
-        adversarial = x[0].size * losses.sida_gan_generator(logits, weight=weight)
         has_joined = draws.more["images"] > jnp.uint32(round(1000 * self.gan_from_kimg))
+        # One example's logits count for all: before they do, none has a gradient, not even 0 times.
+        heard = jnp.where(has_joined, logits, 0)
+        asked = Asked(x, d_teacher, d_fake, heard, draws.sigma, weight)
+        adversarial = x[0].size * losses.sida_gan_generator(heard, weight=weight)
         loss = jnp.where(has_joined, self.joined(asked, adversarial), self.alone(asked))
-        return loss, {"delta": mean_difference(d_teacher, d_fake), "gan": adversarial}
+        shown = x[0].size * losses.sida_gan_generator(jax.lax.stop_gradient(logits), weight=weight)
+        return loss, {"delta": mean_difference(d_teacher, d_fake), "gan": shown}
 
     def alone(self, asked: Asked) -> Array:
         """Loss of each sample before the discriminator counts, [B]."""

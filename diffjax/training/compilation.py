@@ -43,7 +43,8 @@ def compile_updates(
         drawn, read = drawing.parted(inputs)
         key = jax.random.fold_in(key, state.step)
         drawn = {"data": None, **drawn}
-        draws = drawing.draw(update.method, key, **drawn, mesh=mesh, images=state.images)
+        images = state.images if update.method.has_phases else None
+        draws = drawing.draw(update.method, key, **drawn, mesh=mesh, images=images)
         after, metrics = placed(state, read, draws)
         return after, metric_sums.of_update(state, after, metrics)
 

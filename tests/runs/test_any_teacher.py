@@ -31,6 +31,7 @@ def beside():
     yield
     user_function._folders.remove(str(SUPPORT.resolve()))
     sys.path[:] = [each for each in sys.path if each != str(SUPPORT.resolve())]
+    sys.modules.pop("my_teacher", None)  # other tests have files of that name
 
 
 def config(method="sid", **fields):

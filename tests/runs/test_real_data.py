@@ -69,7 +69,7 @@ def test_a_teacher_of_other_units_is_refused(tmp_path):
         building.build(config_of("sida", data, teacher="tests.support.my_teacher:points"))
 
 
-@pytest.mark.parametrize("method", ["sida", "dmd2"])
+@pytest.mark.parametrize("method", ["sida", pytest.param("dmd2", marks=pytest.mark.slow)])
 def test_streamed_images_are_those_that_updates_read(method, tmp_path, monkeypatch):
     """Several batches an update, where images come an update's at a time; and resumed."""
     from diffjax.training import dataset
