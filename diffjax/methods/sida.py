@@ -127,7 +127,8 @@ class SiDALoop(Adversarial):
         d_teacher = teacher(params["teacher"], y, draws.sigma, labels=draws.labels)
         d_fake, logits = self.judged(params, y, draws.sigma, draws.labels)
         weight = losses.normalizing_weight(x, d_teacher) * self.certainty(params, draws.sigma)
-        has_joined = draws.more["images"] > jnp.uint32(round(1000 * self.gan_from_kimg))
+        begins = min(round(1000 * self.gan_from_kimg), 2**32 - 1)  # images are counted in 32 bits
+        has_joined = draws.more["images"] > jnp.uint32(begins)
         # One example's logits count for all: before they do, none has a gradient, not even 0 times.
         heard = jnp.where(has_joined, logits, 0)
         asked = Asked(x, d_teacher, d_fake, heard, draws.sigma, weight)
