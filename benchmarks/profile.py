@@ -12,10 +12,13 @@ import gzip
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
+COLLECTIVES = "collectives"
 KINDS = {
-    "collectives": r"nccl",
+    COLLECTIVES: r"nccl",
     "convolutions, forward": r"fprop",
     "convolutions, gradient of the input": r"dgrad",
     "convolutions, gradient of the weights": r"wgrad",
@@ -26,8 +29,27 @@ KINDS = {
 }
 
 
-def kernel_seconds(folder: Path) -> Counter[str]:
-    """Read name of a kernel -> seconds on the first GPU, of the newest trace in a folder.
+class Kernel(NamedTuple):
+    """A kernel's run.
+
+    Attributes:
+      name: of the kernel.
+      start: in seconds, from any origin.
+      end: likewise.
+    """
+
+    name: str
+    start: float
+    end: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """From its start to its end."""
+        return self.start, self.end
+
+
+def kernels(folder: Path) -> list[Kernel]:
+    """Read what ran on the first GPU, from the newest trace in a folder.
 
     Raises:
       FileNotFoundError: if there is no trace.
@@ -49,11 +71,32 @@ def kernel_seconds(folder: Path) -> Counter[str]:
         and event["pid"] in gpus[:1]
         and event["args"]["name"].startswith("Stream")
     }
+    return [
+        Kernel(event["name"], event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6)
+        for event in events
+        if event.get("ph") == "X" and event["pid"] in gpus[:1] and event["tid"] in streams
+    ]
+
+
+def kernel_seconds(folder: Path) -> Counter[str]:
+    """Read name of a kernel -> seconds on the first GPU, of the newest trace in a folder.
+
+    Raises:
+      FileNotFoundError: if there is no trace.
+    """
     seconds: Counter[str] = Counter()
-    for event in events:
-        if event.get("ph") == "X" and event["pid"] in gpus[:1] and event["tid"] in streams:
-            seconds[event["name"]] += event["dur"] / 1e6
+    for kernel in kernels(folder):
+        seconds[kernel.name] += kernel.end - kernel.start
     return seconds
+
+
+def covered(intervals: Iterable[tuple[float, float]]) -> float:
+    """Measure the union of intervals."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(intervals):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
 
 
 def kind_of(kernel: str) -> str:

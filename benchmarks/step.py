@@ -13,19 +13,19 @@ import argparse
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from benchmarks import measuring
-from diffjax.distributed import sharding
+from diffjax.distributed import numerics, sharding
 from diffjax.methods import Turn
 from diffjax.runs import building, roles
 from diffjax.runs.experiment import Experiment
-from diffjax.training import compilation
-from diffjax.training.separate_programs import SeparatePrograms
+from diffjax.tools import aot
 from diffjax.training.state import TrainState
 
 # Forward passes an image of each learner's turn, a backward pass by parameters counted as two and
@@ -81,6 +81,77 @@ def model_flops(exp: Experiment, passes: float) -> float:
     return flops + own * difference
 
 
+class Compiled(NamedTuple):
+    """Updates of a config, compiled.
+
+    Attributes:
+      call: (state, inputs, key, count) -> (state, sums of metrics).
+      apart: whether it is several programs, as runs have it there by `compile_apart`.
+      trace_seconds: of tracing.
+      seconds: of tracing and compiling.
+    """
+
+    call: Any
+    apart: bool
+    trace_seconds: float
+    seconds: float
+
+
+def compile_update(config: ConfigDict, exp: Experiment, mesh: Mesh) -> Compiled:
+    """Compile the updates of a config from shapes; nothing lies on the devices before or after.
+
+    Args:
+      config: of any method.
+      exp: built from it.
+      mesh: the devices.
+    """
+    start = time.perf_counter()
+    lowered = building.updates(config, exp, mesh).lower(*aot.abstract_arguments(exp, mesh))
+    traced = time.perf_counter() - start
+    call = lowered.compile()
+    apart = building.compiles_apart(config, exp)
+    return Compiled(call, apart, traced, time.perf_counter() - start)
+
+
+class Running:
+    """Updates that go on from a state of random weights, call by call.
+
+    Attributes:
+      skipped: updates that were left out, so far.
+    """
+
+    def __init__(self, exp: Experiment, mesh: Mesh, compiled: Compiled, count: int) -> None:
+        """Place the state and what updates read on the devices.
+
+        Args:
+          exp: whose updates they are.
+          mesh: the devices.
+          compiled: its updates.
+          count: updates a call.
+        """
+        self._call, self._count = compiled.call, count
+        self._key = jax.device_put(numerics.key(1), sharding.replicated(mesh))
+        self._state, self._inputs = _start(exp, mesh)
+        self.skipped = 0
+
+    def __call__(self) -> Any:
+        """Do the updates of one call, wait for them, and give the sums of their metrics."""
+        self._state, sums = self._call(self._state, self._inputs, self._key, self._count)
+        jax.block_until_ready((self._state, sums))
+        self.skipped += int(sums.skipped)
+        return sums
+
+    def seconds(self, repeats: int) -> list[float]:
+        """Time calls after a first one: seconds of an update, in each."""
+        self()
+        found = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            self()
+            found.append((time.perf_counter() - start) / self._count)
+        return found
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Compile the update and time it."""
     config = measuring.config_of(arguments)
@@ -88,51 +159,44 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     config.rematerialize = arguments.rematerialize
     config.updates_per_call = arguments.updates_per_call
     exp, mesh = measuring.build(config, accumulation)
-    key, count = jax.random.key(1), config.updates_per_call
-    state, inputs = _start(exp, mesh)
-
-    start = time.perf_counter()
-    apart = building.compiles_apart(config, exp)
-    updates: Any
-    if apart:
-        updates = SeparatePrograms(exp.update, exp.abstract_state(), mesh)
-    else:
-        updates = compilation.compile_updates(exp.update, exp.abstract_state(), mesh, count)
-    lowered = updates.lower(state, inputs, key, count)
-    traced = time.perf_counter() - start
-    compiled = lowered.compile()
-    compile_seconds = time.perf_counter() - start
-
-    state, sums = compiled(state, inputs, key, count)
-    jax.block_until_ready(sums)
-    seconds = []
-    for _ in range(arguments.repeats):
-        start = time.perf_counter()
-        state, sums = compiled(state, inputs, key, count)
-        jax.block_until_ready(sums)
-        seconds.append((time.perf_counter() - start) / count)
+    compiled = compile_update(config, exp, mesh)
+    running = Running(exp, mesh, compiled, config.updates_per_call)
+    seconds = running.seconds(arguments.repeats)
     if arguments.profile:
-        measuring.write_profile(
-            Path(arguments.profile),
-            lambda: compiled(state, inputs, key, count)[1],
-            None if apart else compiled,
-        )
+        program = None if compiled.apart else compiled.call
+        measuring.write_profile(Path(arguments.profile), running, program)
+    return measuring.describe(arguments, config, mesh) | {
+        "accumulation": accumulation,
+        "rematerialize": config.rematerialize,
+        **timed(config, exp, mesh, compiled, seconds),
+        "skipped": running.skipped,
+    }
 
+
+def timed(
+    config: ConfigDict, exp: Experiment, mesh: Mesh, compiled: Compiled, seconds: list[float]
+) -> dict[str, Any]:
+    """Work out an update's speed, with the devices' peak measured now.
+
+    Args:
+      config: of any method.
+      exp: built from it.
+      mesh: the devices.
+      compiled: its updates.
+      seconds: of an update, in each call.
+    """
     update = float(np.median(seconds))
     peak = measuring.matrix_peak(roles.DTYPES[config.dtype]) * mesh.size
     passes = forwards(config.method, exp.update.turns)
     flops = passes and model_flops(exp, passes)
-    return measuring.describe(arguments, config, mesh) | {
-        "accumulation": accumulation,
-        "rematerialize": config.rematerialize,
-        "compiled_apart": apart,
+    return {
+        "compiled_apart": compiled.apart,
         **measuring.speed(config.batch_size, update, flops, peak),
         "seconds_per_update": update,
         "slowest_over_median": max(seconds) / update,
         **measuring.of_devices(peak),
-        "trace_seconds": traced,
-        "compile_seconds": compile_seconds,
-        "skipped": int(sums.skipped),
+        "trace_seconds": compiled.trace_seconds,
+        "compile_seconds": compiled.seconds,
     }
 
 

@@ -133,7 +133,7 @@ def write_trace(folder, milliseconds):
         for kind, name in titles
     ]
     for name, value in milliseconds.items():
-        events.append({"ph": "X", "pid": 1, "tid": 7, "name": name, "dur": value * 1e3})
+        events.append({"ph": "X", "pid": 1, "tid": 7, "name": name, "ts": 0, "dur": value * 1e3})
     text = json.dumps({"traceEvents": events}).encode()
     (folder / "host.trace.json.gz").write_bytes(gzip.compress(text))
 
