@@ -1,4 +1,4 @@
-"""PyTorch state dicts of EDM's and EDM2's networks, as parameters of denoisers and back.
+"""PyTorch state dicts of EDM's, EDM2's, DiT's and SiT's networks, as parameters and back.
 
 Module names are theirs on either side, so that conversion is renaming and transposing alone.
 """
@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax.convert import edm2, torch_layout
+from diffjax.convert import dit, edm2, torch_layout
 from diffjax.interfaces import Params
 from diffjax.models.denoiser import NetworkDenoiser
+from diffjax.networks.dit import DiT
 from diffjax.networks.edm2 import EDM2UNet
 
 
@@ -21,7 +22,7 @@ def shapes(denoiser: NetworkDenoiser) -> dict[str, tuple[int, ...]]:
     Raises:
       ValueError: if the denoiser's network can't be built.
     """
-    return _shapes(_expected_arrays(denoiser), _resample_filters(denoiser))
+    return _shapes(_expected_arrays(denoiser), _constants(denoiser))
 
 
 def to_params(denoiser: NetworkDenoiser, state_dict: Mapping[str, Any]) -> Params:
@@ -36,11 +37,11 @@ def to_params(denoiser: NetworkDenoiser, state_dict: Mapping[str, Any]) -> Param
 
     Raises:
       ValueError: naming each array that is missing, not expected, of another shape, not of floating
-        point or not finite, and each resampling filter that isn't the network's.
+        point or not finite, and each constant (`_constants`) that isn't the network's.
     """
-    expected, filters = _expected_arrays(denoiser), _resample_filters(denoiser)
+    expected, constants = _expected_arrays(denoiser), _constants(denoiser)
     arrays = {name: np.asarray(array) for name, array in state_dict.items()}
-    torch_layout.check(arrays, _shapes(expected, filters), filters)
+    torch_layout.check(arrays, _shapes(expected, constants), constants)
     leaves = {
         path: torch_layout.from_torch(path, arrays[name]) for name, (path, _) in expected.items()
     }
@@ -55,7 +56,7 @@ def from_params(denoiser: NetworkDenoiser, params: Params) -> dict[str, np.ndarr
       params: the denoiser's tree.
 
     Returns:
-      float32 NumPy arrays by PyTorch's names, in PyTorch's layouts, with the resampling filters.
+      float32 NumPy arrays by PyTorch's names, in PyTorch's layouts, with what isn't trained.
 
     Raises:
       ValueError: naming each array of `params` that is missing, not expected, of another shape, not
@@ -68,7 +69,7 @@ def from_params(denoiser: NetworkDenoiser, params: Params) -> dict[str, np.ndarr
         name: torch_layout.to_torch(path, arrays["/".join(path)])
         for name, (path, _) in expected.items()
     }
-    return state_dict | _resample_filters(denoiser)
+    return state_dict | _constants(denoiser)
 
 
 def _expected_arrays(
@@ -80,7 +81,8 @@ def _expected_arrays(
     except Exception as error:  # what tracing a network of senseless sizes raises is open-ended
         reason = str(error).partition("\n")[0]
         raise ValueError(f"the arguments describe no EDM network: {reason}") from error
-    name = edm2.torch_name if isinstance(denoiser.network, EDM2UNet) else _torch_name
+    names = {EDM2UNet: edm2.torch_name, DiT: dit.torch_name}
+    name = names.get(type(denoiser.network), _torch_name)
     return {name(path): (path, leaf) for path, leaf in torch_layout.flatten(abstract)}
 
 
@@ -97,12 +99,12 @@ def _torch_name(path: tuple[str, ...]) -> str:
 
 def _shapes(
     expected: Mapping[str, tuple[tuple[str, ...], jax.ShapeDtypeStruct]],
-    filters: Mapping[str, np.ndarray],
+    constants: Mapping[str, np.ndarray],
 ) -> dict[str, tuple[int, ...]]:
     shapes = {
         name: torch_layout.torch_shape(path, leaf.shape) for name, (path, leaf) in expected.items()
     }
-    return shapes | {name: value.shape for name, value in filters.items()}
+    return shapes | {name: value.shape for name, value in constants.items()}
 
 
 def _resample_filter_names(denoiser: NetworkDenoiser) -> Iterator[str]:
@@ -127,8 +129,13 @@ def _resample_filter_names(denoiser: NetworkDenoiser) -> Iterator[str]:
             yield f"{block}_aux_up.resample_filter"
 
 
-def _resample_filters(denoiser: NetworkDenoiser) -> dict[str, np.ndarray]:
-    """Constant filters [1, 1, K, K] of a network's resampling convolutions, by PyTorch's names."""
+def _constants(denoiser: NetworkDenoiser) -> dict[str, np.ndarray]:
+    """Arrays of a state dict that aren't trained, by PyTorch's names.
+
+    They are the filters [1, 1, K, K] of resampling convolutions, or a transformer's positions.
+    """
+    if isinstance(denoiser.network, DiT):
+        return dit.constants(denoiser.network)
     taps = np.asarray(getattr(denoiser.network, "resample_filter", (1, 1)), np.float32)
     filter_ = (np.outer(taps, taps) / taps.sum() ** 2)[None, None]
     return {name: filter_.copy() for name in _resample_filter_names(denoiser)}

@@ -10,6 +10,7 @@ import numpy as np
 from diffjax.files import kinds
 
 Path = tuple[str, ...]
+_NEAR = 1e-4  # for constants, which others may have computed in float32
 
 
 def flatten(tree: Any) -> list[tuple[Path, Any]]:
@@ -104,11 +105,11 @@ def check(
     Args:
       arrays: as they were found, by name.
       shapes: as they should be.
-      constants: resampling filters among them, whose values are known.
+      constants: arrays among them whose values are known, such as resampling filters.
 
     Raises:
       ValueError: naming each array that is missing, not expected, of another shape, not of floating
-        point or not finite, and each filter that isn't the network's; or the wrapper that the
+        point or not finite, and each constant that isn't the network's; or the wrapper that the
         network was saved from within.
     """
     if hint := kinds.wrapper_hint(arrays, shapes):
@@ -116,9 +117,9 @@ def check(
     found = faults(arrays, shapes)
     told = {fault.partition(" ")[0] for fault in found}
     found += [
-        f"{name} is not the resample_filter of the arguments"
+        f"{name} is not the {name.rpartition('.')[2]} of the arguments"
         for name, constant in constants.items()
-        if name not in told and not np.allclose(arrays[name], constant, rtol=1e-3)
+        if name not in told and not np.allclose(arrays[name], constant, rtol=1e-3, atol=_NEAR)
     ]
     if found:
         raise ValueError("the arrays do not fit the network: " + "; ".join(found))

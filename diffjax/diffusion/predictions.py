@@ -123,6 +123,47 @@ _CONVERSIONS: dict[str, Callable[[HasProcess, Array, Any], Conversion]] = {
 }
 
 
+def conversion(process: HasProcess, predicts: str, t: Array, dtype: Any) -> Conversion:
+    """Factors by which a network's output becomes an estimate of x₀.
+
+    Args:
+      process: that the network was trained on.
+      predicts: as `ProcessDenoiser` has it.
+      t: [B] times, integer on a table.
+      dtype: of the factors.
+    """
+    return _CONVERSIONS[predicts](process, t, dtype)
+
+
+def gain(process: HasProcess, predicts: str, sigma: float) -> float:
+    """Size of what a unit of a network's output changes in D at σ, other than one of x₀.
+
+    Args:
+      process: that the network was trained on.
+      predicts: as `ProcessDenoiser` has it; the score counts as ε, since networks of it divide
+        their last layer by s.
+      sigma: σ.
+    """
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        t = time_of(process, jnp.asarray([float(sigma)], jnp.float64), jnp.float64)
+        at = conversion(process, "eps" if predicts == "score" else predicts, t, jnp.float64)
+        return abs(float(at.output[0] / at.divisor[0]))
+
+
+def time_of(process: HasProcess, sigma: Array, dtype: Any) -> Array:
+    """Time of σ, integer where σ snaps to a table.
+
+    All else is taken at this time, as it is rounded for the network.
+
+    Args:
+      process: whose time it is.
+      sigma: [B].
+      dtype: of the time, where it is no integer.
+    """
+    t = jnp.asarray(process.t_of_sigma(sigma))
+    return t if jnp.issubdtype(t.dtype, jnp.integer) else t.astype(dtype)
+
+
 def with_derivative(function: Callable[[Any], Any], t: Array) -> tuple[Array, Array]:
     """Call a function of t and its derivative, by automatic differentiation.
 
@@ -175,7 +216,7 @@ class ProcessDenoiser:
         """
         y = jnp.asarray(y)
         dtype = jnp.promote_types(y.dtype, jnp.float32)
-        t = self._t(_levels(sigma, y, dtype), dtype)
+        t = time_of(self.process, _levels(sigma, y, dtype), dtype)
 
         def per_example(values: Array) -> Array:
             return jnp.expand_dims(values, tuple(range(1, y.ndim)))
@@ -187,7 +228,7 @@ class ProcessDenoiser:
                 f"the network returned {list(jnp.shape(output))} for x_t {list(y.shape)}; it must "
                 "keep that shape (vmap missing? Equinox is unbatched: from_equinox(batched=False))"
             )
-        factors = map(per_example, _CONVERSIONS[self.predicts](self.process, t, dtype))
+        factors = map(per_example, conversion(self.process, self.predicts, t, dtype))
         noisy, factor, divisor = factors
         return (noisy * x_t - factor * jnp.asarray(output).astype(dtype)) / divisor
 
@@ -200,17 +241,7 @@ class ProcessDenoiser:
         """
         if self.predicts == "x0":
             return 1.0 if self.sigma_data is None else self.sigma_data
-        with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-            level = jnp.asarray([float(sigma)], jnp.float64)
-            t = self._t(level, jnp.float64)
-            predicts = "eps" if self.predicts == "score" else self.predicts
-            at = _CONVERSIONS[predicts](self.process, t, jnp.float64)
-            return abs(float(at.output[0] / at.divisor[0]))
-
-    def _t(self, sigma: Array, dtype: Any) -> Array:
-        """Time of σ, integer on a table; all else is taken at this t, as rounded for the net."""
-        t = jnp.asarray(self.process.t_of_sigma(sigma))
-        return t if jnp.issubdtype(t.dtype, jnp.integer) else t.astype(dtype)
+        return gain(self.process, self.predicts, sigma)
 
 
 def _levels(sigma: Array, y: Array, dtype: Any) -> Array:

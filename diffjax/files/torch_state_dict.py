@@ -11,7 +11,7 @@ import io
 import math
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -41,6 +41,22 @@ class _Tensor:
     view: tuple[Any, Any, Any]  # offset, size and stride, not checked yet
 
 
+class _Namespace(restricted_pickle.Stateful):
+    """Description of an `argparse.Namespace`, the arguments of a training program."""
+
+    def __init__(self) -> None:
+        self.arguments: dict[str, Any] = {}
+
+    def set_state(self, state: Any) -> None:
+        if not isinstance(state, dict):
+            raise ValueError("the arguments of its program are not a dictionary")
+        self.arguments = {
+            name: value
+            for name, value in state.items()
+            if isinstance(name, str) and isinstance(value, str | int | float | bool)
+        }
+
+
 class _OrderedDict(dict[Any, Any], restricted_pickle.Stateful):
     """Dictionary whose attributes, the version numbers of modules, aren't needed."""
 
@@ -62,21 +78,47 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       FileNotFoundError: if there is no such file.
       ValueError: if the file holds no state dict, naming it and what is wrong.
     """
+    return _read(path, "")[0]
+
+
+def read_training_state(
+    path: str | os.PathLike[str], entry: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read a state dict, also of a training state: a dict that has one among other things.
+
+    Args:
+      path: of a file of at most 16 GiB.
+      entry: key of the state dict in a training state; a file without it is one itself.
+
+    Returns:
+      The state dict, as `read` gives it, and the training program's arguments that are strings or
+      numbers, if an `argparse.Namespace` of them is under "args".
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if the file holds no state dict, naming it and what is wrong.
+    """
+    return _read(path, entry)
+
+
+def _read(path: str | os.PathLike[str], entry: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file. {_WANTED}")
     try:
         data = kinds.read(path, max_bytes=MAX_FILE_BYTES)
         if data.startswith(torch_storage.ZIP_SIGNATURE):
-            return _read_archive(data, kinds.but(path))
+            return _read_archive(data, kinds.but(path), entry)
         if data.startswith(torch_storage.LEGACY_SIGNATURE):
-            return _read_stream(data)
+            return _read_stream(data, entry)
         raise ValueError(f"not written by torch.save{kinds.but(path)}")
     except ValueError as error:
         raise ValueError(f"{path}: {error}. {_WANTED}") from error
 
 
-def _read_archive(data: bytes, kind: str) -> dict[str, np.ndarray]:
+def _read_archive(
+    data: bytes, kind: str, entry: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
@@ -84,28 +126,31 @@ def _read_archive(data: bytes, kind: str) -> dict[str, np.ndarray]:
                 raise ValueError("a compressed zip archive; torch.save writes none")
             if sum(info.file_size for info in entries.values()) > len(data):
                 raise ValueError("a zip archive whose entries are larger than the file")
-            contents = {name: archive.read(info) for name, info in entries.items()}
+            if "data.pkl" not in entries:
+                raise ValueError(f"a zip archive without data.pkl, so not one of torch.save{kind}")
+            if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
+                raise ValueError("not written on a little-endian machine")
+            pickle = io.BytesIO(archive.read(entries["data.pkl"]))
+            contents = _read_contents(pickle, restricted_pickle.Budget(), entry)
+            storages = {}
+            for described in _storage_ids(contents.tensors.values()).values():
+                info = entries.get(f"data/{described.key}")
+                raw = b"" if info is None else archive.read(info)
+                if len(raw) != described.count * described.dtype.itemsize:
+                    raise ValueError(
+                        f"its storage {restricted_pickle.quote(described.key)} declares "
+                        f"{described.count} elements of {described.dtype} and holds {len(raw)} "
+                        "bytes"
+                    )
+                storages[described.key] = torch_storage.Storage(
+                    raw, 0, described.count, described.dtype
+                )
     except torch_storage.ZIP_ERRORS as error:
         raise ValueError(f"a zip archive that is cut off or damaged ({error})") from error
-    if "data.pkl" not in contents:
-        raise ValueError(f"a zip archive without data.pkl, so not one of torch.save{kind}")
-    if contents.get("byteorder", b"little") != b"little":
-        raise ValueError("not written on a little-endian machine")
-
-    tensors = _read_tensors(io.BytesIO(contents["data.pkl"]), restricted_pickle.Budget())
-    storages = {}
-    for described in _storage_ids(tensors).values():
-        raw = contents.get(f"data/{described.key}", b"")
-        if len(raw) != described.count * described.dtype.itemsize:
-            raise ValueError(
-                f"its storage {restricted_pickle.quote(described.key)} declares {described.count} "
-                f"elements of {described.dtype} and holds {len(raw)} bytes"
-            )
-        storages[described.key] = torch_storage.Storage(raw, 0, described.count, described.dtype)
-    return _resolve(tensors, storages)
+    return _resolve(contents.tensors, storages), contents.arguments
 
 
-def _read_stream(data: bytes) -> dict[str, np.ndarray]:
+def _read_stream(data: bytes, entry: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     stream, budget = io.BytesIO(data), restricted_pickle.Budget()
     restricted_pickle.load(stream, {}, budget=budget)  # the magic number, which has been looked at
     if restricted_pickle.load(stream, {}, budget=budget) != torch_storage.LEGACY_VERSION:
@@ -113,8 +158,8 @@ def _read_stream(data: bytes) -> dict[str, np.ndarray]:
     system = restricted_pickle.load(stream, {}, budget=budget)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError("not written on a little-endian machine")
-    tensors = _read_tensors(stream, budget)
-    described = _storage_ids(tensors)
+    contents = _read_contents(stream, budget, entry)
+    described = _storage_ids(contents.everywhere)
     keys = restricted_pickle.load(stream, {}, budget=budget)
     if not isinstance(keys, list) or set(described) - set(filter(_is_name, keys)):
         raise ValueError("its list of storages isn't that of its tensors")
@@ -133,14 +178,24 @@ def _read_stream(data: bytes) -> dict[str, np.ndarray]:
                 "the file holds another number of them"
             )
         storages[key] = torch_storage.Storage(data, start, count, dtype)
-    return _resolve(tensors, storages)
+    return _resolve(contents.tensors, storages), contents.arguments
 
 
-def _read_tensors(stream: io.BytesIO, budget: restricted_pickle.Budget) -> dict[str, _Tensor]:
+@dataclasses.dataclass(frozen=True)
+class _Contents:
+    """What a file's pickle describes."""
+
+    tensors: dict[str, _Tensor]  # of the state dict
+    everywhere: list[_Tensor]  # those beside it too
+    arguments: dict[str, Any]
+
+
+def _read_contents(stream: io.BytesIO, budget: restricted_pickle.Budget, entry: str) -> _Contents:
     functions: dict[str, Callable[..., Any]] = {
         "collections.OrderedDict": _OrderedDict,
         "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
         "torch._utils._rebuild_parameter": _rebuild_parameter,
+        **({"argparse.Namespace": _Namespace} if entry else {}),
     }
     names: dict[str, object] = dict(torch_storage.STORAGE_TYPES)
     for name, build in functions.items():
@@ -148,13 +203,36 @@ def _read_tensors(stream: io.BytesIO, budget: restricted_pickle.Budget) -> dict[
     contents = restricted_pickle.load(stream, names, budget=budget, persistent_load=_storage_id)
     if not isinstance(contents, dict):
         raise ValueError(f"it holds a {type(contents).__name__}, not a dictionary of tensors")
-    for name, value in contents.items():
+    found, arguments = contents, {}
+    if entry in contents:
+        found, program = contents[entry], contents.get("args")
+        arguments = program.arguments if isinstance(program, _Namespace) else {}
+    if not isinstance(found, dict):
+        raise ValueError(f"its {entry!r} is a {type(found).__name__}, not a dictionary of tensors")
+    for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, _Tensor):
             raise ValueError(
                 f"its entry {restricted_pickle.quote(name)} is a {type(value).__name__}, not a "
                 "tensor; of a training state, save the state dict inside it by itself"
             )
-    return dict(contents)
+    return _Contents(dict(found), _tensors_in(contents), arguments)
+
+
+def _tensors_in(contents: Any) -> list[_Tensor]:
+    """All tensors in containers, which may hold themselves."""
+    found, waiting, seen = [], [contents], set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, _Tensor):
+            found.append(value)
+        elif isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple | set | frozenset):
+            waiting += value
+    return found
 
 
 def _storage_id(pid: Any) -> _StorageId:
@@ -183,9 +261,9 @@ def _rebuild_parameter(data: Any, *_: Any) -> _Tensor:
     return data
 
 
-def _storage_ids(tensors: Mapping[str, _Tensor]) -> dict[str, _StorageId]:
+def _storage_ids(tensors: Iterable[_Tensor]) -> dict[str, _StorageId]:
     described: dict[str, _StorageId] = {}
-    for tensor in tensors.values():
+    for tensor in tensors:
         if described.setdefault(tensor.storage.key, tensor.storage) != tensor.storage:
             raise ValueError("two tensors describe one storage differently")
     return described

@@ -3,19 +3,28 @@
 import dataclasses
 import difflib
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from diffjax.diffusion import preconditioning
+from diffjax.diffusion.noise import PUBLISHED_SIGMA_DATA
 from diffjax.models.network_denoiser import NetworkDenoiser
 from diffjax.networks.dhariwal_unet import DhariwalUNet
+from diffjax.networks.dit import DiT
 from diffjax.networks.edm2 import EDM2UNet
 from diffjax.networks.song_unet import SongUNet
 
-_NETWORKS = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
-_EDM2 = "Precond"  # EDM2's one preconditioning has one network
+_OF_IMAGES = (1, 3)  # channels, by which they are told from latents
+_NETWORKS: dict[str, Any] = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
+# Preconditionings that have one network.
+_OWN_NETWORK: dict[str, dict[str, Any]] = {
+    "Precond": {"EDM2UNet": EDM2UNet},
+    "SiT": {"DiT": DiT},
+    "DiT": {"DiT": DiT},
+}
 
 
 def from_edm_kwargs(
@@ -29,11 +38,11 @@ def from_edm_kwargs(
     """Build a denoiser from the constructor arguments of one of EDM's preconditioned networks.
 
     Args:
-      init_kwargs: `class_name` (EDMPrecond, VPPrecond, VEPrecond or iDDPMPrecond, or EDM2's
-        Precond), `model_type` (SongUNet or DhariwalUNet; EDM2 has one), `img_resolution`,
-        `img_channels`, `label_dim`, and any of the arguments of that preconditioning and that
-        network, by EDM's names. What EDM2 denoises is images if it has 1 or 3 channels, else
-        latents.
+      init_kwargs: `class_name` (EDMPrecond, VPPrecond, VEPrecond or iDDPMPrecond, EDM2's Precond,
+        SiT or DiT), `model_type` (SongUNet or DhariwalUNet; the last three have one),
+        `img_resolution`, `img_channels`, `label_dim`, and any of the arguments of that
+        preconditioning and that network, by EDM's names or our own. What EDM2, SiT and DiT
+        denoise is images if it has 1 or 3 channels, else latents.
       dtype: of the network's computation. EDM's `use_fp16` is a way to train and is not followed.
       dropout: replaces the network's own rate, in [0, 1); None keeps it.
       attention: "xla" or "cudnn"; see `attention.self_attention`.
@@ -49,10 +58,11 @@ def from_edm_kwargs(
         raise ValueError(f"class_name={class_name!r} is no known preconditioning ({known}).")
     precond_class = preconditioning.BY_EDM_NAME[class_name]
     is_iddpm = precond_class is preconditioning.IDDPM
-    is_edm2 = class_name == _EDM2
-    networks = {"EDM2UNet": EDM2UNet} if is_edm2 else _NETWORKS
+    networks = _OWN_NETWORK.get(class_name, _NETWORKS)
     default_network = "SongUNet" if class_name in ("VPPrecond", "VEPrecond") else "DhariwalUNet"
-    model_type = kwargs.pop("model_type", "EDM2UNet" if is_edm2 else default_network)
+    if class_name in _OWN_NETWORK:
+        (default_network,) = networks
+    model_type = kwargs.pop("model_type", default_network)
     if model_type not in networks:
         known = f"{class_name} ({', '.join(networks)})"
         raise ValueError(f"model_type={model_type!r} is no known network of {known}.")
@@ -61,11 +71,14 @@ def from_edm_kwargs(
             raise ValueError(f"{class_name}: the argument {name} is missing.")
     resolution, channels = kwargs.pop("img_resolution"), kwargs.pop("img_channels")
     label_dim = kwargs.pop("label_dim", 0)
+    is_latent = class_name in _OWN_NETWORK and channels not in _OF_IMAGES
     kwargs.pop("use_fp16", None)
 
     precond_kwargs = {k: kwargs.pop(k) for k in _arguments(precond_class) if k in kwargs}
     if dropout is not None:
         kwargs["dropout"] = dropout
+    if networks.get(model_type) is DiT and not is_latent:
+        precond_kwargs.setdefault("sigma_data", PUBLISHED_SIGMA_DATA)
     network_class: Any = networks[model_type]
     known_arguments = _arguments(network_class) - {
         "dtype",
@@ -79,7 +92,10 @@ def from_edm_kwargs(
             nearest = difflib.get_close_matches(name, known_arguments, n=1)
             hint = f" Nearest known: {nearest[0]}." if nearest else ""
             raise ValueError(f"{class_name}({model_type}): unknown argument {name!r}.{hint}")
-    _check_channels(kwargs, network_class)
+    if network_class is DiT:
+        _check_transformer(kwargs, resolution)
+    else:
+        _check_channels(kwargs, network_class)
     network = network_class(
         img_resolution=resolution,
         out_channels=channels * (2 if is_iddpm else 1),
@@ -94,7 +110,7 @@ def from_edm_kwargs(
         preconditioning=precond_class(**precond_kwargs),
         image_shape=(resolution, resolution, channels),
         label_dim=label_dim,
-        is_latent=is_edm2 and channels not in (1, 3),
+        is_latent=is_latent,
     )
 
 
@@ -118,6 +134,23 @@ def _check_channels(kwargs: Mapping[str, Any], network_class: Any) -> None:
                 f"model_channels={channels}: a level has {level} channels, which don't divide into "
                 f"{heads} heads (channels_per_head={per_head})."
             )
+
+
+def _check_transformer(kwargs: Mapping[str, Any], resolution: Any) -> None:
+    """Check that images divide into patches, and channels into heads and embeddings."""
+    defaults = {field.name: field.default for field in dataclasses.fields(DiT)}
+    values = {**defaults, **kwargs}
+    patch, width, heads = (values[name] for name in ("patch_size", "hidden_size", "num_heads"))
+    if not all(isinstance(value, int) and value > 0 for value in (patch, width, heads, resolution)):
+        return  # which the network refuses
+    if resolution % patch:
+        raise ValueError(
+            f"patch_size={patch}: {resolution} x {resolution} don't divide into such patches."
+        )
+    if width % math.lcm(4, heads):
+        raise ValueError(
+            f"hidden_size={width}: a multiple of 4 is needed, and of num_heads={heads}."
+        )
 
 
 def _arguments(cls: Any) -> set[str]:

@@ -78,8 +78,8 @@ class NetworkDenoiser:
 
     def gain(self, sigma: float) -> float:
         """Output per unit of the network's output, which for EDM's saturates at sigma_data."""
-        del sigma
-        return self.sigma_data
+        own = getattr(self.preconditioning, "gain", None)
+        return self.sigma_data if own is None else own(sigma)
 
     @property
     def sigma_min(self) -> float:
@@ -302,6 +302,10 @@ class NetworkDenoiser:
 
     def _labels(self, labels: Array | None, batch: int) -> Array | None:
         if labels is None:
+            if self.label_dim and not getattr(self.network, "null_class", True):
+                raise ValueError(
+                    "labels are needed: the network has no embedding of no class (null_class)."
+                )
             return jnp.zeros((batch, self.label_dim), jnp.float32) if self.label_dim else None
         if not self.label_dim:
             raise ValueError("labels given to an unconditional denoiser (label_dim 0).")
