@@ -1,9 +1,11 @@
-"""Pretrained networks that EDM's, EDM2's, SiD's and StyleGAN2-ADA's authors released, by name.
+"""Pretrained networks that the authors of EDM, SiD, DiT, SiT and StyleGAN2-ADA released, by name.
 
 Sources: https://github.com/NVlabs/edm, section "Pre-trained models" and the training commands of
 the README, whose weights are NVIDIA's, under CC BY-NC-SA 4.0; `python -m diffjax.convert` fetches
 them from there. Those of `edm2_catalogue`. https://github.com/NVlabs/stylegan2-ada-pytorch, the
 models of the paper's figure 11b, under NVIDIA's Source Code License.
+https://github.com/facebookresearch/DiT, README and download.py, weights under CC BY-NC 4.0, and
+https://github.com/willisma/SiT, download.py, code under the MIT license.
 https://github.com/mingyuanzhou/SiD, branch sida, "Specific One-step Generators", students that keep
 the terms of EDM's weights.
 """
@@ -13,7 +15,7 @@ import difflib
 import re
 from typing import Any
 
-from diffjax.convert import edm2_catalogue
+from diffjax.convert import dit, edm2_catalogue
 
 _GAN_URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/paper-fig11b-cifar10"
 _BASE_URL = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained"
@@ -44,6 +46,7 @@ _IMAGENET = {"img_resolution": 64, "label_dim": 1000, "dropout": 0.10}
 
 
 EDM_LICENCE = "CC BY-NC-SA 4.0 (NVIDIA): attribution, no commercial use, share alike"
+DIT_LICENCE = "CC BY-NC 4.0 (Meta): attribution, no commercial use"
 GAN_LICENCE = "NVIDIA Source Code License: no commercial use"
 
 
@@ -150,8 +153,18 @@ EDM2_STUDENTS: dict[str, Released] = {
     name: Released(url, init_kwargs, name.partition("-")[0], init_sigma=2.5)
     for name, (url, init_kwargs) in edm2_catalogue.students().items()
 }
-# Networks in EDM's format.
-EDM = RELEASED | STUDENTS | EDM2 | EDM2_STUDENTS
+_DIT_URL = "https://dl.fbaipublicfiles.com/DiT/models"
+_SIT_URL = "https://www.dl.dropboxusercontent.com/scl/fi/as9oeomcbub47de5g4be0/SiT-XL-2-256.pt"
+# Transformers of ImageNet's latents, whose files don't say what they are of.
+TRANSFORMERS: dict[str, Released] = {
+    "dit-xl-2-256": Released(f"{_DIT_URL}/DiT-XL-2-256x256.pt", dit.init_kwargs("DiT", "XL", 32)),
+    "dit-xl-2-512": Released(f"{_DIT_URL}/DiT-XL-2-512x512.pt", dit.init_kwargs("DiT", "XL", 64)),
+    "sit-xl-2-256": Released(
+        f"{_SIT_URL}?rlkey=uxzxmpicu46coq3msb17b9ofa&dl=0", dit.init_kwargs("SiT", "XL", 32)
+    ),
+}
+# Networks that are denoisers of ours, by whatever format.
+EDM = RELEASED | STUDENTS | EDM2 | EDM2_STUDENTS | TRANSFORMERS
 
 # Those of the least FID, 2.92 without and 2.42 with classes (Karras et al. 2020, figure 11).
 GENERATORS: dict[str, Released] = {
@@ -171,12 +184,23 @@ def licence(name: str) -> str:
     """Tell the licence of a released network's weights; "" if the name or URL is none of them.
 
     Args:
-      name: in `RELEASED`, `EDM2` or `GENERATORS`, or the URL of one of them.
+      name: in `RELEASED`, `EDM2`, `TRANSFORMERS` or `GENERATORS`, or the URL of one of them.
     """
-    for networks, text in ((RELEASED | EDM2, EDM_LICENCE), (GENERATORS, GAN_LICENCE)):
+    of_dit = {name: each for name, each in TRANSFORMERS.items() if name.startswith("dit-")}
+    licences = ((RELEASED | EDM2, EDM_LICENCE), (of_dit, DIT_LICENCE), (GENERATORS, GAN_LICENCE))
+    for networks, text in licences:
         if name in networks or name in {each.url for each in networks.values()}:
             return text
     return ""
+
+
+def said(name: str) -> dict[str, Any]:
+    """Give the constructor arguments of a released network whose file doesn't say them; else none.
+
+    Args:
+      name: in `TRANSFORMERS`, or anything.
+    """
+    return dict(TRANSFORMERS[name].init_kwargs) if name in TRANSFORMERS else {}
 
 
 def looks_like_name(source: str) -> bool:
@@ -189,7 +213,7 @@ def looks_like_name(source: str) -> bool:
 
 
 def lookup(name: str) -> Released:
-    """Look up a released network in EDM's format by name.
+    """Look up a released denoiser by name.
 
     Raises:
       ValueError: if there is none, with the nearest name that is known.

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from diffjax import models
-from diffjax.convert import catalogue, edm, portable
+from diffjax.convert import catalogue, checkpoint, edm, portable
 from diffjax.files import digests, download
 from diffjax.interfaces import Params
 from diffjax.models import model_card, network_folder
@@ -134,7 +134,8 @@ def load(source: str, *, field: str = "teacher") -> Teacher:
     Args:
       source: "digits" or "cifar_tiny", which are shipped; a name in `catalogue.EDM`; a folder
         that `python -m diffjax.convert` or a teacher's training wrote; or an EDM pickle's path or
-        https URL, downloaded once; likewise a file of arrays that `python -m diffjax.export` wrote.
+        https URL, downloaded once; likewise a training state of SiT's or DiT's, and a file of
+        arrays that `python -m diffjax.export` wrote.
       field: name of the setting in an error.
 
     Raises:
@@ -152,7 +153,7 @@ def load(source: str, *, field: str = "teacher") -> Teacher:
         abstract = from_edm_kwargs(init_kwargs).abstract_params()
         params = network_folder.load_params(directory, abstract)
         return Teacher(init_kwargs, params, card(source))
-    what = card(source)
+    what, said = card(source), catalogue.said(source)
     if source in catalogue.EDM:
         source = catalogue.EDM[source].url
     elif "://" not in source and not Path(source).exists():
@@ -161,7 +162,7 @@ def load(source: str, *, field: str = "teacher") -> Teacher:
         if portable.is_one(path):
             found, params = portable.load(path)
             return Teacher(found.init_kwargs, params, found.card)
-        init_kwargs, state_dict = edm.read_pickle(path)
+        init_kwargs, state_dict = checkpoint.read(path, said)
         try:
             _, params = edm.to_denoiser(init_kwargs, state_dict)
         except ValueError as error:

@@ -7,6 +7,7 @@ on; distillation clips its noise levels to it.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import chex
@@ -16,7 +17,7 @@ import numpy as np
 
 from diffjax.diffusion import ddpm, interpolants, predictions
 from diffjax.diffusion.process import Process
-from diffjax.interfaces import Array
+from diffjax.interfaces import Array, PRNGKey
 
 # Of ImageNet's latents in Stable Diffusion's autoencoder, times 0.18215: by the moments that EDM2
 # gives of them, over all channels at once.
@@ -293,6 +294,17 @@ class _OfProcess:
     def gain(self, sigma: float) -> float:
         """Output per unit of the network's output at σ; see `predictions.gain`."""
         return predictions.gain(self.process, self.predicts, sigma)
+
+    def training_sigma(self, key: PRNGKey, shape: Sequence[int]) -> Array:
+        """Draw noise levels at times that are uniform over the process, float32.
+
+        Those of a table are its own.
+        """
+        process = self.process
+        if process.table is not None:
+            return jax.random.choice(key, jnp.asarray(process.table, jnp.float32), shape)
+        t = jax.random.uniform(key, shape, jnp.float32, process.t_min, process.t_max)
+        return process.sigma(t)
 
     def __call__(self, sigma: Array, buffers: dict[str, Array]) -> Scalings:
         """Compute the scalings at σ [B], c_noise being the process's time."""

@@ -130,6 +130,9 @@ class Method:
     # Whether EDM2's uncertainty weighting is one of its ways, and EDM2's noise levels: it then has
     # the attributes `p_mean`, `p_std` and `uncertainty_weighting`.
     weighs_by_uncertainty: ClassVar[bool] = False
+    # Whether networks with a loss of their own, SiT's and DiT's, are trained by it: it then has the
+    # attribute `own_loss`.
+    takes_own_loss: ClassVar[bool] = False
     # The learner whose average is sampled, and how: "one_step" or "heun".
     samples_from: ClassVar[str]
     sampled_by: ClassVar[str]

@@ -6,7 +6,7 @@ Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Model
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +112,7 @@ def denoising_losses(
 @register("denoising")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Denoising(Method):
-    """EDM's training of a denoiser on real images.
+    """EDM's training of a denoiser on real images, or SiT's and DiT's of theirs.
 
     Attributes:
       augment_probability: of each of EDM's augmentations; 0 for none.
@@ -122,6 +122,9 @@ class Denoising(Method):
       p_std: standard deviation of ln σ.
       uncertainty_weighting: whether the network's own log-variance weighs its loss, as EDM2's does
         (Karras et al. 2024, arXiv:2312.02696, section 2.2). `networks` then have "log_variance".
+      own_loss: whether the loss is that of what the network predicts along its own process, at
+        times uniform over it: SiT's of the velocity (Ma et al. 2024, arXiv:2401.08740), DiT's of
+        the noise. It is a sum over an example's numbers, of which theirs is the mean.
     """
 
     augment_probability: float = setting(0.0, SHARE)
@@ -130,8 +133,10 @@ class Denoising(Method):
     p_mean: float = noise.LogNormal.mean
     p_std: float = noise.LogNormal.std
     uncertainty_weighting: bool = False
+    own_loss: bool = False
 
     weighs_by_uncertainty: ClassVar = True
+    takes_own_loss: ClassVar = True
     learners: ClassVar = (
         Learner("denoiser", starts_as="fresh", averaged=True, optimizer="optimizer"),
     )
@@ -152,10 +157,12 @@ class Denoising(Method):
         return draws.real
 
     def loss(self, params: AllParams, x: Array, draws: Draws) -> Values:
-        """EDM's loss of each image, [B]."""
+        """EDM's loss of each image, or the network's own, [B]."""
         u = self.networks["log_variance"] if self.uncertainty_weighting else None
-        denoiser, own = self.networks["denoiser"], params["denoiser"]
-        return denoising_losses(denoiser, own, x, draws, self.sigma_data, log_variance=u), {}
+        denoiser: Any = self.networks["denoiser"]
+        own = params["denoiser"]
+        weight = denoiser.own_weight(own, draws.sigma) if self.own_loss else None
+        return denoising_losses(denoiser, own, x, draws, self.sigma_data, weight, u), {}
 
     def draw(self, key: PRNGKey, data: Dataset | None = None) -> dict[str, Draws]:
         """Draw the images and the randomness of an update."""
@@ -166,7 +173,11 @@ class Denoising(Method):
         drawn = None
         if self.augment_probability:
             drawn = augment.draw(augment_key, batch.size, p=self.augment_probability)
-        levels = noise.LogNormal(self.p_mean, self.p_std).scaled(self.scale)
+        levels: noise.SigmaDistribution = noise.LogNormal(self.p_mean, self.p_std).scaled(
+            self.scale
+        )
+        if self.own_loss:
+            levels = cast(Any, self.networks["denoiser"]).training_sigma
         sigma = levels(sigma_key, (batch.size,))
         rounds = batch.rounds
         keys = dropout_key[None] if rounds == 1 else jax.random.split(dropout_key, rounds)

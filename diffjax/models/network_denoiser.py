@@ -283,6 +283,30 @@ class NetworkDenoiser:
         return self.network.log_variance(params, c_noise, train=train)
 
     @property
+    def has_own_loss(self) -> bool:
+        """Whether the network is trained by the loss of its diffusion process, as SiT and DiT."""
+        return hasattr(self.preconditioning, "training_sigma")
+
+    def training_sigma(self, key: PRNGKey, shape: Sequence[int]) -> Array:
+        """Noise levels of the network's own loss, where it has one; uniform in its time.
+
+        Args:
+          key: of the draw.
+          shape: of the levels.
+        """
+        levels: Array = self.preconditioning.training_sigma(key, shape)  # type: ignore[attr-defined]
+        return levels
+
+    def own_weight(self, params: Params, sigma: Array) -> Array:
+        """Weight 1/c_out² by which the loss of D is that of the network's prediction, [B].
+
+        Args:
+          params: of this denoiser.
+          sigma: [B].
+        """
+        return 1 / jnp.square(self.preconditioning(sigma, params["buffers"]).c_out)
+
+    @property
     def overwrites_weights(self) -> bool:
         """Whether a training pass overwrites weights, so that `normalized` changes something."""
         return bool(getattr(self.network, "force_normalization", False))

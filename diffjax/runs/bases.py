@@ -51,6 +51,21 @@ _NETWORK = {  # DDPM++ as EDM trains it on CIFAR-10
     "network.attn_resolutions": (16,),
     "network.dropout": 0.13,
 }
+_TRANSFORMER = {  # SiT-S/2
+    "class_name": "SiT",
+    "patch_size": 2,
+    "hidden_size": 384,
+    "depth": 12,
+    "num_heads": 6,
+    "mlp_ratio": 4.0,
+    "learn_sigma": False,
+    "dropout": 0.0,
+    "label_dropout": 0.1,  # by which it has an answer without a class
+}
+_OF_TRANSFORMER = {
+    "SiT": {"path": "linear", "predicts": "velocity"},
+    "DiT": {"schedule": "linear"},
+}
 _EDM2 = {  # how networks of EDM2 are trained (Karras et al. 2024), at 512 pixels
     "p_mean": -0.4,  # of the logarithm of the noise level, in a denoiser's own training
     "p_std": 1.0,
@@ -191,6 +206,43 @@ def with_network(config: ConfigDict, **arguments: Any) -> ConfigDict:
         config.student = "network"
         config.network = ConfigDict({**known, **arguments})
     return config
+
+
+def with_transformer(config: ConfigDict, **arguments: Any) -> ConfigDict:
+    """Have the network that a run trains from fresh weights be a SiT or a DiT.
+
+    Args:
+      config: of `denoising()`; or of a distillation, whose student it then is (`student =
+        "network"`).
+      **arguments: values of the fields `network.*`, such as `class_name="DiT"` and `depth=28`;
+        others are SiT-S/2's. Size, channels and classes are the data's, or the teacher's.
+
+    Returns:
+      The config.
+
+    Raises:
+      ValueError: if there is no such network or field.
+    """
+    class_name = arguments.get("class_name", "SiT")
+    if class_name not in _OF_TRANSFORMER:
+        raise ValueError(f"network.class_name={class_name!r} is none of SiT and DiT.")
+    known = _TRANSFORMER | _OF_TRANSFORMER[class_name]
+    if unknown := sorted(arguments.keys() - known.keys()):
+        raise ValueError(f"network.{unknown[0]} is no field; there are: {', '.join(known)}.")
+    with config.unlocked():
+        config.network = ConfigDict({**known, **arguments})
+        if "teacher" in config:
+            config.student = "network"
+    return config
+
+
+def is_transformer(config: ConfigDict) -> bool:
+    """Tell whether a config's `network` is a SiT or a DiT.
+
+    Args:
+      config: with or without fields `network.*`.
+    """
+    return config.get("network", {}).get("class_name") in _OF_TRANSFORMER
 
 
 def with_edm2(config: ConfigDict, **settings: Any) -> ConfigDict:

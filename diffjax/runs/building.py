@@ -24,6 +24,7 @@ from diffjax.evaluation import (
 )
 from diffjax.methods import Learner
 from diffjax.methods.draws import Batch
+from diffjax.models.denoiser import NetworkDenoiser
 from diffjax.models.records import RecordDenoiser
 from diffjax.runs import checks, decoders, metric_writer, real_data, roles, user_function
 from diffjax.runs.experiment import Experiment
@@ -77,6 +78,8 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
         inputs[drawing.DATA] = data_input
         settings["in_order"] = data_input.is_streamed
     denoiser = cast.denoiser
+    if cls.takes_own_loss:
+        settings["own_loss"] = isinstance(denoiser, NetworkDenoiser) and denoiser.has_own_loss
     method = cls(
         networks=cast.functions,
         batch=Batch(

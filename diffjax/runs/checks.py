@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -12,7 +12,6 @@ from diffjax.convert import catalogue, generators
 from diffjax.files import paths, progress
 from diffjax.methods.settings import (
     COUNT,
-    FINITE,
     FLAG,
     NOT_NEGATIVE,
     POSITIVE,
@@ -22,12 +21,8 @@ from diffjax.methods.settings import (
     is_whole,
     named,
 )
-from diffjax.runs import bases, user_function
-
-
-def _is_tuple_of(holds: Callable[[Any], bool], value: Any) -> bool:
-    return isinstance(value, tuple | list) and all(map(holds, value))
-
+from diffjax.runs import bases, network_rules, user_function
+from diffjax.runs.network_rules import COUNTS, DECAY, NAME, is_tuple_of
 
 DTYPES = ("float32", "bfloat16", "float16")
 NON_NEGATIVE_OR_INFINITE = Rule(
@@ -48,18 +43,9 @@ DTYPE_OR_SAME = Rule(
     lambda v: isinstance(v, str) and v in ("", *DTYPES),
     f"is unknown; known are: {', '.join(DTYPES)}, and '' for that of config.dtype",
 )
-DECAY = Rule(lambda v: is_number(v) and 0 <= v < 1, "it lies in [0, 1)")
 NAMES = Rule(
-    lambda v: bool(v) and _is_tuple_of(lambda name: isinstance(name, str), v),
+    lambda v: bool(v) and is_tuple_of(lambda name: isinstance(name, str), v),
     "a tuple of names is needed, such as ('fid', 'recall')",
-)
-COUNTS = Rule(
-    lambda v: bool(v) and _is_tuple_of(COUNT.holds, v),
-    "a tuple of whole numbers of at least 1 is needed, such as (1, 2)",
-)
-COUNTS_OR_NONE = Rule(
-    lambda v: _is_tuple_of(COUNT.holds, v),
-    "a tuple of whole numbers of at least 1 is needed; () for none",
 )
 IMAGE_SHAPE = Rule(
     lambda v: COUNTS.holds(v) and len(v) == 3 and v[0] == v[1],
@@ -69,7 +55,6 @@ DURATION = Rule(  # images are counted in 32 bits
     lambda v: is_number(v) and 0 < v < 4e6, "a positive number is needed, and under 4e6"
 )
 TEXT = Rule(lambda v: isinstance(v, str), "a string is needed")
-NAME = Rule(lambda v: isinstance(v, str) and bool(v), "a string that isn't empty is needed")
 FUNCTION = Rule(
     lambda v: v == "" or (isinstance(v, str) and user_function.is_name(v)),
     'a function is needed, as "module:function", or "" for the teacher\'s copy',
@@ -171,25 +156,6 @@ REAL_DATA = Rule(
     NAME.holds,
     "the method compares with real images: name a data set, a folder, a zip or tfds:NAME",
 )
-# Of methods whose network no teacher describes.
-_NETWORK = {
-    "network.class_name": NAME,
-    "network.model_type": NAME,
-    "network.augment_dim": WHOLE,
-    "network.model_channels": COUNT,
-    "network.channel_mult": COUNTS,
-    "network.num_blocks": COUNT,
-    "network.attn_resolutions": COUNTS_OR_NONE,
-    "network.dropout": DECAY,
-}
-# Of networks of EDM2, where a config says how they are trained.
-_EDM2 = {
-    "p_mean": FINITE,
-    "p_std": POSITIVE,
-    "uncertainty_weighting": FLAG,
-    "force_normalization": FLAG,
-    "decay_updates": NOT_NEGATIVE,
-}
 # Said by earlier configs about their teacher, which knows it itself.
 OF_THE_TEACHER = {"image_shape": IMAGE_SHAPE, "label_dim": WHOLE}
 
@@ -207,9 +173,9 @@ def rules(config: ConfigDict) -> dict[str, Rule]:
         found |= _TEACHER | {k: rule for k, rule in OF_THE_TEACHER.items() if k in config}
         if bases.takes_student(method):
             found["student"] = STUDENT
-            found |= _NETWORK if config.get("student") == "network" else {}
+            found |= network_rules.of(config) if config.get("student") == "network" else {}
     else:
-        found |= _NETWORK
+        found |= network_rules.of(config)
     if "data" in method.reads:
         found |= {"data": REAL_DATA} if method.data_field == "data" else _DATA
     for learner in bases.networks_of(method):
@@ -223,7 +189,7 @@ def rules(config: ConfigDict) -> dict[str, Rule]:
         if learner.name == "fake_score":
             found["fake_score.network"] = FUNCTION
     if "edm2" in config:
-        found |= {f"edm2.{name}": _EDM2[name] for name in bases.edm2_fields(config.method)}
+        found |= network_rules.of_edm2(config)
     return found | {each.field: each.rule for each in method.settings()}
 
 

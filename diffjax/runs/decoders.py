@@ -17,6 +17,7 @@ from diffjax.files import digests
 from diffjax.interfaces import Array, Params
 from diffjax.models import latents
 from diffjax.models.denoiser import NetworkDenoiser
+from diffjax.networks.edm2 import EDM2UNet
 from diffjax.runs import user_function
 from diffjax.runs.networks import Denoiser
 from diffjax.runs.user_function import RefusedError
@@ -223,7 +224,7 @@ def find(source: str, denoiser: Denoiser, *, teacher: str) -> Decoder | None:
 
 def _units(denoiser: Denoiser, description: diffusers_vae.StoredAutoencoder) -> latents.LatentUnits:
     """Units of a teacher's latents: EDM2's of its networks, of others what the config says."""
-    if isinstance(denoiser, NetworkDenoiser):
+    if isinstance(denoiser, NetworkDenoiser) and isinstance(denoiser.network, EDM2UNet):
         return latents.EDM2
     return latents.scaled(description.scaling_factor, description.shift_factor)
 

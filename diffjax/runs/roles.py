@@ -20,7 +20,7 @@ from diffjax.models.discriminator import Headed
 from diffjax.models.generator import DenoiserGenerator
 from diffjax.models.record_folder import Origin
 from diffjax.models.records import RecordGenerator
-from diffjax.runs import checks, networks
+from diffjax.runs import bases, checks, networks
 from diffjax.runs.inputs import DataInput
 from diffjax.runs.networks import Network
 
@@ -241,7 +241,8 @@ def _own_student(config: ConfigDict, teacher: Network) -> Network:
         "img_channels": shape[2],
         "label_dim": model.label_dim,
     }
-    if init_kwargs["class_name"] == "EDMPrecond" and model.sigma_data != PUBLISHED_SIGMA_DATA:
+    is_scaled = bases.is_transformer(config) or init_kwargs["class_name"] == "EDMPrecond"
+    if is_scaled and model.sigma_data != PUBLISHED_SIGMA_DATA:
         init_kwargs["sigma_data"] = model.sigma_data
     denoiser = _denoiser(config, init_kwargs, config.dtype)
     return Network(

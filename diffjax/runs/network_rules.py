@@ -1,0 +1,99 @@
+"""Types and ranges of the fields that describe a network, in configs that have them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffjax.methods.settings import (
+    COUNT,
+    FINITE,
+    FLAG,
+    NOT_NEGATIVE,
+    POSITIVE,
+    WHOLE,
+    Rule,
+    is_number,
+    named,
+)
+from diffjax.runs import bases
+
+
+def is_tuple_of(holds: Callable[[Any], bool], value: Any) -> bool:
+    """Tell whether a value is a tuple or list of what a rule allows.
+
+    Args:
+      holds: of the rule.
+      value: any.
+    """
+    return isinstance(value, tuple | list) and all(map(holds, value))
+
+
+DECAY = Rule(lambda v: is_number(v) and 0 <= v < 1, "it lies in [0, 1)")
+COUNTS = Rule(
+    lambda v: bool(v) and is_tuple_of(COUNT.holds, v),
+    "a tuple of whole numbers of at least 1 is needed, such as (1, 2)",
+)
+COUNTS_OR_NONE = Rule(
+    lambda v: is_tuple_of(COUNT.holds, v),
+    "a tuple of whole numbers of at least 1 is needed; () for none",
+)
+NAME = Rule(lambda v: isinstance(v, str) and bool(v), "a string that isn't empty is needed")
+
+# Of EDM's U-Nets.
+_NETWORK = {
+    "network.class_name": NAME,
+    "network.model_type": NAME,
+    "network.augment_dim": WHOLE,
+    "network.model_channels": COUNT,
+    "network.channel_mult": COUNTS,
+    "network.num_blocks": COUNT,
+    "network.attn_resolutions": COUNTS_OR_NONE,
+    "network.dropout": DECAY,
+}
+# Of a SiT or a DiT, and of each of them alone.
+_TRANSFORMER = {
+    "class_name": NAME,
+    "patch_size": COUNT,
+    "hidden_size": COUNT,
+    "depth": COUNT,
+    "num_heads": COUNT,
+    "mlp_ratio": POSITIVE,
+    "learn_sigma": FLAG,
+    "dropout": DECAY,
+    "label_dropout": DECAY,
+}
+_OF_TRANSFORMER = {
+    "path": named("linear", "gvp", "vp"),
+    "predicts": named("velocity", "eps", "score"),
+    "schedule": named("linear", "cosine"),
+}
+# Of networks of EDM2, where a config says how they are trained.
+_EDM2 = {
+    "p_mean": FINITE,
+    "p_std": POSITIVE,
+    "uncertainty_weighting": FLAG,
+    "force_normalization": FLAG,
+    "decay_updates": NOT_NEGATIVE,
+}
+
+
+def of(config: ConfigDict) -> dict[str, Rule]:
+    """List the rules of the fields `network.*`, by dotted names.
+
+    Args:
+      config: that has them.
+    """
+    if not bases.is_transformer(config):
+        return _NETWORK
+    of_one = {name: rule for name, rule in _OF_TRANSFORMER.items() if name in config.network}
+    return {f"network.{name}": rule for name, rule in (_TRANSFORMER | of_one).items()}
+
+
+def of_edm2(config: ConfigDict) -> dict[str, Rule]:
+    """List the rules of the fields `edm2.*`, by dotted names.
+
+    Args:
+      config: that has them.
+    """
+    return {f"edm2.{name}": _EDM2[name] for name in bases.edm2_fields(config.method)}
