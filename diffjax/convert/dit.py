@@ -117,11 +117,14 @@ def _described(
 ) -> dict[str, Any]:
     """Constructor arguments, of the arrays' shapes and of what the training program was told."""
     width, channels, patch_size, _ = _shape(arrays, "x_embedder.proj.weight", 4)
-    rows = math.isqrt(_shape(arrays, POSITIONS, 3)[1])
+    _, places, features = _shape(arrays, POSITIONS, 3)
+    rows = math.isqrt(places)
     hidden = _shape(arrays, "blocks.0.mlp.fc1.weight", 2)[0]
     made = _shape(arrays, "final_layer.linear.weight", 2)[0]
     if not all((width, channels, patch_size)):
         raise ValueError("x_embedder.proj.weight is empty")
+    if features != width:  # so that no network is larger than its file
+        raise ValueError(f"{POSITIONS} has {features} channels, and x_embedder.proj.weight {width}")
     blocks = {match[1] for name in arrays if (match := re.match(r"blocks\.(\d{1,4})\.", name))}
     name = said.get("class_name") or str(arguments.get("model", "")).partition("-")[0]
     if name not in CLASSES:

@@ -18,6 +18,7 @@ Path = Literal["linear", "gvp", "vp"]
 Prediction = Literal["velocity", "eps", "score"]
 Form = Literal["constant", "SBDM", "sigma", "linear", "decreasing", "increasing-decreasing"]
 PATHS: tuple[Path, ...] = ("linear", "gvp", "vp")
+PREDICTIONS: tuple[Prediction, ...] = ("velocity", "eps", "score")
 _BETA_MIN, _BETA_MAX = 0.1, 20.0  # of the variance preserving path
 _T_MIN, _T_MAX = 1e-3, 1 - 1e-5  # that it knows
 

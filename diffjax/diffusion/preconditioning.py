@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.diffusion import ddpm, interpolants, predictions
+from diffjax.diffusion.interpolants import PATHS, PREDICTIONS
 from diffjax.diffusion.process import Process
 from diffjax.interfaces import Array, PRNGKey
 
@@ -334,6 +335,12 @@ class SiT(_OfProcess):
     predicts: interpolants.Prediction = "velocity"
     sigma_data: float = _OF_LATENTS
 
+    def __post_init__(self) -> None:
+        for name, known in (("path", PATHS), ("predicts", PREDICTIONS)):
+            if getattr(self, name) not in known:
+                value = getattr(self, name)
+                raise ValueError(f"{name}={value!r} is none of SiT's: {', '.join(known)}")
+
     @property
     def process(self) -> Process:
         """Interpolant of the path."""
@@ -356,6 +363,9 @@ class DiT(_OfProcess):
     sigma_data: float = _OF_LATENTS
 
     predicts = "eps"
+
+    def __post_init__(self) -> None:
+        ddpm.betas(self.schedule)  # which refuses what is none
 
     @property
     def process(self) -> Process:

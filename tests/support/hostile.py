@@ -21,10 +21,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from diffjax.convert import edm, stylegan2
+from diffjax.convert import dit, edm, stylegan2
 from diffjax.data import files, load_all
 from diffjax.evaluation import image_statistics
 from diffjax.files import torch_state_dict
+from tests.convert import test_dit
 from tests.files import test_torch_state_dict
 from tests.support import (
     edm2_cases,
@@ -138,6 +139,14 @@ def _read_image(path: pathlib.Path) -> None:
     load_all(folder)
 
 
+def _read_dit(path: pathlib.Path) -> None:
+    found = dit.read(path, {"class_name": "SiT", **test_dit.SAID})
+    try:
+        edm.to_denoiser(*found)
+    except ValueError as error:  # as those who call it do
+        raise ValueError(f"{path}: {error}") from error
+
+
 # Kind -> genuine files, how they are mutated, what the mutated file is called, and the reader.
 KINDS: dict[str, tuple[Callable[[], list[bytes]], Callable[..., bytes], str, Callable]] = {
     "pickle": (_pickles, mutate, "network.pkl", edm.read_pickle),
@@ -149,6 +158,12 @@ KINDS: dict[str, tuple[Callable[[], list[bytes]], Callable[..., bytes], str, Cal
         mutate,
         "edm2.pkl",
         edm.read_pickle,
+    ),
+    "dit": (
+        lambda: [test_dit.plain(), test_dit.training_state()],
+        mutate_inside,
+        "network.pt",
+        _read_dit,
     ),
     "gan": (lambda: [stylegan2_cases.small_pickle()], mutate, "gan.pkl", stylegan2.read_pickle),
     "pth": (_pth, lambda d, rng: _mutate_any(d, rng), "weights.pth", torch_state_dict.read),
