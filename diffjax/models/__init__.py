@@ -16,6 +16,7 @@ from diffjax.models.adapters import (
     from_torch_export,
     scaled,
 )
+from diffjax.models.condition_files import from_file
 from diffjax.models.conditions import (
     from_array,
     from_frequencies,
@@ -36,6 +37,7 @@ __all__ = [
     "denoiser_generator",
     "from_array",
     "from_equinox",
+    "from_file",
     "from_frequencies",
     "from_function",
     "from_linen",
