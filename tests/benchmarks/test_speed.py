@@ -1,5 +1,6 @@
 """The benchmarks of speed, in miniature: what they count, and what they run on."""
 
+import argparse
 import gzip
 import json
 import sys
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import cost, measuring, sample, step, synthetic, work
+from benchmarks import cost, measuring, sample, step, synthetic, transformer, work
 from diffjax.models import network_folder
 from diffjax.models.denoiser import from_edm_kwargs
 from diffjax.runs import building
@@ -253,3 +254,18 @@ class TestSyntheticImages:
     def test_a_name_without_a_size(self, name):
         with pytest.raises(FileNotFoundError, match=r"no such file .* --set dataset="):
             synthetic.images_like(name, conditional=False)
+
+
+def test_a_transformer_is_timed_and_counted(monkeypatch):
+    monkeypatch.setitem(transformer.dit.SIZES, "S", (8, 1, 2))
+    arguments = argparse.Namespace(size="S", resolution=4, batch_size=2, attention="xla", repeats=1)
+    found = transformer.of_jax(arguments)
+    tokens, width = 4, 8
+    block = tokens * width**2 * (3 + 1 + 8) + 2 * tokens**2 * width + 6 * width**2
+    ends = tokens * width * (16 + 32) + 2 * width**2 + 256 * width + width**2 + 1001 * width
+    assert found["flops_of_forward"] == 2 * (block + ends)
+    rated = transformer.rates({**found, "forward": 2.0, "with_gradient": 4.0, "peak": 1e3}, 2)
+    assert rated["forward_images_per_second"] == 1
+    assert rated["with_gradient_share_of_peak"] == pytest.approx(
+        1.5 * rated["forward_share_of_peak"]
+    )
