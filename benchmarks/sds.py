@@ -2,7 +2,7 @@ r"""Picture of score distillation: points of each class, at several scales of gu
 
     python -m benchmarks.sds --picture=docs/sds.png
     python -m benchmarks.sds --teacher=teachers/cifar_cond --scales=1,2,4 --count=4 \
-        --picture=docs/sds_cifar.png
+        --picture=sds_cifar.png
 
 The first panel is of the teacher's own samples, the next of points, all from one start. For scales
 of guidance other than 1 the teacher must have been trained with label dropout, so that zeros ask it
