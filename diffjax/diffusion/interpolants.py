@@ -5,6 +5,7 @@ velocity a' x₀ + s' ε of x_t = a x₀ + s ε, the noise ε, or the score −�
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -20,7 +21,8 @@ Form = Literal["constant", "SBDM", "sigma", "linear", "decreasing", "increasing-
 PATHS: tuple[Path, ...] = ("linear", "gvp", "vp")
 PREDICTIONS: tuple[Prediction, ...] = ("velocity", "eps", "score")
 _BETA_MIN, _BETA_MAX = 0.1, 20.0  # of the variance preserving path
-_T_MIN, _T_MAX = 1e-3, 1 - 1e-5  # that it knows
+_VP_NOISE_END, _VP_DATA_END = 1e-3, 1e-5  # times that paths keep from their ends
+_NOISE_END, _DATA_END = 5e-3, 1e-3
 
 
 @functools.cache
@@ -37,7 +39,14 @@ def process(path: Path = "linear") -> Process:
     if path == "linear":
         return Process.rectified_flow(data_at=1)
     if path == "gvp":
-        return Process.cosine().flipped()
+        return Process(
+            lambda t: jnp.sin(math.pi / 2 * t),
+            # The sine of the complement keeps its digits near t = 1, where the cosine is small.
+            lambda t: jnp.sin(math.pi / 2 * (1 - t)),
+            t_min=_NOISE_END,
+            t_max=1 - _DATA_END,
+            t_of_sigma=lambda sigma: 2 / math.pi * jnp.arctan(1 / sigma),
+        )
     if path != "vp":
         raise ValueError(f"path={path!r} is none of SiT's: {', '.join(PATHS)}")
     slope = _BETA_MAX - _BETA_MIN
@@ -52,8 +61,8 @@ def process(path: Path = "linear") -> Process:
     return Process(
         lambda t: jnp.exp(log_a(t)),
         lambda t: jnp.sqrt(-jnp.expm1(2 * log_a(t))),
-        t_min=_T_MIN,
-        t_max=_T_MAX,
+        t_min=_VP_NOISE_END,
+        t_max=1 - _VP_DATA_END,
         t_of_sigma=t_of_sigma,
     )
 

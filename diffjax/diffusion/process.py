@@ -76,24 +76,6 @@ class Process:
         """Noise level s/a of y = x_t/a at t, elementwise."""
         return self.s(t) / self.a(t)
 
-    def flipped(self) -> "Process":
-        """Give the same process with its time running the other way, t being 1 − t.
-
-        Raises:
-          ValueError: for a process of a table.
-        """
-        if self.table is not None:
-            raise ValueError("Process.flipped: the times of a table are its places, 0, 1, …")
-        t_of_sigma = self.t_of_sigma
-        assert t_of_sigma is not None
-        return Process(
-            lambda t: self.a(1 - t),
-            lambda t: self.s(1 - t),
-            t_min=1 - self.t_max,
-            t_max=1 - self.t_min,
-            t_of_sigma=lambda sigma: 1 - t_of_sigma(sigma),
-        )
-
     def denoiser(
         self,
         net: predictions.Net,

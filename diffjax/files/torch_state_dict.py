@@ -183,7 +183,7 @@ def _read_stream(data: bytes, entry: str) -> tuple[dict[str, np.ndarray], dict[s
 
 @dataclasses.dataclass(frozen=True)
 class _Contents:
-    """What a file's pickle describes."""
+    """Content of a file's pickle."""
 
     tensors: dict[str, _Tensor]  # of the state dict
     everywhere: list[_Tensor]  # those beside it too

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,14 @@ from diffjax.convert import teacher as teachers
 from diffjax.diffusion import interpolants
 from diffjax.methods.denoising import Denoising
 from diffjax.methods.draws import Batch, Dataset
+from diffjax.models import latents
 from diffjax.models.denoiser import from_edm_kwargs
-from diffjax.runs import bases, building
+from diffjax.runs import bases, building, decoders
 from diffjax.runs.sample import sample
 from diffjax.runs.train import train
 from tests.convert import test_dit
 from tests.runs import test_edm2
-from tests.support import dit_cases
+from tests.support import dit_cases, edm2_cases
 
 config = functools.partial(test_edm2.config, dropout=0.0)
 steps, trained = test_edm2.steps, test_edm2.trained
@@ -63,6 +65,16 @@ def test_student_and_teacher_are_sampled(teacher, run):
         sample(made, str(run))
         with np.load(run / "samples" / f"{source}_seed0_4.npz") as file:
             assert (file["images"].shape, file["images"].dtype) == ((4, 4, 4, 4), np.float32)
+
+
+def test_its_latents_have_stable_diffusions_units(teacher):
+    """Not EDM2's, which our other network of latents has."""
+    denoiser = building.build(config(teacher)).denoiser
+    stored = types.SimpleNamespace(scaling_factor=0.18215, shift_factor=0.0)
+    assert decoders._units(denoiser, stored) == latents.scaled(0.18215)
+    assert not denoiser.holds_images
+    of_edm2 = from_edm_kwargs(edm2_cases.KWARGS | {"img_channels": 4})
+    assert decoders._units(of_edm2, stored) == latents.EDM2
 
 
 def test_half_precision_and_remat(teacher, tmp_path):
