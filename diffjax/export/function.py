@@ -13,9 +13,8 @@ from diffjax.export.source import Source
 from diffjax.interfaces import Array, Params
 from diffjax.models import conditions, trainable
 from diffjax.models import teacher as teacher_lib
-from diffjax.models.generator import DenoiserGenerator
 from diffjax.models.records import RecordGenerator
-from diffjax.runs import networks
+from diffjax.runs import networks, students
 from diffjax.runs.user_function import RefusedError
 
 UNIT_NORMAL = "independent draws of N(0, 1)"
@@ -88,7 +87,8 @@ def of(source: Source, params: Params) -> Function:
         latent = model.latent
     else:
         assert source.card.init_sigma is not None
-        generator = DenoiserGenerator(model, source.card.init_sigma)
+        generator = students.of_card(model, source.card.init_sigma, source.card.sigmas)
+        latent = getattr(generator, "latent", latent)
     cond = _condition_law(source)
     of_z = _form(latent, f"the latents of {model_name(source)}")
     forms, inputs = [of_z], _inputs("z", of_z, _holds(latent))
@@ -112,7 +112,7 @@ def of(source: Source, params: Params) -> Function:
 
 
 def check_is_student(source: Source) -> None:
-    """Check that a network makes a sample in one evaluation.
+    """Check that a network makes a sample in one evaluation, or a few.
 
     Args:
       source: the network.

@@ -34,7 +34,7 @@ class Source:
 
     @property
     def is_student(self) -> bool:
-        """Whether it makes a sample in one evaluation."""
+        """Whether it makes a sample in one evaluation, or a few."""
         return self.card.kind == model_card.STUDENT
 
 

@@ -21,10 +21,14 @@ class Adversarial(ScoreDistillation):
     Attributes:
       x_flip: whether half of the real images are mirrored left to right.
       in_order: whether data is a stream's batches, taken as they come, mirrored already.
+      noised_data: whether the later steps of a student of several are trained on real examples with
+        noise on them, and their conditions, not on its own samples. Latents then are those of
+        `models.few_steps`.
     """
 
     x_flip: bool = setting(False, FLAG)
     in_order: bool = False
+    noised_data: bool = setting(False, FLAG, field="generator.noised_data")
 
     reads: ClassVar = ("teacher", "data")
     data_field: ClassVar = "data"
@@ -67,6 +71,8 @@ class Adversarial(ScoreDistillation):
         lead = (times, *self.batch.lead)
         x, labels = jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[2:]), (x, labels))
         draws["fake_score"] = dataclasses.replace(fake_score, real=x, real_labels=labels)
+        if self.noised_data:
+            draws = self._given_data(draws)
         return self.with_more(jax.random.fold_in(key, 3), draws)
 
     def with_more(self, key: PRNGKey, draws: dict[str, Draws]) -> dict[str, Draws]:
@@ -78,6 +84,16 @@ class Adversarial(ScoreDistillation):
         """
         del key
         return draws
+
+    def _given_data(self, draws: dict[str, Draws]) -> dict[str, Draws]:
+        """Have the latents of both turns hold real examples, for later steps to begin from."""
+        seen = draws["fake_score"].real, draws["fake_score"].real_labels
+        last = jax.tree.map(lambda leaf: leaf[-1:], seen)
+        found = {}
+        for name, (x, labels) in (("fake_score", seen), ("generator", last)):
+            z = {**draws[name].z, "real": x}
+            found[name] = dataclasses.replace(draws[name], z=z, labels=labels)
+        return self.aligned({**draws, **found})
 
     def _parts(self, data: Dataset, times: int) -> Dataset:
         if not self.in_order:

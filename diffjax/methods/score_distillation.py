@@ -10,7 +10,7 @@ with new z, σ and n for each; a method says what L is, and how σ is distribute
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,11 @@ def mean_difference(d_teacher: Array, d_fake: Array) -> Array:
     return jnp.abs(d_teacher - d_fake).reshape(d_teacher.shape[0], -1).mean(axis=1)
 
 
+def asked_in(learner: str) -> str:
+    """Name among a method's networks of the fake score as it is asked in a learner's turn."""
+    return f"fake_score in {learner}'s turn"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScoreDistillation(Method):
     """Distillation with a fake score, without data.
@@ -53,6 +58,10 @@ class ScoreDistillation(Method):
       p_std: standard deviation of ln σ there.
       uncertainty_weighting: whether the fake score's log-variance weighs the losses, where a method
         `weighs_by_uncertainty`. `networks` then have "log_variance", of the fake score.
+      label_dropout: how often a sample of the fake score's turn has no condition, so that the fake
+        score learns to do without: the generator isn't told it either, as in SiD-LSG, which takes
+        0.1 (Zhou et al. 2024, arXiv:2406.01561).
+      null: condition of one example that stands for none, where `label_dropout` isn't 0.
     """
 
     augment_probability: float = setting(0.0, SHARE)
@@ -64,6 +73,8 @@ class ScoreDistillation(Method):
     p_mean: float = noise.LogNormal.mean
     p_std: float = noise.LogNormal.std
     uncertainty_weighting: bool = False
+    label_dropout: float = setting(0.0, SHARE, field="fake_score.label_dropout")
+    null: Any = None
 
     learners: ClassVar[tuple[Learner, ...]] = (
         Learner("fake_score"),
@@ -91,7 +102,7 @@ class ScoreDistillation(Method):
             Turn(
                 "fake_score",
                 self.evaluation_samples,
-                self.fake_score_loss,
+                self.in_turn_of("fake_score").fake_score_loss,
                 prefix="fake_",
                 reports=self.fake_reports,
                 scale=self.fake_score_loss_scale,
@@ -102,13 +113,23 @@ class ScoreDistillation(Method):
             Turn(
                 "generator",
                 self.training_samples,
-                self.generator_loss,
+                self.in_turn_of("generator").generator_loss,
                 through_samples=True,
                 prefix="generator_",
                 reports=self.generator_reports,
                 scale=self.generator_loss_scale,
             ),
         )
+
+    def in_turn_of(self, learner: str) -> Self:
+        """Give the method as it asks the fake score in a learner's turn, which may be guided.
+
+        `networks` then have the guided one too, by the name that `asked_in` gives.
+        """
+        guided = self.networks.get(asked_in(learner))
+        if guided is None:
+            return self
+        return dataclasses.replace(self, networks={**self.networks, "fake_score": guided})
 
     def evaluation_samples(self, params: AllParams, draws: Draws) -> Array:
         """Samples of the generator without dropout, [B, ...]."""
@@ -184,7 +205,20 @@ class ScoreDistillation(Method):
                 lambda x: jnp.broadcast_to(x[-1, -1], (rounds, *x.shape[2:])), fake_score.labels
             )
         generator = self.batch.latents(generator_key, self.generator_sigma(), labels)
+        if self.label_dropout:
+            fake_score = self.with_dropped_labels(jax.random.fold_in(key, 4), fake_score)
         return self.aligned({"fake_score": fake_score, "generator": once(generator)})
+
+    def with_dropped_labels(self, key: PRNGKey, draws: Draws) -> Draws:
+        """Take the condition off some of a turn's examples."""
+        rate = jnp.float32(self.label_dropout)  # whose type decides the draws
+        dropped = jax.random.bernoulli(key, rate, draws.sigma.shape)
+
+        def drop(leaf: Array, null: Array) -> Array:
+            is_dropped = dropped.reshape(*dropped.shape, *[1] * (leaf.ndim - dropped.ndim))
+            return jnp.where(is_dropped, jnp.asarray(null, leaf.dtype), leaf)
+
+        return dataclasses.replace(draws, labels=jax.tree.map(drop, draws.labels, self.null))
 
     def aligned(self, draws: dict[str, Draws]) -> dict[str, Draws]:
         """Give the generator's turn the latents and labels whose samples the fake score shares."""

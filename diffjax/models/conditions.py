@@ -160,7 +160,10 @@ def guided(teacher: Teacher, scale: float = 2.0, null: Any = None) -> Teacher:
     if not isinstance(scale, numbers.Real) or not np.isfinite(scale):
         raise ValueError(f"guided: scale={scale!r} must be a finite number")
     return dataclasses.replace(
-        teacher, denoise=_Guided(teacher.denoise, float(scale), _null(teacher.cond, null))
+        teacher,
+        denoise=_Guided(
+            teacher.denoise, float(scale), teacher_lib.null_condition(teacher.cond, null, "guided")
+        ),
     )
 
 
@@ -268,33 +271,6 @@ class _Guided:
 
 def _interleave(a: Array, b: Array) -> Array:
     return jnp.stack([a, b], axis=1).reshape(2 * a.shape[0], *a.shape[1:])
-
-
-def _null(law: CondLaw, null: Any) -> Any:
-    form = teacher_lib.drawn(law, "guided: cond", "it must be conditional")
-    given, wanted = (str(jax.tree.structure(tree)) for tree in (null, form))
-    if given != wanted:
-        raise ValueError(
-            f"guided: null is of the form {given}, the condition of {wanted}; give the condition "
-            "of one example that stands for none"
-        )
-
-    def fitted(path: Any, like: jax.ShapeDtypeStruct, leaf: Any) -> np.ndarray:
-        value = np.asarray(leaf)
-        at = "".join(f"[{each!r}]" for each in trainable_lib.names(path))
-        if value.shape not in (like.shape, (1, *like.shape)):
-            raise ValueError(
-                f"guided: null{at} has shape {list(value.shape)}, one example's condition "
-                f"{list(like.shape)}"
-            )
-        cast = value.reshape(like.shape).astype(like.dtype)
-        if jnp.issubdtype(like.dtype, jnp.integer) and not np.array_equal(
-            cast, value.reshape(like.shape)
-        ):
-            raise ValueError(f"guided: null{at}={leaf!r} must be of {like.dtype}")
-        return cast
-
-    return jax.tree_util.tree_map_with_path(fitted, form, null)
 
 
 def _is_pair(entry: Any) -> bool:

@@ -57,6 +57,12 @@ class NetworkDenoiser:
         return conditions.one_hot(self.label_dim) if self.label_dim else None
 
     @property
+    def null(self) -> np.ndarray | None:
+        """Condition that stands for none: zeros, if labels were dropped in training; else None."""
+        has_learnt = self.label_dim > 0 and bool(self.network.label_dropout)
+        return np.zeros(self.label_dim, np.float32) if has_learnt else None
+
+    @property
     def sigma_data(self) -> float:
         """Standard deviation of the data, as the preconditioning has it; 0.5 where it has none."""
         return getattr(self.preconditioning, "sigma_data", PUBLISHED_SIGMA_DATA)
@@ -113,6 +119,7 @@ class NetworkDenoiser:
             sigma_max=min(self.sigma_max, 80.0),
             cond=conditions.one_hot(self.label_dim, classes) if self.label_dim else None,
             trainable=lambda path, leaf: path[0] != "buffers",
+            null=self.null,
         )
 
     def round_sigma(self, sigma: np.ndarray) -> np.ndarray:

@@ -75,6 +75,11 @@ class RecordDenoiser(_Record):
         return self.teacher.cond
 
     @property
+    def null(self) -> Any:
+        """Condition that stands for none, of one example; None if the teacher has learnt none."""
+        return self.teacher.null
+
+    @property
     def label_dim(self) -> int:
         """Number of classes of a one-hot condition; 0 for other conditions, and for none."""
         return conditions.classes_of(self.cond)[0]

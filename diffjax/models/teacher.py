@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from diffjax.interfaces import Array, Params, PRNGKey
 from diffjax.models import trainable as trainable_lib
@@ -41,6 +43,8 @@ class Teacher:
       trainable: (path, leaf) -> whether the leaf is trained; False for Fourier features and the
         like. What an adapter put below "frozen" isn't trained whatever this says.
       preview: [N, *shape] -> picture; None: by rank.
+      null: condition of one example that stands for none, as the teacher has learnt it, a pytree as
+        the law's draws are without the batch; None: it has learnt none. Guidance asks for it.
     """
 
     denoise: Denoise
@@ -54,6 +58,7 @@ class Teacher:
     gain: Callable[[float], float] | None = None
     trainable: trainable_lib.Trainable = trainable_lib.not_frozen
     preview: Callable[[Array], Any] | None = None
+    null: Any = None
 
 
 def checked(obj: Any, name: str) -> Teacher:
@@ -87,6 +92,15 @@ def checked(obj: Any, name: str) -> Teacher:
     check_params(teacher.params, teacher.trainable, name)
     if teacher.cond is not None:
         drawn(teacher.cond, f"{name}: cond", "set cond=None for an unconditional teacher")
+    if teacher.null is not None:
+        if teacher.cond is None:
+            raise ValueError(
+                f"{name}: null stands for no condition, and cond is None: set cond too, or leave "
+                "null out"
+            )
+        teacher = dataclasses.replace(
+            teacher, null=null_condition(teacher.cond, teacher.null, name)
+        )
     return teacher
 
 
@@ -243,6 +257,46 @@ def drawn(law: Callable[[PRNGKey, int], Any], name: str, remedy: str) -> Any:
                 f"the batch, {batch}"
             )
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
+
+
+def null_condition(law: CondLaw, null: Any, name: str) -> Any:
+    """Make arrays of the condition that stands for none.
+
+    Args:
+      law: of conditions.
+      null: condition of one example.
+      name: whose it is, for the message.
+
+    Returns:
+      Pytree of NumPy arrays of the law's types, without the axis of the batch.
+
+    Raises:
+      ValueError: if it isn't of the form of what the law draws.
+    """
+    form = drawn(law, f"{name}: cond", "it must be conditional")
+    given, wanted = (str(jax.tree.structure(tree)) for tree in (null, form))
+    if given != wanted:
+        raise ValueError(
+            f"{name}: null is of the form {given}, the condition of {wanted}; give the condition "
+            "of one example that stands for none"
+        )
+
+    def fitted(path: Any, like: jax.ShapeDtypeStruct, leaf: Any) -> np.ndarray:
+        value = np.asarray(leaf)
+        at = "".join(f"[{each!r}]" for each in trainable_lib.names(path))
+        if value.shape not in (like.shape, (1, *like.shape)):
+            raise ValueError(
+                f"{name}: null{at} has shape {list(value.shape)}, one example's condition "
+                f"{list(like.shape)}"
+            )
+        cast = value.reshape(like.shape).astype(like.dtype)
+        if jnp.issubdtype(like.dtype, jnp.integer) and not np.array_equal(
+            cast, value.reshape(like.shape)
+        ):
+            raise ValueError(f"{name}: null{at}={leaf!r} must be of {like.dtype}")
+        return cast
+
+    return jax.tree_util.tree_map_with_path(fitted, form, null)
 
 
 def _is_integer(value: Any) -> bool:

@@ -28,6 +28,15 @@ _TEACHER = {
     # Savings that the published loops don't make; each changes the result a little.
     "teacher_dtype": "",  # computed and kept in; "" computes in dtype, keeps float32
     "optimizer_state_dtype": "float32",  # or "bfloat16", of Adam's moments
+    # Guidance, D₋ + s (D₊ − D₋); 1 for none. Sampling the student takes no more evaluations.
+    "guidance.teacher": 1.0,
+    "guidance.interval": (0.0, float("inf")),  # of σ, in which the teacher is guided
+    "guidance.negative": "",  # a weaker network, as `teacher` is named; "": D₊ with no condition
+    "guidance.null": "",  # or "zeros", where the teacher has learnt no condition for none
+}
+_GUIDED_FAKE_SCORE = {
+    "guidance.fake_training": 1.0,  # as it learns
+    "guidance.fake_loss": 1.0,  # in the generator's loss
 }
 _OTHER_STUDENT = {  # than the teacher's copy
     # "module:function", a StyleGAN2 pickle or its name, or "network" after `with_network`.
@@ -90,6 +99,12 @@ _STUDENT = {
     "initial": "",  # a network to start from, such as a student; "" is the teacher
     "frozen_kimg": 0.0,  # at the start, in which the fake score alone learns
     "decay_kimg": 0.0,  # at the end, in which the rate falls to 0; 0 for none
+}
+_STEPS = {  # of a student that is a denoiser
+    "steps": 1,  # network evaluations a sample
+    "step_sigmas": (),  # noise levels after init_sigma, falling; (): evenly spaced in time
+    "outputs": "mixture",  # of all steps, one drawn for each sample, is trained; or "last"
+    "backward": "one_step",  # the gradient flows through that step; or "all_steps" up to it
 }
 _COMMON = {
     "batch_size": 128,
@@ -299,6 +314,8 @@ def fields(method: str) -> dict[str, Any]:
     settings = {each.field: each.default for each in cls.settings()}
     found: dict[str, Any] = {"method": method}
     found |= _TEACHER if has_teacher else {}
+    if "fake_score" in [learner.name for learner in cls.learners] and has_teacher:
+        found |= _GUIDED_FAKE_SCORE
     found |= _OTHER_STUDENT if takes_student(cls) else {}
     if "data" in cls.reads:
         found |= _REAL_DATA if cls.data_field == "data" else _DATA
@@ -328,6 +345,20 @@ def takes_student(method: type[Method]) -> bool:
     return "teacher" in method.reads and method.sampled_by == "one_step" and "student" not in names
 
 
+def of_steps_and_guidance(method: str) -> dict[str, Any]:
+    """List the dotted fields on steps and guidance of a method's configs, with their values.
+
+    Args:
+      method: a registered one.
+    """
+    names = (*_STEPS, "noised_data", "label_dropout")
+    return {
+        field: value
+        for field, value in fields(method).items()
+        if field.startswith("guidance.") or field.rpartition(".")[2] in names
+    }
+
+
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten groups of fields into dotted names.
 
@@ -347,8 +378,10 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _optimizer(learner: Learner, method: type[Method]) -> dict[str, Any]:
     if learner.starts_as == "fresh":
         return _ADAM | _FRESH_LEARNER | dict(learner.fields)
-    is_student = learner.name == method.samples_from
-    return _ADAM | (_STUDENT if is_student else {}) | dict(learner.fields)
+    if learner.name != method.samples_from:
+        return _ADAM | dict(learner.fields)
+    steps = _STEPS if method.sampled_by == "one_step" else {}
+    return _ADAM | _STUDENT | steps | dict(learner.fields)
 
 
 def _nested(dotted: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from diffjax.evaluation import (
 from diffjax.methods import Learner
 from diffjax.methods.draws import Batch
 from diffjax.models.denoiser import NetworkDenoiser
+from diffjax.models.guidance import NEGATIVE
 from diffjax.models.records import RecordDenoiser
 from diffjax.runs import checks, decoders, metric_writer, real_data, roles, user_function
 from diffjax.runs.experiment import Experiment
@@ -71,6 +72,8 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
     if cast.teacher is not None:
         storage = roles.DTYPES[config.teacher_dtype] if config.teacher_dtype else None
         inputs["teacher"] = TeacherInput(config.teacher, cast.denoiser, storage, cast.teacher)
+        if (weaker := cast.negative) is not None:
+            inputs[NEGATIVE] = TeacherInput(weaker.source, weaker.model, storage, weaker)
     law = cast.denoiser.cond if isinstance(cast.denoiser, RecordDenoiser) else None
     if law is not None and holds_arrays(law):
         inputs[drawing.CONDITIONS] = LawInput(law)
@@ -80,6 +83,7 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
     denoiser = cast.denoiser
     if cls.takes_own_loss:
         settings["own_loss"] = isinstance(denoiser, NetworkDenoiser) and denoiser.has_own_loss
+    settings |= {} if cast.null is None else {"null": cast.null}
     method = cls(
         networks=cast.functions,
         batch=Batch(

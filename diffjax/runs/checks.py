@@ -8,156 +8,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffjax import methods
-from diffjax.convert import catalogue, generators
 from diffjax.files import paths, progress
-from diffjax.methods.settings import (
-    COUNT,
-    FLAG,
-    NOT_NEGATIVE,
-    POSITIVE,
-    WHOLE,
-    Rule,
-    is_number,
-    is_whole,
-    named,
-)
-from diffjax.runs import bases, network_rules, user_function
-from diffjax.runs.network_rules import COUNTS, DECAY, NAME, is_tuple_of
-
-DTYPES = ("float32", "bfloat16", "float16")
-NON_NEGATIVE_OR_INFINITE = Rule(
-    lambda v: is_number(v) and v >= 0, "a number of at least 0, or inf, is needed"
-)
-SEED = Rule(
-    lambda v: is_whole(v) and 0 <= v < 2**32,
-    "a whole number of at least 0, and under 2**32, is needed",
-)
-COUNT_OR_ALL = Rule(
-    lambda v: is_whole(v) and (v == -1 or v >= 1),
-    "a whole number of at least 1 is needed, or -1 for all devices",
-)
-CLASS_OR_ALL = Rule(
-    lambda v: is_whole(v) and v >= -1, "a class is needed, from 0 on, or -1 for all"
-)
-DTYPE_OR_SAME = Rule(
-    lambda v: isinstance(v, str) and v in ("", *DTYPES),
-    f"is unknown; known are: {', '.join(DTYPES)}, and '' for that of config.dtype",
-)
-NAMES = Rule(
-    lambda v: bool(v) and is_tuple_of(lambda name: isinstance(name, str), v),
-    "a tuple of names is needed, such as ('fid', 'recall')",
-)
-IMAGE_SHAPE = Rule(
-    lambda v: COUNTS.holds(v) and len(v) == 3 and v[0] == v[1],
-    "(height, width, channels) of a square image are needed, such as (32, 32, 3)",
-)
-DURATION = Rule(  # images are counted in 32 bits
-    lambda v: is_number(v) and 0 < v < 4e6, "a positive number is needed, and under 4e6"
-)
-TEXT = Rule(lambda v: isinstance(v, str), "a string is needed")
-FUNCTION = Rule(
-    lambda v: v == "" or (isinstance(v, str) and user_function.is_name(v)),
-    'a function is needed, as "module:function", or "" for the teacher\'s copy',
-)
-WRITER = Rule(
-    FUNCTION.holds, 'a function is needed, as "module:function", or "" for no other writer'
-)
-STUDENT = Rule(
-    lambda v: v == "network" or FUNCTION.holds(v) or (isinstance(v, str) and generators.is_one(v)),
-    'a function is needed, as "module:function", a StyleGAN2 pickle or a name of one ('
-    + ", ".join(catalogue.GENERATORS)
-    + '), "network" for the fields network.*, or "" for the teacher\'s copy',
-)
-
-_COMMON = {
-    "seed": SEED,
-    "deterministic": FLAG,
-    "distributed": FLAG,
-    "compilation_cache": TEXT,
-    "metric_writer": WRITER,
-    "dtype": named(*DTYPES),
-    "attention": named("xla", "cudnn"),
-    "rematerialize": FLAG,
-    "batch_size": COUNT,
-    "duration_kimg": DURATION,
-    "ema_halflife_kimg": POSITIVE,
-    "ema_rampup": NOT_NEGATIVE,
-    "updates_per_call": COUNT,
-    "max_skipped_in_a_row": COUNT,
-    "log_kimg": POSITIVE,
-    "grid_kimg": NOT_NEGATIVE,
-    "checkpoint_kimg": POSITIVE,
-    "keep_checkpoints": COUNT,
-    "mesh.data": COUNT_OR_ALL,
-    "mesh.fsdp": COUNT,
-    "grid.rows": COUNT,
-    "grid.columns": COUNT,
-    "grid.seed": SEED,
-    "watchdog.slow_factor": NOT_NEGATIVE,
-    "watchdog.slow_seconds": NOT_NEGATIVE,
-    "watchdog.hang_seconds": NOT_NEGATIVE,
-    "watchdog.peer_seconds": POSITIVE,
-    "heun.steps": Rule(lambda v: is_whole(v) and v >= 2, "a whole number of at least 2"),
-    "heun.sigma_min": POSITIVE,
-    "heun.sigma_max": POSITIVE,
-    "heun.rho": POSITIVE,
-    "heun.s_churn": NOT_NEGATIVE,
-    "heun.s_min": NOT_NEGATIVE,
-    "heun.s_max": NON_NEGATIVE_OR_INFINITE,
-    "heun.s_noise": NOT_NEGATIVE,
-    "evaluate.source": NAME,
-    "evaluate.features": NAME,
-    "evaluate.features_weights": TEXT,
-    "evaluate.reference": TEXT,
-    "evaluate.metrics": NAMES,
-    "evaluate.best": TEXT,
-    "evaluate.every_kimg": NOT_NEGATIVE,
-    "evaluate.count": COUNT,
-    "evaluate.batch_size": COUNT,
-    "evaluate.seed": SEED,
-    "evaluate.seeds": COUNT,
-    "sample.source": NAME,
-    "sample.format": named("png", "npz", "adm"),
-    "sample.label": CLASS_OR_ALL,
-    "sample.count": WHOLE,
-    "sample.batch_size": COUNT,
-    "sample.seed": SEED,
-}
-AUTO = "auto"
-RATE = Rule(lambda v: v == AUTO or POSITIVE.holds(v), 'a positive number is needed, or "auto"')
-_ADAM = {
-    "learning_rate": RATE,
-    "b1": DECAY,
-    "b2": DECAY,
-    "eps": POSITIVE,
-    "max_grad_norm": NOT_NEGATIVE,
-}
-_FRESH_LEARNER = {"rampup_kimg": NOT_NEGATIVE}
-_SOME_LEARNERS = {  # where a method's learner has the field
-    "weight_decay": NOT_NEGATIVE,
-    "max_grad_value": NOT_NEGATIVE,
-    "rampup_kimg": NOT_NEGATIVE,
-}
-_STUDENT = {"initial": TEXT, "frozen_kimg": NOT_NEGATIVE, "decay_kimg": NOT_NEGATIVE}
-# Of methods that read a teacher.
-_TEACHER = {
-    "teacher": NAME,
-    "decoder": TEXT,
-    "accumulation": COUNT,
-    "init_sigma": POSITIVE,
-    "dropout": DECAY,
-    "compile_apart": named("auto", "always", "never"),
-    "teacher_dtype": DTYPE_OR_SAME,
-    "optimizer_state_dtype": named("float32", "bfloat16"),
-}
-# Of methods that read real images.
-_DATA = {"dataset": NAME, "conditional": FLAG, "x_flip": FLAG}
-REAL_DATA = Rule(
-    NAME.holds,
-    "the method compares with real images: name a data set, a folder, a zip or tfds:NAME",
-)
-# Said by earlier configs about their teacher, which knows it itself.
-OF_THE_TEACHER = {"image_shape": IMAGE_SHAPE, "label_dim": WHOLE}
+from diffjax.methods.settings import Rule
+from diffjax.runs import bases, network_rules, ranges
 
 
 def rules(config: ConfigDict) -> dict[str, Rule]:
@@ -168,26 +21,29 @@ def rules(config: ConfigDict) -> dict[str, Rule]:
     """
     one_of(config, "method", methods.names())
     method = methods.get(config.method)
-    found = dict(_COMMON)
+    found = dict(ranges.COMMON)
     if "teacher" in method.reads:
-        found |= _TEACHER | {k: rule for k, rule in OF_THE_TEACHER.items() if k in config}
+        found |= ranges.TEACHER | {
+            k: rule for k, rule in ranges.OF_THE_TEACHER.items() if k in config
+        }
         if bases.takes_student(method):
-            found["student"] = STUDENT
+            found["student"] = ranges.OTHER_STUDENT
             found |= network_rules.of(config) if config.get("student") == "network" else {}
     else:
         found |= network_rules.of(config)
     if "data" in method.reads:
-        found |= {"data": REAL_DATA} if method.data_field == "data" else _DATA
+        found |= {"data": ranges.REAL_DATA} if method.data_field == "data" else ranges.DATA_SET
     for learner in bases.networks_of(method):
-        group = dict(_ADAM)
+        group = dict(ranges.ADAM)
         if learner.starts_as == "fresh":
-            group |= _FRESH_LEARNER
+            group |= ranges.FRESH_LEARNER
         elif learner.name == method.samples_from:
-            group |= _STUDENT
-        group |= {k: rule for k, rule in _SOME_LEARNERS.items() if k in learner.fields}
+            group |= ranges.STUDENT | (ranges.STEPS if method.sampled_by == "one_step" else {})
+        group |= {k: rule for k, rule in ranges.SOME_LEARNERS.items() if k in learner.fields}
         found |= {f"{learner.optimizer or learner.name}.{k}": rule for k, rule in group.items()}
         if learner.name == "fake_score":
-            found["fake_score.network"] = FUNCTION
+            found["fake_score.network"] = ranges.FUNCTION
+            found |= ranges.GUIDED_FAKE_SCORE if "teacher" in method.reads else {}
     if "edm2" in config:
         found |= network_rules.of_edm2(config)
     return found | {each.field: each.rule for each in method.settings()}
@@ -284,7 +140,7 @@ def upgraded(config: ConfigDict) -> ConfigDict:
     """Copy a config into the fields of today.
 
     Earlier ones named a task: "distill", besides the method, or "pretrain", instead of one, and
-    had no field for another student, fake score, decoder or metric writer. Their
+    had no field for another student, fake score, decoder, metric writer, steps or guidance. Their
     `image_shape` and `label_dim` stay and are compared with the teacher's. Texts that start with
     `~` are paths, and get the home directory that it stands for.
 
@@ -314,6 +170,14 @@ def _add_networks(config: ConfigDict) -> None:
         config.decoder = ""
     if "fake_score" in config and "network" not in config.fake_score:
         config.fake_score.network = ""
+    if "teacher" not in method.reads:
+        return
+    for field, value in bases.of_steps_and_guidance(config.method).items():
+        group, name = field.split(".")
+        if group not in config and group == "guidance":
+            config.guidance = ConfigDict()
+        if group in config and name not in config[group]:
+            config[group][name] = value
 
 
 def _expand_paths(config: ConfigDict, name: str) -> None:

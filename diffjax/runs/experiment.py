@@ -12,17 +12,17 @@ from jax.sharding import Mesh
 
 from diffjax.distributed import numerics, sharding
 from diffjax.evaluation import sampling
-from diffjax.files import orbax_support
 from diffjax.interfaces import Params
 from diffjax.methods import Learner, Method
-from diffjax.models import model_card, network_folder, record_folder
+from diffjax.models import guidance, model_card, network_folder, record_folder
 from diffjax.models.denoiser import NetworkDenoiser
 from diffjax.models.discriminator import Headed
-from diffjax.models.generator import DenoiserGenerator
+from diffjax.models.guidance import NEGATIVE, Guided
 from diffjax.models.model_card import ModelCard
 from diffjax.models.record_folder import Origin
 from diffjax.models.records import RecordGenerator
 from diffjax.models.teacher import CondLaw
+from diffjax.runs import initial_networks, students
 from diffjax.runs import networks as opening
 from diffjax.runs.decoders import Decoder
 from diffjax.runs.inputs import Input
@@ -123,6 +123,9 @@ class Experiment:
         """
         if "teacher" in self.inputs:
             opening.check(self.denoiser)
+        if NEGATIVE in self.inputs:
+            guided: Any = self.method.networks["teacher"]
+            opening.check(guided.negative)
         for network in self.networks.values():
             opening.check_learner(network.model, self.denoiser)
         if self.decoder is not None:
@@ -154,38 +157,15 @@ class Experiment:
         return (dict(zip(names, each, strict=True)) for each in zip(*streams.values(), strict=True))
 
     def load_initial(self) -> dict[str, Params]:
-        """Read the parameters that learners start from instead of the method's own start.
-
-        Raises:
-          ValueError: if they are another network's than the teacher's.
-          FileNotFoundError, ConnectionError: as for a teacher.
-        """
-        starts = {name: each.load() for name, each in self.networks.items()}
-        if not self.initial:
-            return starts
-        learner = self.method.samples_from
-        field = f"config.{learner}.initial"
-        network = opening.trained(self.initial, field=field)
-        card, params = network.card, network.load()
-        if card.init_sigma not in (None, self.init_sigma):
-            raise ValueError(
-                f"{field}={self.initial} is {card.title}, and config.init_sigma="
-                f"{self.init_sigma:g} would ask it elsewhere: set config.init_sigma to "
-                f"{card.init_sigma:g}."
-            )
-        differences = orbax_support.differing_arrays(params, self.sampled.abstract_params())
-        what = "Its arrays"
-        if not differences:  # arrays don't tell all
-            what = "The teacher's settings and its own"
-            differences = "; ".join(opening.differences(self.sampled, network.model))
-        if differences:
-            whose = "the student" if learner in self.networks else f"the teacher {self.teacher}"
-            raise ValueError(
-                f"{field}={self.initial} is another network than {whose}; "
-                "name a student of this teacher, or '' for the teacher itself. "
-                f"{what}: {differences}"
-            )
-        return {**starts, learner: params}
+        """Read what learners start from instead of the method's own; see `initial_networks`."""
+        return initial_networks.load(
+            self.initial,
+            learner=self.method.samples_from,
+            sampled=self.sampled,
+            networks=self.networks,
+            init_sigma=self.init_sigma,
+            teacher=self.teacher,
+        )
 
     def init_state(
         self, inputs: Mapping[str, Any], initial: Mapping[str, Params] | None = None
@@ -305,20 +285,25 @@ class Experiment:
 
     @property
     def is_one_step(self) -> bool:
-        """Whether a sample takes one evaluation of the network."""
+        """Whether what is sampled is a student, of one step or a few, and no denoiser."""
         return self.method.sampled_by == "one_step"
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """Noise levels of the steps of a student of several; () for others."""
+        return getattr(self.method.networks[self.method.samples_from], "sigmas", ())
 
     @property
     def evaluations(self) -> int:
         """Network evaluations a sample."""
-        return 1 if self.is_one_step else self.heun.evaluations
+        return max(1, len(self.sigmas)) if self.is_one_step else self.heun.evaluations
 
     @property
     def caption(self) -> str:
         """Caption of the samples."""
-        if self.is_one_step:
-            return "student, 1 evaluation"
-        return f"samples, {self.evaluations} evaluations"
+        plural = "s" if self.evaluations > 1 else ""
+        what = "student" if self.is_one_step else "samples"
+        return f"{what}, {self.evaluations} evaluation{plural}"
 
     def card(self, images: int) -> ModelCard:
         """Model card of the network that is sampled, after training on so many images."""
@@ -327,7 +312,8 @@ class Experiment:
             kind=model_card.STUDENT if is_student else model_card.DENOISER,
             method=self.method_name,
             init_sigma=self.init_sigma if is_student else None,
-            steps=1 if is_student else None,
+            steps=self.evaluations if is_student else None,
+            sigmas=self.sigmas,
             dtype=np.dtype(self.sampled.dtype).name,
             images=images,
             **model_card.of_denoiser(self.denoiser),
@@ -365,16 +351,19 @@ class Experiment:
         seed: int,
         mesh: Mesh,
         denoiser: Any = None,
-        init_sigma: float | None = None,
+        card: ModelCard | None = None,
     ) -> sampling.SampleBatch:
-        """Compile sampling, of the learner or of another network, at the same σ_init or its own."""
+        """Compile sampling, of the learner or of another network, as its card says or as that."""
         if not self.is_one_step:
             return self._heun(denoiser or self.denoiser, seed, mesh)
         generator = self.method.networks[self.method.samples_from]
         if denoiser is not None:
+            init_sigma, sigmas = self.init_sigma, self.sigmas
+            if card is not None and card.init_sigma is not None:
+                init_sigma, sigmas = card.init_sigma, card.sigmas
             generator = denoiser
             if not isinstance(denoiser, RecordGenerator):
-                generator = DenoiserGenerator(denoiser, init_sigma or self.init_sigma)
+                generator = students.of_card(denoiser, init_sigma, sigmas)
         sampler = sampling.one_step(
             generator,
             seed=seed,
@@ -382,7 +371,7 @@ class Experiment:
             label_dim=self.denoiser.label_dim,
             mesh=mesh,
             cond=self.denoiser.cond,
-            latent=generator.latent if isinstance(generator, RecordGenerator) else None,
+            latent=getattr(generator, "latent", None),
         )
         return self.decoder.decoded(sampler, mesh) if self.decoder else sampler
 
@@ -394,6 +383,18 @@ class Experiment:
         """List what samples are compared with, from the same latents: a teacher, if any."""
         if "teacher" not in inputs:
             return []
-        sampler = self._heun(self.denoiser, seed, mesh)
-        caption = f"teacher, {self.heun.evaluations} evaluations"
-        return [(caption, sampler, inputs["teacher"])]
+        teacher: Any = self.method.networks["teacher"]
+        name = "teacher"
+        if isinstance(teacher, Guided):
+            name = f"teacher guided by {teacher.scale:g}"
+        else:
+            teacher = self.denoiser
+        sampler = self._heun(teacher, seed, mesh)
+        caption = f"{name}, {self.teacher_evaluations} evaluations"
+        return [(caption, sampler, guidance.paired(inputs)["teacher"])]
+
+    @property
+    def teacher_evaluations(self) -> int:
+        """Network evaluations a sample of the teacher; guidance takes two where there is one."""
+        is_guided = isinstance(self.method.networks.get("teacher"), Guided)
+        return self.heun.evaluations * (1 + is_guided)

@@ -1,8 +1,5 @@
 """Types and ranges of the fields that describe a network, in configs that have them."""
 
-from collections.abc import Callable
-from typing import Any
-
 from ml_collections import ConfigDict
 
 from diffjax.methods.settings import (
@@ -13,32 +10,10 @@ from diffjax.methods.settings import (
     POSITIVE,
     WHOLE,
     Rule,
-    is_number,
     named,
 )
 from diffjax.runs import bases
-
-
-def is_tuple_of(holds: Callable[[Any], bool], value: Any) -> bool:
-    """Tell whether a value is a tuple or list of what a rule allows.
-
-    Args:
-      holds: of the rule.
-      value: any.
-    """
-    return isinstance(value, tuple | list) and all(map(holds, value))
-
-
-DECAY = Rule(lambda v: is_number(v) and 0 <= v < 1, "it lies in [0, 1)")
-COUNTS = Rule(
-    lambda v: bool(v) and is_tuple_of(COUNT.holds, v),
-    "a tuple of whole numbers of at least 1 is needed, such as (1, 2)",
-)
-COUNTS_OR_NONE = Rule(
-    lambda v: is_tuple_of(COUNT.holds, v),
-    "a tuple of whole numbers of at least 1 is needed; () for none",
-)
-NAME = Rule(lambda v: isinstance(v, str) and bool(v), "a string that isn't empty is needed")
+from diffjax.runs.ranges import COUNTS, COUNTS_OR_NONE, DECAY, NAME
 
 # Of EDM's U-Nets.
 _NETWORK = {

@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from diffjax.files import digests, download, json_values, writing
+from diffjax.models.guidance import NEGATIVE
 from diffjax.runs import checks, networks
 from diffjax.runs.experiment import Experiment
 
@@ -140,6 +141,9 @@ def look(config: ConfigDict, exp: Experiment, before: Provenance | None) -> Prov
     found = {field: entry for field, entry in known.items() if field.startswith(_MEASURED)}
     if "teacher" in exp.inputs:
         found["teacher"] = {"source": config.teacher, **exp.inputs["teacher"].content()}
+    if NEGATIVE in exp.inputs:
+        source = config.guidance.negative
+        found["guidance.negative"] = {"source": source, **exp.inputs[NEGATIVE].content()}
     for learner, network in exp.networks.items():
         is_student = learner == exp.method.samples_from
         field = "student" if is_student else f"{learner}.network"

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from diffjax.diffusion.noise import PUBLISHED_SIGMA_DATA
 from diffjax.methods import Learner, Method
 from diffjax.models.records import RecordDenoiser, RecordGenerator
-from diffjax.runs import bases, checks
+from diffjax.runs import bases, ranges
 from diffjax.runs.roles import Roles
 
 
@@ -33,7 +33,7 @@ class Rates:
     def of(self, learner: Learner) -> float:
         """Learning rate of a learner."""
         stated = self.config[learner.optimizer or learner.name].learning_rate
-        if stated != checks.AUTO:
+        if stated != ranges.AUTO:
             return float(stated)
         return bases.RATE / max(1.0, self.gain(learner))
 
@@ -56,7 +56,7 @@ def remarks(rates: Rates, cls: type[Method]) -> tuple[str, ...]:
         )
     for learner in bases.networks_of(cls):
         group = learner.optimizer or learner.name
-        if config[group].learning_rate == checks.AUTO:
+        if config[group].learning_rate == ranges.AUTO:
             gain = rates.gain(learner)
             told.append(
                 f"{group}.learning_rate is {rates.of(learner):.3g}: {bases.RATE:g}"

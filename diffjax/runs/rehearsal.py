@@ -22,6 +22,7 @@ from diffjax.distributed import numerics, runtime, sharding
 from diffjax.evaluation import sampling
 from diffjax.files import images
 from diffjax.interfaces import Params, PRNGKey
+from diffjax.models import guidance
 from diffjax.runs import building
 from diffjax.runs.experiment import Experiment
 from diffjax.runs.pictures import Pictures, PreviewError
@@ -289,6 +290,6 @@ def _deltas(
 
         return jnp.stack([at(float(level)) for level in levels])
 
-    values = by_level(state.params, inputs["teacher"])
+    values = by_level(state.params, guidance.paired(inputs)["teacher"])
     pairs = zip(levels, np.asarray(values), strict=True)
     return "|Δ| by noise level: " + ", ".join(f"{value:.3g} at {s:.3g}" for s, value in pairs)

@@ -26,6 +26,7 @@ from diffjax.distributed import sharding
 from diffjax.files import json_values, writing
 from diffjax.files.progress import say
 from diffjax.interfaces import Params
+from diffjax.models.guidance import Guided
 from diffjax.runs import bases
 from diffjax.runs.experiment import Experiment
 
@@ -46,8 +47,11 @@ def asked(exp: Experiment, *, is_teacher: bool = False) -> Record:
     """
     if exp.is_one_step and not is_teacher:
         how: Record = {"init_sigma": exp.init_sigma}
+        how |= {"sigmas": list(exp.sigmas)} if exp.sigmas else {}
     else:
         how = {"heun": dataclasses.asdict(exp.heun)}
+        teacher = exp.method.networks.get("teacher")
+        how |= {"guidance": teacher.record} if isinstance(teacher, Guided) else {}
     return {
         **how,
         "dtype": jnp.dtype(exp.denoiser.dtype if is_teacher else exp.sampled.dtype).name,

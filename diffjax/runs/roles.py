@@ -17,14 +17,14 @@ from diffjax.methods import Learner, Method
 from diffjax.models import conditions, discriminator
 from diffjax.models.denoiser import NetworkDenoiser, from_edm_kwargs
 from diffjax.models.discriminator import Headed
-from diffjax.models.generator import DenoiserGenerator
+from diffjax.models.few_steps import StepGenerator
 from diffjax.models.record_folder import Origin
 from diffjax.models.records import RecordGenerator
-from diffjax.runs import bases, checks, networks
+from diffjax.runs import bases, guiding, networks, ranges, students
 from diffjax.runs.inputs import DataInput
 from diffjax.runs.networks import Network
 
-DTYPES = {name: getattr(jnp, name) for name in checks.DTYPES}
+DTYPES = {name: getattr(jnp, name) for name in ranges.DTYPES}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Roles:
       classes: those to draw; () for all.
       teacher: the network that learners start from, if the method reads one.
       heads: learner -> its network with a discriminator's head, where it has one.
+      negative: the weaker network that the teacher is led away from, if one is named.
+      null: condition that stands for none, where labels are dropped.
     """
 
     denoiser: networks.Denoiser
@@ -50,12 +52,18 @@ class Roles:
     classes: tuple[int, ...]
     teacher: Network | None = None
     heads: Mapping[str, Headed] = dataclasses.field(default_factory=dict)
+    negative: Network | None = None
+    null: Any = None
 
     @property
     def latent(self) -> Any:
-        """Law of the latents, where the student has one of its own."""
-        own = [each for each in self.functions.values() if isinstance(each, RecordGenerator)]
-        return own[0].latent if own else None
+        """Law of the latents in training, where the student has one of its own."""
+        for each in self.functions.values():
+            if isinstance(each, RecordGenerator):
+                return each.latent
+            if isinstance(each, StepGenerator):
+                return each.training_latent
+        return None
 
     def origin(self, sampled: str) -> Origin | None:
         """Functions that make the network that is sampled, of a user's.
@@ -126,11 +134,45 @@ def cast(
     _check_augmentation(config, functions.get("fake_score", denoiser))
     _add_log_variance(functions, cls, settings)
     heads = _add_discriminator(functions, cls, settings)
+    negative, null = _guide(functions, config, cls, teacher) if teacher else (None, None)
     init_sigma = _init_sigma(config, denoiser)
-    sampled = functions[cls.samples_from]
-    if cls.sampled_by == "one_step" and not isinstance(sampled, RecordGenerator):
-        functions[cls.samples_from] = DenoiserGenerator(sampled, init_sigma)
-    return Roles(denoiser, functions, others, init_kwargs, init_sigma, classes, teacher, heads)
+    if cls.sampled_by == "one_step":
+        functions[cls.samples_from] = students.generator(
+            config, cls, functions[cls.samples_from], init_sigma, settings
+        )
+    return Roles(
+        denoiser,
+        functions,
+        others,
+        init_kwargs,
+        init_sigma,
+        classes,
+        teacher,
+        heads,
+        negative,
+        null,
+    )
+
+
+def _guide(
+    functions: dict[str, Any], config: ConfigDict, cls: type[Method], teacher: Network
+) -> tuple[Network | None, Any]:
+    """Guide the teacher and the fake score.
+
+    Returns:
+      The negative, and the condition that stands for none, where they are asked for.
+    """
+    negative = guiding.negative(config, teacher)
+    if negative is not None:
+        negative = _fitted(config, negative, config.teacher_dtype or config.dtype)
+    weaker = None if negative is None else negative.model
+    plain = functions["teacher"]
+    guided = functions["teacher"] = guiding.of_teacher(config, teacher, plain, weaker)
+    if cls.judged_by == "teacher" and guided is not plain:
+        functions["features"] = guided.features
+    scores, null = guiding.of_fake_score(config, cls, teacher, functions.get("fake_score"))
+    functions |= scores
+    return negative, null
 
 
 def _add_log_variance(
@@ -260,6 +302,9 @@ def _fitted(config: ConfigDict, network: Network, dtype: str) -> Network:
         networks.check_computation(network.source, config)
         return network
     init_kwargs = {**network.init_kwargs, "dropout": config.dropout}
+    if init_kwargs.get("label_dropout"):
+        # A distillation's draws drop labels, so that all networks are told of the same samples.
+        init_kwargs["label_dropout"] = 0.0
     if "edm2" in config:
         if not network.model.has_log_variance:
             raise ValueError(

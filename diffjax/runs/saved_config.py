@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffjax.files import json_values, writing
-from diffjax.runs import bases, checks, provenance
+from diffjax.runs import bases, checks, provenance, ranges
 
 FILE = "config.json"
 _RESULTS = ("checkpoints", "metrics.jsonl")
@@ -123,7 +123,7 @@ def has_begun(workdir: Path) -> bool:
 
 
 # Fields that decide which images a trained network makes, of given arguments.
-OF_THE_IMAGES = ("method", "init_sigma", "dtype")
+OF_THE_IMAGES = ("method", "init_sigma", "dtype", "generator.steps", "generator.step_sigmas")
 # Fields, and groups of them, that decide the arguments too.
 OF_THE_NETWORK = (*OF_THE_IMAGES, "network", "conditional")
 _ONLY_IN_TRAINING = ("network.dropout",)
@@ -179,7 +179,7 @@ def _has_content(path: Path) -> bool:
 
 def _is_free(field: str) -> bool:
     # What earlier configs said of the teacher follows from its name.
-    return field in FREE or field.split(".")[0] in FREE or field in checks.OF_THE_TEACHER
+    return field in FREE or field.split(".")[0] in FREE or field in ranges.OF_THE_TEACHER
 
 
 def _shown(fields: dict[str, Any], name: str) -> str:

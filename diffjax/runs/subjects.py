@@ -16,6 +16,7 @@ from diffjax.files.progress import say
 from diffjax.interfaces import Params
 from diffjax.models import model_card
 from diffjax.models.denoiser import NetworkDenoiser, from_edm_kwargs
+from diffjax.models.guidance import NEGATIVE
 from diffjax.runs import best_network, networks, provenance, roles, saved_config
 from diffjax.runs.experiment import Experiment
 from diffjax.training import checkpointing
@@ -88,11 +89,14 @@ def check(source: str, workdir: Path, config: ConfigDict, exp: Experiment) -> No
         card = networks.trained(str(folder), field="best").card
         if card.init_sigma not in (None, exp.init_sigma):
             besides.append(f"init_sigma: {card.init_sigma:g} -> {exp.init_sigma:g}")
+        if card.init_sigma and card.sigmas != exp.sigmas:
+            besides.append(f"noise levels of steps: {card.sigmas} -> {exp.sigmas}")
     saved_config.check_same_network(workdir, config, fields=fields, besides=besides)
     if not has_config and saved_config.has_begun(workdir):
         notes.append(f"{workdir} has no config.json to compare this config with")
     if has_config and (source == "teacher" or not exp.is_one_step):
-        heun = saved_config.changed_fields(workdir, config, ("heun",))
+        asked = ("guidance",) if source == "teacher" else ()
+        heun = saved_config.changed_fields(workdir, config, ("heun", *asked))
         notes += [f"not sampled as the run does, {change}" for change in heun]
     for note in notes:
         _tell(note)
@@ -140,10 +144,10 @@ def find(source: str, workdir: Path, exp: Experiment, seed: int, mesh: Mesh) -> 
 def _teacher(exp: Experiment, seed: int, mesh: Mesh) -> Subject:
     if "teacher" not in exp.inputs:
         raise ValueError("source='teacher' needs a distillation; a teacher's run is 'student'.")
-    params = {"teacher": exp.inputs["teacher"].load()}
+    params = {name: exp.inputs[name].load() for name in ("teacher", NEGATIVE) if name in exp.inputs}
     params = sharding.put(params, sharding.state(params, mesh))
     caption, sampler, params = exp.comparisons(params, seed=seed, mesh=mesh)[0]
-    return Subject("teacher", caption, exp.heun.evaluations, sampler, params, exp.classes)
+    return Subject("teacher", caption, exp.teacher_evaluations, sampler, params, exp.classes)
 
 
 def _check_is_there(source: str) -> None:
@@ -182,7 +186,7 @@ def _network(name: str, title: str, path: str, exp: Experiment, seed: int, mesh:
         )
     card = network.card
     if card.kind and (card.kind == model_card.STUDENT) != exp.is_one_step:
-        own_way = "in one evaluation" if exp.is_one_step else "by Heun's method"
+        own_way = "as students, in one step or a few" if exp.is_one_step else "by Heun's method"
         raise ValueError(
             f"source={path} is {card.title}, and the networks of this config, of the method "
             f"{exp.method_name}, are sampled {own_way}: name a config of its own kind."
@@ -196,15 +200,17 @@ def _network(name: str, title: str, path: str, exp: Experiment, seed: int, mesh:
     params = network.load()
     params = sharding.put(params, sharding.state(params, mesh))
     # A run's own best network is asked as the config says, which was compared with the run's.
-    asked_at = None if title else card.init_sigma
-    sampler = exp.sampler(seed=seed, mesh=mesh, denoiser=model, init_sigma=asked_at)
+    asked = None if title else card
+    sampler = exp.sampler(seed=seed, mesh=mesh, denoiser=model, card=asked)
+    evaluations = exp.evaluations
     if not title:
-        title = f"{path}, {exp.evaluations} evaluation{'s' if exp.evaluations > 1 else ''}"
+        evaluations = card.steps or evaluations
+        title = f"{path}, {evaluations} evaluation{'s' if evaluations > 1 else ''}"
         title += f" at init_sigma {card.init_sigma:g}" if card.init_sigma else ""
     classes = exp.classes
     if own.label_dim and (found := network.classes):
         classes = roles.drawn_classes(found, own.label_dim, f"source={path} was trained on")
-    return Subject(name, title, exp.evaluations, sampler, params, classes)
+    return Subject(name, title, evaluations, sampler, params, classes)
 
 
 def _differences(kept: Mapping[str, Any], exp: Experiment) -> list[str]:

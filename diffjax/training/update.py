@@ -19,6 +19,7 @@ from diffjax.interfaces import Array, Params
 from diffjax.methods import Method, Turn
 from diffjax.methods.base import AllParams
 from diffjax.methods.draws import Draws
+from diffjax.models import guidance
 from diffjax.training import ema, guard, optimizer
 from diffjax.training.runner import Metrics, Outcome, Pullback, Runner, Sums
 from diffjax.training.state import TrainState
@@ -82,7 +83,8 @@ class Update:
 
         Args:
           state: before the update.
-          inputs: what is read and never changed: {"teacher": φ}.
+          inputs: what is read and never changed: {"teacher": φ}, and "negative" where a weaker
+            network guides it.
           draws: all randomness, by learner.
 
         Returns:
@@ -102,6 +104,7 @@ class Update:
         draws: Mapping[str, Draws],
     ) -> Any:
         """Do one update part by part, as `run` executes them; see `__call__`."""
+        inputs = guidance.paired(inputs)
         outcome = Outcome({}, {}, {}, np.bool_(True))
         lent = {
             turn.borrows: run.lend(
