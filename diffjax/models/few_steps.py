@@ -174,7 +174,7 @@ class StepGenerator:
             return x
 
         def level(index: int) -> Array:
-            return jnp.full((len(later),), self.sigmas[index], jnp.float32)
+            return jnp.full((later.shape[0],), self.sigmas[index], jnp.float32)
 
         held = params if in_all else jax.lax.stop_gradient(params)
         inputs, outputs = [self.sigmas[0] * z["first"]], []

@@ -170,7 +170,7 @@ STEPS = {  # of a student that a teacher teaches
 GUIDED_FAKE_SCORE = {"guidance.fake_training": FINITE, "guidance.fake_loss": FINITE}
 # Of methods that read a teacher.
 TEACHER = {
-    "guidance.teacher": FINITE,
+    "guidance.teacher": NOT_NEGATIVE,
     "guidance.interval": INTERVAL,
     "guidance.negative": TEXT,
     "guidance.null": named("", "zeros"),

@@ -124,6 +124,11 @@ def has_begun(workdir: Path) -> bool:
 
 # Fields that decide which images a trained network makes, of given arguments.
 OF_THE_IMAGES = ("method", "init_sigma", "dtype", "generator.steps", "generator.step_sigmas")
+# Those of a teacher's, as it is sampled for comparison.
+OF_THE_TEACHERS_IMAGES = (
+    "heun",
+    *(f"guidance.{name}" for name in ("teacher", "interval", "negative", "null")),
+)
 # Fields, and groups of them, that decide the arguments too.
 OF_THE_NETWORK = (*OF_THE_IMAGES, "network", "conditional")
 _ONLY_IN_TRAINING = ("network.dropout",)

@@ -95,8 +95,8 @@ def check(source: str, workdir: Path, config: ConfigDict, exp: Experiment) -> No
     if not has_config and saved_config.has_begun(workdir):
         notes.append(f"{workdir} has no config.json to compare this config with")
     if has_config and (source == "teacher" or not exp.is_one_step):
-        asked = ("guidance",) if source == "teacher" else ()
-        heun = saved_config.changed_fields(workdir, config, ("heun", *asked))
+        asked = saved_config.OF_THE_TEACHERS_IMAGES if source == "teacher" else ("heun",)
+        heun = saved_config.changed_fields(workdir, config, asked)
         notes += [f"not sampled as the run does, {change}" for change in heun]
     for note in notes:
         _tell(note)
