@@ -251,10 +251,10 @@ def main() -> None:
     output = arguments.output.resolve()
     failed: list[str] = []
     if arguments.data:
-        study, rows = _study(parser, arguments), family_jobs.names()
+        study, rows = study_of(parser, arguments), family_jobs.names()
         if arguments.only:
             rows = tuple(arguments.only.split(","))
-        _check(parser, study, rows, output)
+        check(parser, study, rows, output)
         failed = execute(
             study,
             arguments.stages,
@@ -277,7 +277,13 @@ def main() -> None:
         raise SystemExit(f"error: failed: {', '.join(failed)}")
 
 
-def _study(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Study:
+def study_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Study:
+    """Make the study that arguments name.
+
+    Args:
+      parser: ends the program in one line where they are wrong.
+      arguments: with `data`, `teacher` and `set`, and others by the names of `Study`'s fields.
+    """
     is_file = Path(arguments.data).exists()
     own = {each.name for each in dataclasses.fields(Study)} & vars(arguments).keys()
     given = {name: getattr(arguments, name) for name in own}
@@ -291,17 +297,29 @@ def _study(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> St
     return Study(**given, changes=changes)
 
 
-def _check(
-    parser: argparse.ArgumentParser, study: Study, rows: Iterable[str], output: Path
+def check(
+    parser: argparse.ArgumentParser,
+    study: Study,
+    rows: Iterable[str],
+    output: Path,
+    known: Iterable[str] = (),
 ) -> None:
-    """Refuse what can't be run, or doesn't belong to the study, before anything starts."""
+    """Refuse what can't be run, or doesn't belong to the study, before anything starts.
+
+    Args:
+      parser: ends the program in one line.
+      study: that it would be part of.
+      rows: methods and variants.
+      output: the study's folder.
+      known: what rows may begin with; () for all methods.
+    """
     if not Path(study.data).exists() and study.data != "digits":
         parser.error(f"--data={study.data}: no such file; EDM's dataset_tool.py makes it")
     try:
         teachers.describe(study.teacher, field="--teacher")
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    known = family_jobs.names()
+    known = tuple(known) or family_jobs.names()
     for name in rows:
         if (method := name.partition(":")[0]) not in known:
             parser.error(f"--only={name}: {method!r} isn't one of {', '.join(known)}")

@@ -168,12 +168,14 @@ def config_of(study: Study, name: str) -> ConfigDict:
 
     Args:
       study: that it is part of.
-      name: of the row; "teacher" is taken for any method's.
+      name: of the row; "teacher", and variants of it, are taken for any method's.
 
     Raises:
       ValueError: naming the field that is wrong.
     """
-    job = Job(name if name != TEACHER else "sid", study.rate, 0, 1.0)
+    job = Job(name, study.rate, 0, 1.0)
+    if job.method == TEACHER:
+        job = dataclasses.replace(job, name=f"sid{name.removeprefix(TEACHER)}")
     method = methods.get(job.method)
     config = bases.distillation(job.method)
     rates = {

@@ -210,18 +210,25 @@ def picture(results: Results, output: Path, path: Path) -> None:
         label = family_jobs.label(teacher, name, run["rate"], run["seed"])
         caption = f"{title(name)}, {_end(run)}\nafter {run['kimg'] * 1000:,.0f} images"
         shown.append((caption, output / "grids" / f"{label}.png"))
-    panels = [(caption, _tiles(grid)) for caption, grid in shown if grid.exists()]
+    panels = [(caption, tiles(grid)) for caption, grid in shown if grid.exists()]
     images.save_png(path, images.labelled_panels(panels, columns=family_jobs.GRID_COLUMNS))
 
 
-def _tiles(path: Path) -> np.ndarray:
-    """Cut the first rows of a grid without lines into its images, [N, H, W, C] uint8."""
+def tiles(path: Path) -> np.ndarray:
+    """Cut the first rows of a grid without lines into its images.
+
+    Args:
+      path: of the grid.
+
+    Returns:
+      [N, H, W, C] uint8.
+    """
     grid = np.asarray(Image.open(path))
     grid = grid[..., None] if grid.ndim == 2 else grid
     columns = family_jobs.GRID_COLUMNS
     size = grid.shape[1] // columns
-    tiles = grid.reshape(-1, size, columns, size, grid.shape[2]).swapaxes(1, 2)
-    return tiles[:_PICTURE_ROWS].reshape(-1, size, size, grid.shape[2])
+    cut = grid.reshape(-1, size, columns, size, grid.shape[2]).swapaxes(1, 2)
+    return cut[:_PICTURE_ROWS].reshape(-1, size, size, grid.shape[2])
 
 
 def _mean_distance(runs: Results) -> float:

@@ -9,7 +9,6 @@ and isn't run again.
 import argparse
 import dataclasses
 import datetime
-import functools
 import json
 import math
 import time
@@ -26,7 +25,6 @@ from benchmarks.family_jobs import Job, Study
 from benchmarks.family_measures import GRID_SEED, SAMPLES_SEED, Measures
 from diffjax import methods
 from diffjax.distributed import numerics, preemption, runtime, sharding
-from diffjax.evaluation import sampling
 from diffjax.interfaces import Array
 from diffjax.runs import building, roles
 from diffjax.training import checkpointing, compilation
@@ -280,25 +278,25 @@ def _where() -> dict[str, str]:
     return {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "date": today}
 
 
-def measure_teacher(study: Study, output: Path) -> None:
+def measure_teacher(study: Study, output: Path, name: str = family_jobs.TEACHER) -> None:
     """Measure the teacher by Heun's method, and add the result.
 
     Args:
       study: whose it is.
       output: the study's folder.
+      name: "teacher", or a variant, such as a guided one.
     """
-    exp = building.build(family_jobs.config_of(study, family_jobs.TEACHER))
+    exp = building.build(family_jobs.config_of(study, name))
     mesh = sharding.make_mesh(data=1)
-    params = jax.device_put(exp.load_inputs()["teacher"], sharding.replicated(mesh))
-    sampler = functools.partial(sampling.heun, exp.denoiser, settings=exp.heun, mesh=mesh)
+    inputs = jax.device_put(exp.load_inputs(), sharding.replicated(mesh))
     measures = Measures(study, exp, mesh, output)
-    measured = sampler(seed=SAMPLES_SEED)
+    (_, measured, params), *_ = exp.comparisons(inputs, seed=SAMPLES_SEED, mesh=mesh)
     found = {**measures.distance(measured, params), **measures.diversity(measured, params)}
-    measures.write_grid(
-        output / "grids" / f"{study.name}_teacher.png", sampler(seed=GRID_SEED), params
-    )
-    result = {"teacher": study.name, "name": family_jobs.TEACHER, "stage": family_jobs.TEACHER}
-    evaluations = {"evaluations": exp.heun.evaluations}
+    (_, shown, _), *_ = exp.comparisons(inputs, seed=GRID_SEED, mesh=mesh)
+    grid = f"{study.name}_{name}.png".replace(":", "_")
+    measures.write_grid(output / "grids" / grid, shown, params)
+    result = {"teacher": study.name, "name": name, "stage": family_jobs.TEACHER}
+    evaluations = {"evaluations": exp.teacher_evaluations}
     family_jobs.add(output, {**result, **found, **evaluations, **_where()})
 
 
@@ -330,6 +328,10 @@ def work(study: Study, jobs: list[Job], output: Path, stop: preemption.Preemptio
     """
     if not jobs:
         measure_teacher(study, output)
+        return True
+    if jobs[0].method == family_jobs.TEACHER:
+        for job in jobs:
+            measure_teacher(study, output, job.name)
         return True
     todo = [job for job in jobs if not job.is_done(study, family_jobs.read(output))]
     if not todo or stop.requested():

@@ -1,0 +1,297 @@
+r"""Students of a few steps, and of a guided teacher, beside that of one step. It can be stopped.
+
+    python -m benchmarks.few_steps --output=runs/few --teacher=teachers/cifar_cond \
+        --data=cifar10-32x32.zip --minutes=9
+    python -m benchmarks.few_steps --output=runs/few --picture=docs/few_steps.png \
+        --plot=docs/guidance.png
+
+All are SiD's, from one teacher with equal rates and numbers of images: of 1, 2 and 4 steps without
+guidance, and of each scale of guidance in one step. With --equal the fake score is guided by the
+same scale in both turns, its labels dropped, as in SiD-LSG; otherwise the teacher alone. The
+teacher is measured at each scale too; one that has learnt no answer without a class is asked with
+zeros by `--set=guidance.null=zeros`. Runs are those of `benchmarks.family_run`: each that ended is
+a line of `results.jsonl`, others go on from their checkpoint. The distance is a Fréchet distance of
+`--features`, GPU seconds are those of training, and grids are of the same latents.
+"""
+
+import argparse
+import dataclasses
+import math
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import cifar, family, family_jobs, family_report
+from benchmarks.family_jobs import TEACHER, Job, Study
+from diffjax.files import images
+from diffjax.runs import building
+
+STAGE = "steps"
+METHOD = "sid"
+STEPS, SCALES = (1, 2, 4), (1.0, 1.5, 2.0, 3.0)
+LABEL_DROPOUT = 0.1  # SiD-LSG's
+_SCALE, _STEPS = "guidance.teacher", "generator.steps"
+
+Results = list[dict[str, Any]]
+
+
+def rows(
+    steps: Iterable[int], scales: Iterable[float], *, equal: bool = False
+) -> dict[str, list[str]]:
+    """List the rows of the table: those of the teacher, and those of students.
+
+    Args:
+      steps: of students without guidance.
+      scales: of guidance; 1 for none.
+      equal: whether the fake score is guided by the same scale.
+    """
+
+    def guided(scale: float, of_students: bool) -> str:
+        if scale == 1:
+            return ""
+        fields: dict[str, Any] = {_SCALE: float(scale)}
+        if equal and of_students:
+            fields |= {"guidance.fake_training": float(scale), "guidance.fake_loss": float(scale)}
+            fields |= {"fake_score.label_dropout": LABEL_DROPOUT}
+        return "".join(f":{field}={value}" for field, value in fields.items())
+
+    several = [f"{METHOD}:{_STEPS}={count}" if count > 1 else METHOD for count in steps]
+    students = [*several, *(METHOD + guided(scale, True) for scale in scales)]
+    teachers = [TEACHER + guided(scale, False) for scale in scales]
+    return {"teacher": list(dict.fromkeys(teachers)), "student": list(dict.fromkeys(students))}
+
+
+def plan(study: Study, names: dict[str, list[str]], kimg: float, results: Results) -> list[Job]:
+    """List the runs that have no result.
+
+    Args:
+      study: that they are part of.
+      names: of rows, as `rows` gives them.
+      kimg: length of a run.
+      results: so far.
+    """
+    known = {(each["teacher"], each["name"]) for each in results if each["stage"] == TEACHER}
+    teachers = [Job(name, 0.0, 0, 0.0, 0.0, TEACHER) for name in names["teacher"]]
+    students = [Job(name, study.rate, 0, kimg, kimg / 2, STAGE) for name in names["student"]]
+    return [
+        *(job for job in teachers if (study.name, job.name) not in known),
+        *(job for job in students if not job.is_done(study, results)),
+    ]
+
+
+def execute(
+    study: Study,
+    names: dict[str, list[str]],
+    output: Path,
+    *,
+    kimg: float,
+    gpus: list[str],
+    minutes: float = math.inf,
+) -> list[str]:
+    """Run what isn't done, until time is up.
+
+    Args:
+      study: what all runs share.
+      names: of rows.
+      output: the study's folder.
+      kimg: length of a run.
+      gpus: their numbers, a run on each.
+      minutes: to stop after.
+
+    Returns:
+      Names of the steps that failed.
+    """
+    deadline = time.monotonic() + 60 * minutes
+    jobs = plan(study, names, kimg, family_jobs.read(output))
+    todo = [family.step(study, STAGE, job.name, [job], output) for job in jobs]
+    runs = cifar.Study(todo, {each.name: output / each.result for each in todo}, gpus)
+    runs.run(output / "steps", deadline - time.monotonic())
+    return runs.failed
+
+
+def changes_of(result: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a result's config that make its row.
+
+    Args:
+      result: of `results.jsonl`.
+    """
+    return Job(result["name"], 0.0, 0, 0.0).changes
+
+
+def report(results: Results) -> str:
+    """Write the table, in Markdown.
+
+    Args:
+      results: of one teacher.
+    """
+    lines = [
+        "| | steps | guidance | evaluations | images | distance | precision | recall | "
+        "GPU seconds |",
+        "|-|-|-|-|-|-|-|-|-|",
+    ]
+    for each in results:
+        changes = changes_of(each)
+        is_teacher = each["stage"] == TEACHER
+        steps = int(changes.get(_STEPS, 1))
+        curve = each.get("curve") or [{"kimg": math.nan}]
+        ours = "-" if is_teacher else f"{curve[-1]['kimg'] * 1000:,.0f}"
+        seconds = "-" if is_teacher else f"{each['gpu_seconds']:.0f}"
+        lines.append(
+            f"| {'teacher' if is_teacher else 'student'} | {'-' if is_teacher else steps} | "
+            f"{_guidance(changes)} | {each['evaluations'] if is_teacher else steps} | {ours} | "
+            f"{_distance(each)} | {_number(each['precision'])} | {_number(each['recall'])} | "
+            f"{seconds} |"
+        )
+    where = {f"{each['device']}, jax {each['jax']}, {each['date']}" for each in results}
+    return "\n".join([*lines, "", f"On {'; '.join(sorted(where))}."])
+
+
+def plot(results: Results, path: Path) -> None:
+    """Plot distance, precision and recall over the scale of guidance.
+
+    Args:
+      results: of one teacher.
+      path: of a PNG.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.5), layout="constrained")
+    panels = figure.subplots(1, 3)
+    for axes, key in zip(panels, ("distance", "precision", "recall"), strict=True):
+        for stage, label in ((TEACHER, "teacher"), (STAGE, "student, one step")):
+            own = [each for each in results if each["stage"] == stage]
+            own = [each for each in own if _STEPS not in changes_of(each)]
+            points = sorted((changes_of(each).get(_SCALE, 1.0), _value(each, key)) for each in own)
+            axes.plot([x for x, _ in points], [y for _, y in points], marker="o", label=label)
+        axes.set(xlabel="scale of guidance", ylabel=key)
+    panels[0].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def picture(results: Results, output: Path, path: Path) -> None:
+    """Put the grids of all rows side by side, from the same latents.
+
+    Args:
+      results: of one teacher.
+      output: the study's folder, in which the grids are.
+      path: of a PNG.
+    """
+    panels = []
+    for each in results:
+        changes, is_teacher = changes_of(each), each["stage"] == TEACHER
+        name = f"{each['teacher']}_{each['name']}".replace(":", "_")
+        if not is_teacher:
+            name = family_jobs.label(each["teacher"], each["name"], each["rate"], each["seed"])
+        grid = output / "grids" / f"{name}.png"
+        count = each["evaluations"] if is_teacher else int(changes.get(_STEPS, 1))
+        scale = changes.get(_SCALE, 1.0)
+        caption = f"{'teacher' if is_teacher else 'student'}, {count} evaluations"
+        caption += f"\nguidance {scale:g}, {_distance(each)}"
+        if grid.exists():
+            panels.append((caption, family_report.tiles(grid)))
+    images.save_png(path, images.labelled_panels(panels, columns=family_jobs.GRID_COLUMNS))
+
+
+def _guidance(changes: dict[str, Any]) -> str:
+    scale = f"{changes.get(_SCALE, 1.0):g}"
+    return f"{scale}, of the fake score too" if "guidance.fake_loss" in changes else scale
+
+
+def _value(result: dict[str, Any], key: str) -> float:
+    found = result.get(key)
+    if key == "distance" and result.get("curve"):
+        found = result["curve"][-1]["distance"]
+    return math.nan if found is None else float(found)
+
+
+def _distance(result: dict[str, Any]) -> str:
+    return result.get("failed") or f"{_value(result, 'distance'):.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    defaults = {each.name: each.default for each in dataclasses.fields(Study)}
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help="folder of the study")
+    add("--data", default="", help="real images: a zip, a folder, digits; none only reports")
+    add("--teacher", default="", help="a folder or a name, of classes, trained with label dropout")
+    add("--equal", action="store_true", help="guide the fake score by the same scale")
+    add("--steps", type=_counts, default=STEPS, help="by default 1,2,4")
+    add("--scales", type=_scales, default=SCALES, help="by default 1,1.5,2,3")
+    add("--kimg", type=float, default=1000.0, help="thousand images a run")
+    add("--features", default=cifar.FEATURES)
+    add("--gpus", default="0", help="their numbers, such as 0,1")
+    add("--minutes", type=float, default=math.inf, help="to stop after")
+    for name in ("dtype", "batch_size", "updates_per_call", "rate", "ratio", "count", "few"):
+        add(f"--{name}", type=type(defaults[name]), default=defaults[name])
+    add("--points", type=int, default=defaults["points"], help="measurements of a run")
+    add("--set", action="append", default=[], metavar="FIELD=VALUE", help="of all configs")
+    add("--plot", type=Path, help="a PNG of what guidance does, to draw; needs matplotlib")
+    add("--picture", type=Path, help="a PNG of the grids")
+    return parser, parser.parse_args()
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    try:
+        found = tuple(map(float, text.split(",")))
+    except ValueError:
+        found = ()
+    if not found or not all(math.isfinite(each) and each >= 0 for each in found):
+        raise argparse.ArgumentTypeError(f"{text!r}: numbers are needed, as in 1,1.5,2")
+    return found
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    found = _scales(text)
+    if not all(each >= 1 and each == int(each) for each in found):
+        raise argparse.ArgumentTypeError(f"{text!r}: whole numbers are needed, as in 1,2,4")
+    return tuple(map(int, found))
+
+
+def main() -> None:
+    """Run what isn't done; print the table, and draw on request."""
+    parser, arguments = _arguments()
+    output, failed = arguments.output.resolve(), []
+    if arguments.data:
+        if not arguments.teacher:
+            parser.error("--teacher is needed with --data: a folder or a name")
+        study = family.study_of(parser, arguments)
+        names = rows(arguments.steps, arguments.scales, equal=arguments.equal)
+        every = [*names["teacher"], *names["student"]]
+        family.check(parser, study, every, output, known=(METHOD, TEACHER))
+        for name in every:
+            try:
+                building.build(family_jobs.config_of(study, name))
+            except ValueError as error:
+                parser.error(f"{name}: {error}")
+        failed = execute(
+            study,
+            names,
+            output,
+            kimg=arguments.kimg,
+            gpus=arguments.gpus.split(","),
+            minutes=arguments.minutes,
+        )
+    results = family_jobs.read(output)
+    if not results:
+        parser.error(f"--output={output} has no results; --data=… makes them")
+    results = [each for each in results if each["teacher"] == results[-1]["teacher"]]
+    print(report(results))
+    if arguments.plot:
+        plot(results, arguments.plot)
+    if arguments.picture:
+        picture(results, output, arguments.picture)
+    if failed:
+        raise SystemExit(f"error: failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
