@@ -241,7 +241,7 @@ def with_transformer(config: ConfigDict, **arguments: Any) -> ConfigDict:
     class_name = arguments.get("class_name", "SiT")
     if class_name not in _OF_TRANSFORMER:
         raise ValueError(f"network.class_name={class_name!r} is none of SiT and DiT.")
-    known = _TRANSFORMER | _OF_TRANSFORMER[class_name]
+    known = transformer_fields(class_name)
     if unknown := sorted(arguments.keys() - known.keys()):
         raise ValueError(f"network.{unknown[0]} is no field; there are: {', '.join(known)}.")
     with config.unlocked():
@@ -249,6 +249,15 @@ def with_transformer(config: ConfigDict, **arguments: Any) -> ConfigDict:
         if "teacher" in config:
             config.student = "network"
     return config
+
+
+def transformer_fields(class_name: str) -> dict[str, Any]:
+    """List the fields `network.*` of a transformer, with SiT-S/2's values.
+
+    Args:
+      class_name: "SiT" or "DiT".
+    """
+    return _TRANSFORMER | _OF_TRANSFORMER[class_name]
 
 
 def is_transformer(config: ConfigDict) -> bool:

@@ -26,7 +26,7 @@ _NETWORK = {
     "network.attn_resolutions": COUNTS_OR_NONE,
     "network.dropout": DECAY,
 }
-# Of a SiT or a DiT, and of each of them alone.
+# Of a SiT or a DiT; the last three are of one of them.
 _TRANSFORMER = {
     "class_name": NAME,
     "patch_size": COUNT,
@@ -37,8 +37,6 @@ _TRANSFORMER = {
     "learn_sigma": FLAG,
     "dropout": DECAY,
     "label_dropout": DECAY,
-}
-_OF_TRANSFORMER = {
     "path": named("linear", "gvp", "vp"),
     "predicts": named("velocity", "eps", "score"),
     "schedule": named("linear", "cosine"),
@@ -58,11 +56,21 @@ def of(config: ConfigDict) -> dict[str, Rule]:
 
     Args:
       config: that has them.
+
+    Raises:
+      ValueError: if a transformer's are others than it has.
     """
     if not bases.is_transformer(config):
         return _NETWORK
-    of_one = {name: rule for name, rule in _OF_TRANSFORMER.items() if name in config.network}
-    return {f"network.{name}": rule for name, rule in (_TRANSFORMER | of_one).items()}
+    class_name = config.network.class_name
+    wanted = bases.transformer_fields(class_name)
+    if wanted.keys() != set(config.network):
+        raise ValueError(
+            f"config.network.class_name={class_name!r} has other fields than network.* here: "
+            f"bases.with_transformer(config, class_name={class_name!r}) gives them, in the config "
+            "file."
+        )
+    return {f"network.{name}": _TRANSFORMER[name] for name in wanted}
 
 
 def of_edm2(config: ConfigDict) -> dict[str, Rule]:

@@ -160,6 +160,17 @@ def test_settings_that_do_not_fit_are_named(changes, message):
         bases.with_transformer(bases.denoising(), class_name="UNet")
 
 
+@pytest.mark.parametrize("made", [from_nothing, bases.denoising])
+def test_fields_of_another_network_are_told(made):
+    found = made()
+    found.network.class_name = "DiT"
+    wanted = (
+        r"class_name='DiT' has other fields .* bases\.with_transformer\(config, class_name='DiT'\)"
+    )
+    with pytest.raises(ValueError, match=wanted):
+        building.build(found)
+
+
 def test_a_students_network_is_one(tmp_path):
     made = bases.with_transformer(bases.distillation("sid"), hidden_size=16, depth=1, num_heads=2)
     made.teacher = "digits"
