@@ -6,7 +6,7 @@ sources and reference statistics are computed from them. Distillation reads none
 """
 
 from diffjax.data.loader import Batch, in_order, shuffled
-from diffjax.data.opening import content, load_all, open_source, verify
+from diffjax.data.opening import content, load_all, open_laws, open_source, verify
 from diffjax.data.source import DataSource
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "content",
     "in_order",
     "load_all",
+    "open_laws",
     "open_source",
     "shuffled",
     "verify",

@@ -1,4 +1,4 @@
-"""Data sets of image files: EDM's zips, and folders."""
+"""Data sets of image files, or of latents: EDM's zips, and folders."""
 
 import dataclasses
 import operator
@@ -32,6 +32,22 @@ _ZIP_ERRORS = (
 
 
 @dataclasses.dataclass(frozen=True)
+class Form:
+    """Form that the files of a data set have.
+
+    Attributes:
+      suffixes: of their names, as `listing.sort` takes them.
+      decode: from a file's content to an array [H, W, C]; raises ValueError without its name.
+    """
+
+    suffixes: tuple[str, ...]
+    decode: Callable[[bytes], np.ndarray]
+
+
+PICTURES = Form(listing.IMAGES, decoding.decode)
+
+
+@dataclasses.dataclass(frozen=True)
 class FileSource:
     """Data source of image files, each read and decoded when it is asked for.
 
@@ -43,6 +59,7 @@ class FileSource:
       image_shape: (H, W, C) of every image.
       read: from a name to the file's content.
       notes: what was left out, a sentence each.
+      form: of the files.
     """
 
     name: str
@@ -52,6 +69,7 @@ class FileSource:
     image_shape: tuple[int, int, int]
     read: Callable[[str], bytes]
     notes: Sequence[str] = ()
+    form: Form = PICTURES
 
     @property
     def classes_with_images(self) -> tuple[int, ...]:
@@ -63,7 +81,7 @@ class FileSource:
 
     def __getitem__(self, index: SupportsIndex) -> tuple[np.ndarray, int]:
         position = operator.index(index)
-        pixels = _decode(self.read, self.name, self.files[position])
+        pixels = _decode(self.form, self.read, self.name, self.files[position])
         if pixels.shape != self.image_shape:
             raise ValueError(
                 f"{self.name}: {self.files[position]!r} is {_size(pixels.shape)}, but "
@@ -73,12 +91,13 @@ class FileSource:
         return pixels, int(self.classes[position])
 
 
-def open_zip(path: Path) -> FileSource:
+def open_zip(path: Path, form: Form = PICTURES) -> FileSource:
     """Open a zip as EDM's `dataset_tool.py` writes it; nothing is ever unpacked to disk.
 
     Args:
       path: of the zip. Its images are taken in the order of their names, their classes from
         `dataset.json` if that is there: at the top, or in the folder that all images lie in.
+      form: of its files.
 
     Raises:
       ValueError: naming what is wrong in it.
@@ -89,7 +108,7 @@ def open_zip(path: Path) -> FileSource:
         archive_bytes = path.stat().st_size
     except _ZIP_ERRORS as error:
         raise ValueError(f"{path}: not a readable zip ({error}){kinds.but(path)}.") from error
-    found, listed = _listed(path, lambda: listing.of_zip(archive))
+    found, listed = _listed(path, lambda: listing.of_zip(archive), form)
 
     def read(name: str, limit: int = decoding.MAX_FILE_BYTES) -> bytes:
         entry = found.files[name]
@@ -105,22 +124,23 @@ def open_zip(path: Path) -> FileSource:
             raise ValueError(f"{path}: {name!r} can't be read ({error}).") from error
 
     if listed.labels:
-        return _source(path, listed, _labels(path, listed, read), read)
-    return _source(path, listed, Labels(np.zeros(len(listed.images), np.int32), 0), read)
+        return _source(path, listed, _labels(path, listed, read), read, form)
+    return _source(path, listed, Labels(np.zeros(len(listed.images), np.int32), 0), read, form)
 
 
-def open_folder(path: Path) -> FileSource:
+def open_folder(path: Path, form: Form = PICTURES) -> FileSource:
     """Open a folder of images.
 
     Args:
       path: of the folder, searched with all its subfolders, through links. The images are taken in
         the order of their names. Classes are those of `dataset.json` if that is there, as in a
         zip; otherwise, if all images lie in subfolders, class i is the i-th subfolder by name.
+      form: of its files.
 
     Raises:
       ValueError: naming what is wrong in it.
     """
-    found, listed = _listed(path, lambda: listing.of_folder(path))
+    found, listed = _listed(path, lambda: listing.of_folder(path), form)
 
     def read(name: str, limit: int = decoding.MAX_FILE_BYTES) -> bytes:
         file = path / found.files[name]
@@ -132,20 +152,22 @@ def open_folder(path: Path) -> FileSource:
             raise ValueError(f"{path}: {name!r} can't be read ({error.strerror}).") from error
 
     if listed.labels:
-        return _source(path, listed, _labels(path, listed, read), read)
+        return _source(path, listed, _labels(path, listed, read), read, form)
     classes, names = _subfolder_classes(path, listed.images)
     notes = []
     if empty := sorted(set(found.folders) - set(names)) if names else []:
         notes.append(
             f"{path}: subfolders without images are no classes: {len(empty)}, such as {empty[0]!r}."
         )
-    return _source(path, listed, Labels(classes, len(names)), read, notes)
+    return _source(path, listed, Labels(classes, len(names)), read, form, notes)
 
 
-def _listed(path: Path, find: Callable[[], Found[Place]]) -> tuple[Found[Place], Listing]:
+def _listed(
+    path: Path, find: Callable[[], Found[Place]], form: Form
+) -> tuple[Found[Place], Listing]:
     try:
         found = find()
-        return found, listing.sort(found)
+        return found, listing.sort(found, form.suffixes)
     except ValueError as error:
         raise ValueError(f"{path}: {error}.") from error
 
@@ -179,10 +201,11 @@ def _source(
     listed: Listing,
     known: Labels,
     read: Callable[[str], bytes],
+    form: Form,
     notes: Sequence[str] = (),
 ) -> FileSource:
     where, files = str(path), listed.images
-    height, width, channels = _decode(read, where, files[0]).shape
+    height, width, channels = _decode(form, read, where, files[0]).shape
     notes = list(notes)
     if left_out := listing.describe(listed.left_out):
         notes.append(f"{where}: {left_out}.")
@@ -192,13 +215,13 @@ def _source(
             f"such as {known.absent[0]!r}); {len(files)} are."
         )
     shape = (height, width, channels)
-    return FileSource(where, files, known.classes, known.num_classes, shape, read, notes)
+    return FileSource(where, files, known.classes, known.num_classes, shape, read, notes, form)
 
 
-def _decode(read: Callable[[str], bytes], where: str, name: str) -> np.ndarray:
+def _decode(form: Form, read: Callable[[str], bytes], where: str, name: str) -> np.ndarray:
     content = read(name)
     try:
-        return decoding.decode(content)
+        return form.decode(content)
     except ValueError as error:
         raise ValueError(f"{where}: {name!r}: {error}.") from error
 

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 LABELS = "dataset.json"
-_IMAGES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif")
+IMAGES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif")
+ARRAYS = (".npy",)
+_WORDS = {IMAGES: "PNG or JPEG images", ARRAYS: "arrays of latents, .npy,"}
 # What lies beside images and holds none: notes, tables, and what file managers leave.
 _NOTES = (
     *(".txt", ".md", ".rst", ".json", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".log"),
@@ -117,8 +119,12 @@ def of_folder(folder: Path) -> Found[str]:
     return Found(_by_name((name, name) for name in sorted(files)), problems, sorted(loops), folders)
 
 
-def sort(found: Found[Place]) -> Listing:
+def sort(found: Found[Place], suffixes: tuple[str, ...] = IMAGES) -> Listing:
     """Tell images, their labels and all else apart, by name.
+
+    Args:
+      found: all files.
+      suffixes: of the images, `IMAGES`; or `ARRAYS` of latents, which stand for images then.
 
     Raises:
       ValueError: naming a file that can't be read, or may be an image of another kind.
@@ -133,14 +139,22 @@ def sort(found: Found[Place]) -> Listing:
             raise ValueError(f"{name!r} {found.problems[name]}")
         elif posixpath.basename(name) == LABELS:
             labels.append(name)
-        elif suffix in _IMAGES:
+        elif suffix in suffixes:
             images.append(name)
         elif suffix in _NOTES:
             left_out[_OTHER].append(name)
+        elif suffixes == IMAGES:
+            latents = "; arrays of latents are for a teacher of latents" if suffix in ARRAYS else ""
+            raise ValueError(f"{name!r} is neither PNG nor JPEG; take it out{latents}")
+        elif suffix in IMAGES:
+            raise ValueError(
+                f"{name!r} is an image, and latents are needed: EDM2's `dataset_tool.py encode` "
+                "makes them"
+            )
         else:
-            raise ValueError(f"{name!r} is neither PNG nor JPEG; take it out")
+            raise ValueError(f"{name!r} is no .npy, as latents are; take it out")
     if not images:
-        raise ValueError("no PNG or JPEG images in it")
+        raise ValueError(f"no {_WORDS[suffixes]} in it")
     own = _labels(labels, images)
     left_out[_OTHER] += [name for name in labels if name != own]
     return Listing(images, own, left_out)

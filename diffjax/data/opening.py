@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from diffjax.data import digits, files, labels, prepared
-from diffjax.data.source import ArraySource, DataSource
+from diffjax.data import arrays, digits, files, labels, listing, prepared
+from diffjax.data.source import ArraySource, DataSource, LatentSource
 from diffjax.files import digests, images, paths
 from diffjax.files.progress import warn_once
 
@@ -55,6 +55,34 @@ def open_source(
     raise ValueError(f"{field}={source!r} is unknown; known are: {_FORMS}.")
 
 
+def open_laws(source: str, *, field: str = "data") -> DataSource:
+    """Open latents as EDM2's `dataset_tool.py encode` writes them: a law of each image's.
+
+    Args:
+      source: path of a zip or a folder, of arrays [2C, H, W] of raw means and standard deviations
+        beside `dataset.json`.
+      field: name of the setting in an error.
+
+    Returns:
+      A source of float32 [H, W, 2C].
+
+    Raises:
+      FileNotFoundError: there is no such file or folder.
+      ValueError: naming what is wrong with the name, or with a file inside.
+    """
+    try:
+        path = Path(paths.local(source))
+    except ValueError as error:
+        raise ValueError(f"{field}={error}") from None
+    if not source or not path.exists():
+        raise FileNotFoundError(f"{field}={source!r}: no such file or folder.")
+    form = files.Form(listing.ARRAYS, arrays.decode_law)
+    opened = files.open_folder(path, form) if path.is_dir() else files.open_zip(path, form)
+    for note in opened.notes:
+        warn_once(note)
+    return opened
+
+
 def verify(source: DataSource, *, progress: Callable[[int], None] | None = None) -> None:
     """Decode every image once, so that a bad one is told before anything is computed.
 
@@ -84,6 +112,9 @@ def content(source: DataSource) -> dict[str, Any]:
       OSError: if a file can't be read.
       ValueError: if an image can't be.
     """
+    if isinstance(source, LatentSource):
+        is_file = Path(source.name).is_file()
+        return digests.of_file(Path(source.name)) if is_file else content(source.stored)
     path = Path(source.name)
     if isinstance(source, files.FileSource) and path.is_file():
         return digests.of_file(path)
@@ -104,12 +135,13 @@ def load_all(source: DataSource) -> tuple[np.ndarray, np.ndarray]:
       source: from `open_source`.
 
     Returns:
-      Images uint8 [N, H, W, C] and classes int32 [N], in the source's order.
+      Images as the source gives them, uint8 [N, H, W, C], and classes int32 [N], in its order.
 
     Raises:
       ValueError: naming an image that can't be read, or is of another size than the first.
     """
-    pictures = np.empty((len(source), *source.image_shape), np.uint8)
+    first, _ = source[0]
+    pictures = np.empty((len(source), *first.shape), first.dtype)
     classes = np.empty(len(source), np.int32)
     for index, (pixels, label) in enumerate(_decoded(source)):
         pictures[index], classes[index] = pixels, label

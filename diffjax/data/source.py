@@ -1,7 +1,7 @@
-"""Data sources: the protocol of random access to images, and images in memory."""
+"""Data sources: the protocol of random access to images, images in memory, and latents."""
 
 import dataclasses
-from typing import Protocol, SupportsIndex
+from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 
@@ -36,6 +36,8 @@ class DataSource(Protocol):
     def __getitem__(self, index: SupportsIndex) -> tuple[np.ndarray, int]:
         """Read image `index` as stored, uint8 [H, W, C], and its class, 0 if there are none.
 
+        Of latents it is float32; see `LatentSource`.
+
         Raises:
           ValueError: naming the image, if it can't be read or has another shape.
           IndexError: there is no such image.
@@ -48,7 +50,7 @@ class ArraySource:
 
     Attributes:
       name: of the data set in an error.
-      images: uint8 [N, H, W, C].
+      images: uint8 [N, H, W, C], or float32 [N, ...] in a teacher's units.
       classes: int32 [N].
       num_classes: number of classes, which are 0 to it less 1; 0 if there are none.
     """
@@ -59,10 +61,9 @@ class ArraySource:
     num_classes: int
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Shape (H, W, C) of every image."""
-        height, width, channels = self.images.shape[1:]
-        return height, width, channels
+    def image_shape(self) -> Any:
+        """Shape of every image, (H, W, C), or of other examples."""
+        return self.images.shape[1:]
 
     @property
     def classes_with_images(self) -> tuple[int, ...]:
@@ -74,6 +75,55 @@ class ArraySource:
 
     def __getitem__(self, index: SupportsIndex) -> tuple[np.ndarray, int]:
         return self.images[index], int(self.classes[index])
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentSource:
+    """Data source of examples in a teacher's units, float32, known exactly or by a normal law.
+
+    Attributes:
+      stored: where they are: float32 [H, W, C], or [H, W, 2C] with the standard deviations of each
+        example behind its means.
+      is_law: whether it is the latter; each time an example is looked at it is drawn anew.
+      scale: [C], on what is stored.
+      bias: [C], added to it then.
+    """
+
+    stored: DataSource
+    is_law: bool
+    scale: np.ndarray
+    bias: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """Name of the data set in an error."""
+        return self.stored.name
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, which are 0 to it less 1; 0 if there are none."""
+        return self.stored.num_classes
+
+    @property
+    def classes_with_images(self) -> tuple[int, ...]:
+        """Classes that have an example, ascending; () if there are none."""
+        return self.stored.classes_with_images
+
+    @property
+    def image_shape(self) -> Any:
+        """Shape of every example."""
+        *places, channels = self.stored.image_shape
+        return (*places, channels // 2 if self.is_law else channels)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitem__(self, index: SupportsIndex) -> tuple[np.ndarray, int]:
+        values, label = self.stored[index]
+        scale, bias = self.scale, self.bias
+        if self.is_law:
+            scale, bias = np.tile(scale, 2), np.concatenate([bias, np.zeros_like(bias)])
+        return (values * scale + bias).astype(np.float32), label
 
 
 def with_images(classes: np.ndarray) -> tuple[int, ...]:

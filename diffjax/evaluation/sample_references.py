@@ -1,7 +1,7 @@
 """References of examples that aren't images: floats in the teacher's units, of a file or made."""
 
 import hashlib
-import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from diffjax.data import zip_entries
+from diffjax.data import arrays
 from diffjax.evaluation import measures, references
 from diffjax.evaluation.features import Features
 from diffjax.evaluation.references import Reference
 from diffjax.files import download, kinds
 
-_ARRAY = "images"  # as the sample mode names it
-_LIMIT = 1 << 40
-_HARMLESS_BYTES = 1 << 28
 # Examples that are kept to be looked at.
 _SHOWN = 2048
 
@@ -42,11 +39,29 @@ def read(source: str, *, field: str) -> np.ndarray:
       OSError: if there is no such file, or it can't be downloaded.
       ValueError: if it isn't such a file.
     """
+    return read_named(source, field=field)[arrays.IMAGES]
+
+
+def read_named(source: str, others: Sequence[str] = (), *, field: str) -> dict[str, np.ndarray]:
+    """Read samples from a file and what is beside them, without pickles.
+
+    Args:
+      source: as `read` takes it.
+      others: names of further arrays of an .npz, which needn't be there.
+      field: name of the setting in an error.
+
+    Returns:
+      `images`, and others by their names.
+
+    Raises:
+      OSError: if there is no such file, or it can't be downloaded.
+      ValueError: if it isn't such a file.
+    """
     if "://" not in source and not Path(source).exists():
         raise FileNotFoundError(f"{field}={source!r}: there is no such file.")
     with download.reading(source) as path:
         try:
-            return _read(path)
+            return arrays.read(path, *others)
         except MemoryError as error:
             raise ValueError(f"{field}={source!r}: it holds more than the memory here") from error
         except Exception as error:  # zipfile and NumPy raise nearly anything on damaged files
@@ -134,31 +149,3 @@ def load(
         mesh=mesh,
         record=record,
     )
-
-
-def _read(path: Path) -> np.ndarray:
-    with path.open("rb") as file:
-        start = file.read(6)
-    if start == b"\x93NUMPY":
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-        return array
-    if not zipfile.is_zipfile(path):
-        raise ValueError("it is neither an .npz nor an .npy")
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            try:
-                zip_entries.check(
-                    info,
-                    limit=_LIMIT,
-                    archive_bytes=path.stat().st_size,
-                    harmless=_HARMLESS_BYTES,
-                )
-            except ValueError as error:
-                raise ValueError(f"its array {info.filename[:40]!r} {error}") from error
-    with np.load(path, allow_pickle=False) as arrays:
-        names = arrays.files
-        if _ARRAY not in names and len(names) != 1:
-            held = ", ".join(repr(name)[:40] for name in sorted(names)[:10]) or "nothing"
-            raise ValueError(f"no array {_ARRAY!r} in it, but {held}")
-        array = arrays[_ARRAY if _ARRAY in names else names[0]]
-        return array

@@ -43,15 +43,18 @@ class Draws:
 
 @flax.struct.dataclass
 class Dataset:
-    """Real images that lie on the devices.
+    """Real images, or other examples, that lie on the devices.
 
     Attributes:
-      images: [N, H, W, C], uint8, or float32 in [-1, 1].
+      images: [N, H, W, C], uint8, or float32 in [-1, 1]; of other examples in their own units.
       classes: [N] int.
+      std: float32 of the shape of `images` where these are means, such as an autoencoder's, and
+        examples are drawn from a normal law around them; None where they are the examples.
     """
 
     images: Array
     classes: Array
+    std: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,25 +148,29 @@ def real_batch(
 
     Args:
       key: of the draw.
-      dataset: real images.
+      dataset: real examples.
       batch: how many.
       x_flip: whether half of the images are mirrored left to right.
       in_order: whether the data set is a stream's batch, taken as it comes, mirrored already;
         otherwise images are drawn from it with replacement.
 
     Returns:
-      (images in [-1, 1], labels; None without classes).
+      (examples, images in [-1, 1]; labels, None without classes).
     """
-    x, classes = dataset.images, dataset.classes
+    x, classes, std = dataset.images, dataset.classes, dataset.std
     if not in_order:
         index = jax.random.randint(key, (batch.size,), 0, x.shape[0], jnp.int32)
-        x, classes = x[index], classes[index]
+        x, classes, std = jax.tree.map(lambda a: a[index], (x, classes, std))
         if x_flip:
             fair = jnp.float32(0.5)  # whose type decides the draws
             flip = jax.random.bernoulli(jax.random.fold_in(key, 1), fair, (len(x),))
-            x = jnp.where(flip[:, None, None, None], x[:, :, ::-1], x)
+            flipped = jax.tree.map(lambda a: a[:, :, ::-1], (x, std))
+            where = flip[:, None, None, None]
+            x, std = jax.tree.map(lambda a, b: jnp.where(where, a, b), flipped, (x, std))
     if x.dtype == jnp.uint8:
         x = x.astype(jnp.float32) / 127.5 - 1
+    if std is not None:
+        x = x + std * jax.random.normal(jax.random.fold_in(key, 2), x.shape, jnp.float32)
     if not batch.label_dim:
         return x, None
     return x, jax.nn.one_hot(classes, batch.label_dim, dtype=jnp.float32)

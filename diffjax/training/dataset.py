@@ -5,6 +5,7 @@ training. Larger ones are streamed, an update's images at a time.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jax.sharding import Mesh
 
 from diffjax import data
 from diffjax.data import DataSource, digits
+from diffjax.data.source import LatentSource
 from diffjax.distributed import sharding
 from diffjax.methods.draws import Dataset
 
@@ -56,32 +58,49 @@ def open_square(
 
 def is_resident(source: DataSource) -> bool:
     """Tell whether a data set is small enough to lie on every device."""
-    return len(source) * int(np.prod(source.image_shape)) <= _MAX_RESIDENT_BYTES
+    of_one = int(np.prod(source.image_shape))
+    if isinstance(source, LatentSource):
+        of_one *= np.dtype(np.float32).itemsize * (2 if source.is_law else 1)
+    return len(source) * of_one <= _MAX_RESIDENT_BYTES
 
 
 def load(source: DataSource) -> Dataset:
-    """Read a whole data set: uint8, and of the digits the exact ink in float32.
+    """Read a whole data set: uint8, of the digits the exact ink in float32, or float32 of latents.
 
     Raises:
       ValueError: naming an image that can't be read, or is of another size than the first.
     """
     pictures, classes = digits.load() if source.name == "digits" else data.load_all(source)
-    return Dataset(jnp.asarray(pictures), jnp.asarray(classes))
+    return jax.tree.map(jnp.asarray, _parted(source, pictures, classes))
 
 
 def abstract(source: DataSource) -> Dataset:
     """Shapes and types of the whole data set, as `load` returns it."""
-    images = jnp.float32 if source.name == "digits" else jnp.uint8
-    return Dataset(
-        jax.ShapeDtypeStruct((len(source), *source.image_shape), images),  # type: ignore[arg-type]
-        jax.ShapeDtypeStruct((len(source),), jnp.int32),  # type: ignore[arg-type]
-    )
+    is_float = source.name == "digits" or isinstance(source, LatentSource)
+    shape, dtype = (len(source), *source.image_shape), jnp.float32 if is_float else jnp.uint8
+    images: Any = jax.ShapeDtypeStruct(shape, dtype)
+    classes: Any = jax.ShapeDtypeStruct((len(source),), jnp.int32)
+    return Dataset(images, classes, images if _is_law(source) else None)
+
+
+def _is_law(source: DataSource) -> bool:
+    return isinstance(source, LatentSource) and source.is_law
+
+
+def _parted(source: DataSource, images: Any, classes: Any) -> Any:
+    """Part means from standard deviations, where a source has both."""
+    if not _is_law(source):
+        return Dataset(images, classes)
+    parts: Any = np.split(images, 2, axis=-1)
+    return Dataset(parts[0], classes, parts[1])
 
 
 def stream(
     source: DataSource, *, batch_size: int, seed: int, x_flip: bool, start: int, mesh: Mesh
 ) -> Iterator[Dataset]:
     """Give the images of one update after the other, split over the devices.
+
+    Of laws it is the means and standard deviations, of which examples are drawn on the devices.
 
     Args:
       source: from `open_square`.
@@ -102,7 +121,5 @@ def stream(
     )
     place = sharding.batch(mesh)
     for batch in batches:
-        yield Dataset(
-            jax.make_array_from_process_local_data(place, batch.images),
-            jax.make_array_from_process_local_data(place, batch.classes),
-        )
+        parted = _parted(source, batch.images, batch.classes)
+        yield jax.tree.map(lambda each: jax.make_array_from_process_local_data(place, each), parted)

@@ -31,6 +31,15 @@ NAMES = sorted(path.stem for path in CONFIGS.glob("*.py"))
 # another metric writer and a decoder are "" for none; `CAME` has those on steps and guidance, which
 # are for neither. Configs that came after the bases are recorded as they were.
 RECORDED = json.loads((Path(__file__).parent / "resolved_configs.json").read_text())
+# Of some only what differs from another.
+RECORDED = {
+    name: {
+        key: value
+        for key, value in {**RECORDED.get(each.get("like"), {}), **each}.items()
+        if key != "like"
+    }
+    for name, each in RECORDED.items()
+}
 EARLIER = [name for name in NAMES if "task" in RECORDED[name]]
 GONE = ("task", "image_shape", "label_dim")
 INFINITE = RECORDED["sid_cifar"]["heun"]["s_max"]  # as JSON has it
@@ -163,15 +172,18 @@ def no_download(monkeypatch):
 
 @pytest.fixture
 def real_images(tmp_path):
-    """Ten images in EDM's format, of sizes and numbers of classes as asked for."""
+    """Ten images in EDM's format, of sizes and numbers of classes as asked for, or latents."""
 
-    def make(size: int = 32, classes: int = 10) -> Path:
+    def make(size: int = 32, classes: int = 10, *, latents: bool = False) -> Path:
         path = tmp_path / f"{size}x{size}_{classes}.zip"
-        names = [f"00000/img{number:08d}.png" for number in range(10)]
+        names = [f"00000/img{number:08d}.{'npy' if latents else 'png'}" for number in range(10)]
         with zipfile.ZipFile(path, "w") as archive:
             for number, name in enumerate(names):
                 buffer = io.BytesIO()
-                Image.new("RGB", (size, size), (number, 0, 0)).save(buffer, "png")
+                if latents:
+                    np.save(buffer, np.ones((8, size, size), np.float32))
+                else:
+                    Image.new("RGB", (size, size), (number, 0, 0)).save(buffer, "png")
                 archive.writestr(name, buffer.getvalue())
             labels = [[name, classes - 1 - number] for number, name in enumerate(names)]
             archive.writestr("dataset.json", json.dumps({"labels": labels if classes else None}))
@@ -184,7 +196,9 @@ def load_with_data(name: str, real_images: Callable[..., Path]) -> ConfigDict:
     config = load(name)
     if name in ON_FILES:
         config.dataset = str(real_images())
-    if config.get("data"):
+    if config.get("data") == "img512-sd.zip":
+        config.data = str(real_images(64, 1000, latents=True))
+    elif config.get("data"):
         size = 32 if "32x32" in config.data else 64
         classes = {"cifar10-32x32.zip": 10, "imagenet-64x64.zip": 1000}.get(config.data, 0)
         config.data = str(real_images(size, classes))
@@ -194,7 +208,7 @@ def load_with_data(name: str, real_images: Callable[..., Path]) -> ConfigDict:
 def test_the_tables_here_know_every_config():
     tables = {*FID, *DIGITS, *ON_FILES, *ON_EDM2, *ON_SIT, *OURS}
     assert set(NAMES) == {*tables, "sid_cifar_tiny", "smd_cifar"}
-    assert (len(DIGITS), len(ON_FILES), len(ON_EDM2), len(OURS)) == (9, 4, 10, 4)
+    assert (len(DIGITS), len(ON_FILES), len(ON_EDM2), len(OURS)) == (9, 4, 16, 4)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -41,6 +41,22 @@ def test_the_published_settings(size):
     assert made.dropout == networks.teacher(made.teacher).init_kwargs["dropout"]
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_the_published_settings_with_data(size):
+    """SiDA's differ from SiD's in what the discriminator needs; S isn't weighted."""
+    made, sid = (load(f"{method}_imagenet512_edm2_{size}") for method in ("sida", "sid"))
+    shared = ("teacher", "dropout", "alpha", "init_sigma", "dtype", "batch_size", "accumulation")
+    for field in (*shared, "duration_kimg", "ema_halflife_kimg"):
+        assert made[field] == sid[field], field
+    is_small = size == "s"
+    assert made.edm2.uncertainty_weighting is made.edm2.force_normalization is not is_small
+    assert (made.fake_score.gan_scale, made.fake_score.max_grad_value) == (100, 0)
+    assert (made.generator.gan_scale, made.generator.loss_scale) == (1e-4, 100)
+    assert (made.generator.frozen_kimg, made.gan_from_kimg) == (100, 200)
+    assert made.generator.learning_rate == made.fake_score.learning_rate == 5e-5
+    assert made.updates_per_call == 1  # since latents are streamed
+
+
 def test_the_rate_falls_with_the_root_of_the_updates():
     made = bases.with_edm2(bases.denoising(), decay_updates=4.0)
     made.optimizer.update(learning_rate=0.01, rampup_kimg=2 * made.batch_size / 1000)

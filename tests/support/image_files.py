@@ -52,3 +52,23 @@ def write_folder(path: Path, contents: Mapping[str, bytes]) -> Path:
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(content)
     return path
+
+
+def laws(count: int, *, size: int = 8, channels: int = 4, seed: int = 0) -> dict[str, bytes]:
+    """Means and standard deviations as EDM2's dataset_tool.py encode writes them."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for i in range(count):
+        mean = 4 * rng.standard_normal((channels, size, size), np.float32)
+        std = rng.random((channels, size, size), np.float32)
+        stream = io.BytesIO()
+        np.save(stream, np.concatenate([mean, std]))
+        found[f"{i // 4:05d}/img-mean-std-{i:08d}.npy"] = stream.getvalue()
+    return found
+
+
+def array(values: np.ndarray, **options: Any) -> bytes:
+    """Content of an .npy."""
+    stream = io.BytesIO()
+    np.save(stream, values, **options)
+    return stream.getvalue()
