@@ -436,10 +436,13 @@ def test_the_update_traces_at_full_size(name, no_download, real_images):
     inputs = exp.abstract_inputs()
     losses = {"fake_loss", "generator_loss", "delta"} if name in DISTILL else {"loss"}
     losses -= {"fake_loss"} if config.method == "sds" else set()
+    losses |= {"gan", "discriminator"} if {"teacher", "data"} <= set(exp.method.reads) else set()
+    losses |= {"gan", "critic"} if config.method == "smd" else set()
 
     def update(state, inputs, key):
         read = dict(inputs)
-        draws = drawing.draw(exp.method, key, read.pop("data", None), mesh)
+        data = read.pop("data", None)
+        draws = drawing.draw(exp.method, key, data, mesh, images=state.images)
         return drawing.on_mesh(exp.update, mesh)(state, read, draws)
 
     new_state, metrics = jax.eval_shape(update, state, inputs, jax.random.key(0))
