@@ -6,7 +6,7 @@ Its data set, cifar10-32x32.zip, is what EDM's dataset_tool.py makes; --config.d
 does as well. Magnitude-preserving layers, forced weight normalisation, uncertainty weighting, and a
 learning rate that falls with the square root of the updates are EDM2's; the noise levels are those
 of its networks for 64 pixels. Rates and lengths are chosen for a run of minutes. The average is
-EDM's: EDM2's of any length are in diffjax.training.power_ema.
+EDM's; EDM2's, of any length afterwards, are kept besides by --config.edm2.power_stds=0.05,0.1.
 Hardware: one GPU, or several. It was not run here.
 """
 

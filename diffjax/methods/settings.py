@@ -40,6 +40,14 @@ WHOLE = Rule(lambda v: is_whole(v) and v >= 0, "a whole number of at least 0 is 
 SHARE = Rule(lambda v: is_number(v) and 0 <= v <= 1, "it lies in [0, 1]")
 FLAG = Rule(lambda v: isinstance(v, bool), "True or False is needed")
 T_MAX = Rule(lambda v: is_number(v) and 0 < v <= 1000, "it lies in (0, 1000]; SiD takes 800")
+POWER_STDS = Rule(  # thousandths, since files are named by them
+    lambda v: (
+        isinstance(v, tuple | list)
+        and all(is_number(each) and round(1000 * each, 6) in range(1, 289) for each in v)
+        and len(set(v)) == len(v)
+    ),
+    "a tuple of different numbers is needed, thousandths from 0.001 to 0.288; () for none",
+)
 
 
 def named(*known: str) -> Rule:

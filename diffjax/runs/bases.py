@@ -80,6 +80,8 @@ _EDM2 = {  # how networks of EDM2 are trained (Karras et al. 2024), at 512 pixel
     "p_std": 1.0,
     "uncertainty_weighting": True,  # by the network's log-variance of its loss
     "force_normalization": True,  # weights are overwritten by their normalised selves
+    # Lengths of power-function averages that are kept besides, such as (0.05, 0.1): `sigma_rel`.
+    "power_stds": (),
 }
 _EDM2_FROM_NOTHING = {"decay_updates": 70_000.0}  # after which the rate falls; 0 for never
 RATE = 1e-5  # that "auto" divides by a network's gain

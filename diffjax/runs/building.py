@@ -105,7 +105,7 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
         update=Update(
             method=method,
             optimizers={each.name: _adam(config, each, rates) for each in cls.learners},
-            averages=Averages(config.ema_halflife_kimg * 1000, config.ema_rampup or None),
+            averages=_averages(config),
             max_skipped_in_a_row=config.max_skipped_in_a_row,
             unroll=jax.default_backend() == "cpu",
             overwritten=cast.overwritten(cls.learners),
@@ -359,6 +359,11 @@ def schedule(config: ConfigDict) -> Schedule:
 def suspects(config: ConfigDict) -> dict[str, Any]:
     """Settings that are mostly to blame where numbers go wrong, field -> value."""
     return {field: checks.get(config, field) for field in methods.get(config.method).suspects}
+
+
+def _averages(config: ConfigDict) -> Averages:
+    stds = tuple(map(float, config.edm2.power_stds)) if "edm2" in config else ()
+    return Averages(config.ema_halflife_kimg * 1000, config.ema_rampup or None, stds)
 
 
 def _adam(

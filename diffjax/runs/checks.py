@@ -170,6 +170,8 @@ def _add_networks(config: ConfigDict) -> None:
         config.decoder = ""
     if "fake_score" in config and "network" not in config.fake_score:
         config.fake_score.network = ""
+    if "edm2" in config and "power_stds" not in config.edm2:
+        config.edm2.power_stds = ()
     if "teacher" not in method.reads:
         return
     for field, value in bases.of_steps_and_guidance(config.method).items():

@@ -15,6 +15,7 @@ from diffjax.interfaces import PRNGKey
 from diffjax.runs import reporting
 from diffjax.runs.experiment import Experiment
 from diffjax.runs.logger import RunLogger
+from diffjax.runs.power_averages import Snapshots
 from diffjax.training import checkpointing, failures, guard, metric_sums
 from diffjax.training.background_compilation import BackgroundCompiled
 from diffjax.training.collapse import CollapseWatch
@@ -47,6 +48,7 @@ class Loop:
         checkpointer: checkpointing.Checkpointer,
         logger: RunLogger,
         reporter: reporting.Reporter,
+        snapshots: Snapshots,
         stop: preemption.Preemption,
         dog: watchdog.Watchdog,
     ) -> None:
@@ -63,6 +65,7 @@ class Loop:
           checkpointer: where states go.
           logger: where lines, curves and pictures go.
           reporter: draws and measures.
+          snapshots: writes power-function averages.
           stop: tells whether the process is asked to end.
           dog: watches over progress.
         """
@@ -74,6 +77,7 @@ class Loop:
         assert exp.update.max_skipped_in_a_row is not None, "a run that fails for good must stop"
         self._limit: int = exp.update.max_skipped_in_a_row
         self._checkpointer, self._logger, self._reporter = checkpointer, logger, reporter
+        self._snapshots = snapshots
         self._stop, self._calls = stop, 0
         self._dog = dog
         self._updates_per_call = updates_per_call
@@ -90,6 +94,7 @@ class Loop:
         self.state, self._pending = state, self._means(meta)
         self.step, self.images = int(state.step), int(state.images)
         self._collapse = CollapseWatch(self._suspects, meta)
+        self._snapshots.begin(self.images)
         if not meta:
             self._announce()
             self._report()
@@ -172,6 +177,9 @@ class Loop:
             # While updates are skipped the state stays what it was; saving it again and again
             # would only push out the checkpoints before it.
             is_due = schedule.due(schedule.checkpoint, self.images) and not self._is_skipping
+            if is_due or (schedule.is_over(self.images) and not self._is_skipping):
+                with self._dog.paused("writing averages"):
+                    self._snapshots.write(self.state, step, self.images)
             if schedule.is_over(self.images):
                 self._save_and_wait()
             elif is_due or (schedule.is_stop(self.images) and saves.must_save_again()):

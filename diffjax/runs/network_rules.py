@@ -8,6 +8,7 @@ from diffjax.methods.settings import (
     FLAG,
     NOT_NEGATIVE,
     POSITIVE,
+    POWER_STDS,
     WHOLE,
     Rule,
     named,
@@ -48,6 +49,7 @@ _EDM2 = {
     "uncertainty_weighting": FLAG,
     "force_normalization": FLAG,
     "decay_updates": NOT_NEGATIVE,
+    "power_stds": POWER_STDS,
 }
 
 

@@ -82,6 +82,8 @@ def changes(
     before, after = (bases.flat(config.to_dict()) for config in (old, new))
     if "method" in before and before["method"] == after.get("method"):
         base = bases.fields(after["method"])
+        if all(any(name.startswith("edm2.") for name in each) for each in (before, after)):
+            base |= bases.flat({"edm2": bases.edm2_fields(after["method"])})
         before, after = base | before, base | after
     return [
         f"{name}: {_shown(before, name)} -> {_shown(after, name)}"

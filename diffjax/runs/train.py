@@ -19,6 +19,7 @@ from diffjax.runs import (
     joining,
     metric_writer,
     ownership,
+    power_averages,
     provenance,
     report,
     reporting,
@@ -162,6 +163,7 @@ def _run(
                 checkpointer=checkpointer,
                 logger=logger,
                 reporter=reporter,
+                snapshots=power_averages.Snapshots(workdir, exp, mesh, logger.note),
                 stop=stop,
                 dog=dog,
             )
@@ -194,7 +196,9 @@ def _check_changes(
         saved_config.check_unchanged(workdir, config)
     if images is None or not (workdir / saved_config.FILE).exists():
         return []
-    remarks = decays.moved(saved_config.load(workdir), config, images)
+    before = saved_config.load(workdir)
+    power_averages.check_kept(before, config)
+    remarks = decays.moved(before, config, images)
     if remarks and not allowed:
         raise ValueError(
             f"{'; '.join(remarks)}: start a longer run in another --workdir, or let it be so with "

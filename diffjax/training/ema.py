@@ -1,4 +1,4 @@
-"""Exponential moving averages of parameters, with EDM's ramp-up."""
+"""Averages of parameters: exponential with EDM's ramp-up, and by power functions as EDM2's."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from diffjax.interfaces import Array, Params
+from diffjax.training import power_ema
+
+_POWER = "_power_"  # between a learner's name and thousandths of a length
 
 
 def decay(
@@ -42,17 +45,39 @@ def update(average: Params, params: Params, beta: Array) -> Params:
     return jax.tree.map(lambda old, new: new + beta * (old - new), average, params)
 
 
+def power_name(learner: str, std: float) -> str:
+    """Name a learner's power-function average.
+
+    Args:
+      learner: its name.
+      std: σ_rel, in whole thousandths.
+    """
+    return f"{learner}{_POWER}{round(1000 * std):03d}"
+
+
+def parted(name: str) -> tuple[str, float | None]:
+    """Part the name of an average into the learner's and σ_rel; None of the exponential one."""
+    learner, mark, thousandths = name.rpartition(_POWER)
+    return (learner, int(thousandths) / 1000) if mark else (name, None)
+
+
 @dataclasses.dataclass(frozen=True)
 class Averages:
-    """Exponential moving averages of some learners' parameters.
+    """Moving averages of some learners' parameters.
 
     Attributes:
-      halflife: in examples.
+      halflife: of the exponential ones, in examples.
       rampup: see `decay`.
+      power_stds: σ_rel of power-function averages that are kept besides; see `power_ema`.
     """
 
     halflife: float = 500_000
     rampup: float | None = 0.05
+    power_stds: tuple[float, ...] = ()
+
+    def names(self, learner: str) -> tuple[str, ...]:
+        """Name all averages of a learner, the exponential one first."""
+        return (learner, *(power_name(learner, std) for std in self.power_stds))
 
     def follow(
         self,
@@ -65,10 +90,18 @@ class Averages:
         """Move averages towards the parameters of an update.
 
         Args:
-          averages: learner -> average before the update.
+          averages: average before the update, by its name.
           params: learner -> parameters after it, of these learners and others.
           images_seen: examples before the update.
           batch_size: examples of the update.
         """
         beta = decay(images_seen, batch_size, halflife=self.halflife, rampup=self.rampup)
-        return {name: update(tree, params[name], beta) for name, tree in averages.items()}
+
+        def moved(name: str, average: Params) -> Params:
+            learner, std = parted(name)
+            if std is None:
+                return update(average, params[learner], beta)
+            share = power_ema.new_share(images_seen + batch_size, batch_size, std)
+            return power_ema.blend(average, params[learner], share)
+
+        return {name: moved(name, tree) for name, tree in averages.items()}

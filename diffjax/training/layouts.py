@@ -4,13 +4,14 @@ Arrays are told by names. Those of an optimiser say where in its chain each tran
 which the settings decide; their canonical names say only what they are.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 
 from diffjax.interfaces import Array
+from diffjax.training import ema
 from diffjax.training.state import TrainState
 from diffjax.training.stored_trees import Layout
 
@@ -28,10 +29,14 @@ def adapted(stored: Any, like: TrainState) -> list[Layout]:
     Args:
       stored: shapes of the stored arrays.
       like: shapes of the state of today, with shardings.
+
+    Raises:
+      ValueError: if it lacks power-function averages, which weigh all of a run.
     """
     wanted = canonical(_leaves(like))
     found = canonical(_leaves(stored))
     missing = wanted.keys() - found.keys()
+    _check_powers(missing)
     if not all(name == "images" or _starts_afresh(name) for name in missing):
         return []
     leaves = _leaves(like)
@@ -60,6 +65,29 @@ def adapted(stored: Any, like: TrainState) -> list[Layout]:
         return jax.tree_util.tree_map_with_path(pick, like)
 
     return [(jax.tree_util.tree_map_with_path(abstract, stored), convert)]
+
+
+def _check_powers(missing: Iterable[str]) -> None:
+    names = {name.split("/")[1] for name in missing if name.startswith("averages/")}
+    lacking = sorted(std for name in names if (std := ema.parted(name)[1]) is not None)
+    if lacking:
+        refuse_powers(lacking)
+
+
+def refuse_powers(stds: Sequence[float]) -> NoReturn:
+    """Refuse to go on from a checkpoint without some power-function averages.
+
+    Args:
+      stds: their σ_rel.
+
+    Raises:
+      ValueError: always.
+    """
+    raise ValueError(
+        f"the checkpoint has no power-function averages of {', '.join(map(str, stds))}, which "
+        "weigh all of a run from its first update on: leave them out (edm2.power_stds), or start "
+        "another --workdir."
+    )
 
 
 def fresh_moments(stored: Any, like: TrainState) -> set[str]:

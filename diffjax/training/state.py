@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from diffjax.interfaces import Array, Params
+from diffjax.training import ema
 
 
 @flax.struct.dataclass
@@ -21,7 +22,8 @@ class TrainState:
       skipped: int32 scalar, how many of them were left out because a number was not finite.
       skipped_in_a_row: int32 scalar, how many of those were the latest.
       params: learner -> parameters.
-      averages: learner -> exponential moving average of its parameters, where one is kept.
+      averages: averages of learners' parameters, where they are kept: by the learner's name the
+        exponential one, and by those of `ema.power_name` EDM2's.
       opt: learner -> state of its optimiser.
     """
 
@@ -47,7 +49,7 @@ def create(
     Args:
       params: learner -> parameters.
       optimizers: learner -> optimiser.
-      averaged: learners of which an average is kept.
+      averaged: names of averages that are kept, such as learners'.
     """
 
     def copy(params: Params) -> Params:
@@ -59,6 +61,6 @@ def create(
         skipped=jnp.zeros((), jnp.int32),
         skipped_in_a_row=jnp.zeros((), jnp.int32),
         params={name: copy(params[name]) for name in optimizers},
-        averages={name: copy(params[name]) for name in averaged},
+        averages={name: copy(params[ema.parted(name)[0]]) for name in averaged},
         opt={name: optimizer.init(params[name]) for name, optimizer in optimizers.items()},
     )

@@ -60,8 +60,9 @@ class Update:
 
     @property
     def averaged(self) -> tuple[str, ...]:
-        """Learners of which an average is kept."""
-        return tuple(learner.name for learner in self.method.learners if learner.averaged)
+        """Names of the averages that are kept."""
+        learners = (each.name for each in self.method.learners if each.averaged)
+        return tuple(name for learner in learners for name in self.averages.names(learner))
 
     @property
     def counted_by(self) -> dict[str, str]:
