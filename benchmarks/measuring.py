@@ -20,11 +20,12 @@ from ml_collections import ConfigDict
 
 from benchmarks import synthetic
 from diffjax import methods
+from diffjax.data import DataSource
 from diffjax.distributed import runtime, sharding
 from diffjax.interfaces import Params
 from diffjax.models.denoiser import NetworkDenoiser
 from diffjax.models.records import RecordGenerator
-from diffjax.runs import building, checks, config_file, user_function
+from diffjax.runs import building, checks, config_file, networks, user_function
 from diffjax.runs.experiment import Experiment
 
 
@@ -96,7 +97,7 @@ def set_rounds(config: ConfigDict, rounds: int | None) -> int:
 def build(config: ConfigDict, rounds: int = 1) -> tuple[Experiment, Mesh]:
     """Build an experiment and the devices' mesh; end in one line if that can't be had.
 
-    Real images are random ones, so that no data set is needed.
+    Real images are random ones, and latents too, so that no data set is needed.
 
     Args:
       config: of any method.
@@ -105,8 +106,11 @@ def build(config: ConfigDict, rounds: int = 1) -> tuple[Experiment, Mesh]:
     try:
         mesh = sharding.make_mesh(**config.mesh)
         sharding.check_batch(config.batch_size, rounds, mesh)
-        source = None
-        if "data" in methods.get(config.method).reads:
+        source: DataSource | None = None
+        method = methods.get(config.method)
+        if "data" in method.reads and "teacher" in method.reads:
+            source = synthetic.like_examples_of(networks.teacher(config.teacher).model)
+        elif "data" in method.reads:
             source = synthetic.images_like(config.dataset, conditional=config.conditional)
         return building.build(config, source=source), mesh
     except (OSError, ValueError) as error:

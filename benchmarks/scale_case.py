@@ -109,7 +109,8 @@ def measure(case: Case, folder: Path, wait: Any = lambda: None) -> dict[str, Any
         counted = hlo.collectives(compiled.call.as_text())
         result["collectives"] = {kind: dataclasses.asdict(each) for kind, each in counted.items()}
     if case.profiled:
-        measuring.write_profile(folder / "trace", running)
+        program = None if compiled.apart else compiled.call
+        measuring.write_profile(folder / "trace", running, program)
         result["profile"] = summary(folder / "trace", case.updates_per_call)
     return result
 

@@ -37,6 +37,8 @@ PASSES = {
     "fgm": {"fake_score": 4, "generator": 7},
     "diff_instruct": {"fake_score": 4, "generator": 5},
     "dmd": {"fake_score": 4, "generator": 5},
+    # Its fake score sees a real image beside each of the generator's.
+    "sida": {"fake_score": 7, "generator": 7},
     # Its second network learns from the teacher too.
     "moment_matching": {"fake_score": 5, "generator": 5},
 }

@@ -1,15 +1,18 @@
-"""Random images that stand in for a data set, so that a teacher's training needs none here."""
+"""Random images, or latents, that stand in for a data set, so that none is needed here."""
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from diffjax.data.source import ArraySource
+from diffjax.data import DataSource
+from diffjax.data.source import ArraySource, LatentSource
 from diffjax.training.dataset import open_square
 
 # Batches are drawn from them with replacement; their number costs no time.
 COUNT = 4096
+_LATENTS = 64
 # Where the data set isn't there to say it: they change one small layer.
 CLASSES = 10
 
@@ -44,3 +47,22 @@ def images_like(dataset: str, *, conditional: bool) -> ArraySource:
         classes=rng.integers(max(classes, 1), size=COUNT, dtype=np.int32),
         num_classes=classes,
     )
+
+
+def like_examples_of(teacher: Any) -> DataSource:
+    """Draw random examples of a teacher's kind and classes: images, or laws of latents.
+
+    Args:
+      teacher: a denoiser.
+    """
+    rng = np.random.default_rng(0)
+    count = COUNT if teacher.holds_images else _LATENTS
+    classes = rng.integers(max(teacher.label_dim, 1), size=count, dtype=np.int32)
+    if teacher.holds_images:
+        images = rng.integers(256, size=(count, *teacher.shape), dtype=np.uint8)
+        return ArraySource("random images", images, classes, teacher.label_dim)
+    *places, channels = teacher.shape
+    laws = rng.random((count, *places, 2 * channels), np.float32)
+    stored = ArraySource("random latents", laws, classes, teacher.label_dim)
+    one = np.ones(channels, np.float32)
+    return LatentSource(stored, is_law=True, scale=one, bias=0 * one)

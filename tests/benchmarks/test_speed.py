@@ -13,7 +13,8 @@ import pytest
 from benchmarks import cost, measuring, sample, step, synthetic, transformer, work
 from diffjax.models import network_folder
 from diffjax.models.denoiser import from_edm_kwargs
-from diffjax.runs import building
+from diffjax.runs import bases, building
+from tests.runs import test_edm2
 from tests.runs.test_train import ROOT, load_config
 from tests.support import golden_cases, image_files
 
@@ -133,6 +134,24 @@ def test_a_students_update_is_measured(teacher, tmp_path, monkeypatch, capsys):
     done = result["model_tflops_per_second"] * 1e12 * result["seconds_per_update"]
     network = from_edm_kwargs(network_folder.load_denoiser_kwargs(teacher))
     assert done == pytest.approx(9 * 4 * measuring.forward_flops(network))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_method_with_data_is_measured_without_any(channels, tmp_path):
+    """SiDA on images and on latents of a small EDM2."""
+    changes = {"img_resolution": 8, "img_channels": channels}
+    teacher = test_edm2.make_teacher(tmp_path, **changes)
+    config = bases.distillation("sida")
+    config.teacher, config.data, config.dropout = str(teacher), "none.zip", 0.1
+    config.batch_size, config.mesh.data = 4, 2
+    exp, mesh = measuring.build(config)
+    assert step.forwards("sida", exp.update.turns) == 14
+    data = exp.inputs["data"].abstract()
+    assert (data.images.shape[1:], data.std is None) == ((8, 8, channels), channels == 1)
+    if channels == 4:
+        compiled = step.compile_update(config, exp, mesh)
+        running = step.Running(exp, mesh, compiled, config.updates_per_call)
+        assert np.isfinite(float(running().sums["discriminator"]))
 
 
 def counted(tmp_path, monkeypatch, capsys, *flags, config):
