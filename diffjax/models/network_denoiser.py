@@ -58,9 +58,10 @@ class NetworkDenoiser:
 
     @property
     def null(self) -> np.ndarray | None:
-        """Condition that stands for none: zeros, if labels were dropped in training; else None."""
-        has_learnt = self.label_dim > 0 and bool(self.network.label_dropout)
-        return np.zeros(self.label_dim, np.float32) if has_learnt else None
+        """Condition that stands for none: zeros, if the network has learnt it; else None."""
+        # A transformer says so by its table of embeddings, others by the labels that were dropped.
+        has_learnt = getattr(self.network, "null_class", bool(self.network.label_dropout))
+        return np.zeros(self.label_dim, np.float32) if self.label_dim and has_learnt else None
 
     @property
     def sigma_data(self) -> float:

@@ -356,20 +356,6 @@ def takes_student(method: type[Method]) -> bool:
     return "teacher" in method.reads and method.sampled_by == "one_step" and "student" not in names
 
 
-def of_steps_and_guidance(method: str) -> dict[str, Any]:
-    """List the dotted fields on steps and guidance of a method's configs, with their values.
-
-    Args:
-      method: a registered one.
-    """
-    names = (*_STEPS, "noised_data", "label_dropout")
-    return {
-        field: value
-        for field, value in fields(method).items()
-        if field.startswith("guidance.") or field.rpartition(".")[2] in names
-    }
-
-
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten groups of fields into dotted names.
 

@@ -6,14 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import optax
 from clu import parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffjax import methods
 from diffjax.data import DataSource
-from diffjax.diffusion import learning_rate
 from diffjax.evaluation import (
     evaluator,
     features,
@@ -22,21 +20,27 @@ from diffjax.evaluation import (
     sample_references,
     sampling,
 )
-from diffjax.methods import Learner
 from diffjax.methods.draws import Batch
 from diffjax.models.denoiser import NetworkDenoiser
 from diffjax.models.guidance import NEGATIVE
 from diffjax.models.records import RecordDenoiser
-from diffjax.runs import checks, decoders, metric_writer, real_data, roles, user_function
+from diffjax.runs import (
+    checks,
+    decoders,
+    metric_writer,
+    optimizers,
+    real_data,
+    roles,
+    user_function,
+)
 from diffjax.runs.experiment import Experiment
 from diffjax.runs.inputs import Input, LawInput, TeacherInput, holds_arrays
 from diffjax.runs.networks import Denoiser
 from diffjax.runs.rates import Rates, remarks
 from diffjax.runs.user_function import RefusedError
-from diffjax.training import compilation, optimizer
+from diffjax.training import compilation
 from diffjax.training import draws as drawing
-from diffjax.training.ema import Averages
-from diffjax.training.schedule import Schedule, images_of_kimg
+from diffjax.training.schedule import Schedule
 from diffjax.training.separate_programs import SeparatePrograms
 from diffjax.training.update import Update
 
@@ -104,8 +108,10 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
     return Experiment(
         update=Update(
             method=method,
-            optimizers={each.name: _adam(config, each, rates) for each in cls.learners},
-            averages=_averages(config),
+            optimizers={
+                each.name: optimizers.of_learner(config, each, rates) for each in cls.learners
+            },
+            averages=optimizers.averages(config),
             max_skipped_in_a_row=config.max_skipped_in_a_row,
             unroll=jax.default_backend() == "cpu",
             overwritten=cast.overwritten(cls.learners),
@@ -359,46 +365,3 @@ def schedule(config: ConfigDict) -> Schedule:
 def suspects(config: ConfigDict) -> dict[str, Any]:
     """Settings that are mostly to blame where numbers go wrong, field -> value."""
     return {field: checks.get(config, field) for field in methods.get(config.method).suspects}
-
-
-def _averages(config: ConfigDict) -> Averages:
-    stds = tuple(map(float, config.edm2.power_stds)) if "edm2" in config else ()
-    return Averages(config.ema_halflife_kimg * 1000, config.ema_rampup or None, stds)
-
-
-def _adam(
-    config: ConfigDict, learner: Learner, rates: Rates
-) -> optax.GradientTransformationExtraArgs:
-    if not learner.is_network:
-        return optax.with_extra_args_support(optax.sgd(1.0))
-    settings = config[learner.optimizer or learner.name]
-    return optimizer.adam(
-        _learning_rate(config, settings, rates.of(learner)),
-        b1=settings.b1,
-        b2=settings.b2,
-        eps=settings.eps,
-        max_grad_norm=settings.max_grad_norm,
-        max_grad_value=settings.get("max_grad_value", 0.0),
-        weight_decay=settings.get("weight_decay", 0.0),
-        frozen=images_of_kimg(settings.get("frozen_kimg", 0.0)),
-        bfloat16_state=config.get("optimizer_state_dtype") == "bfloat16",
-    )
-
-
-def _learning_rate(config: ConfigDict, settings: ConfigDict, rate: float) -> float | optimizer.Rate:
-    """Make a number where the rate is constant, as published, and else a function of images."""
-    changes = {
-        name: images_of_kimg(settings.get(f"{name}_kimg", 0.0))
-        for name in ("rampup", "frozen", "decay")
-    }
-    if "edm2" in config and config.edm2.get("decay_updates"):
-        return functools.partial(
-            learning_rate.inverse_square_root,
-            peak=rate,
-            batch_size=config.batch_size,
-            decay_updates=config.edm2.decay_updates,
-            rampup_images=changes["rampup"],
-        )
-    if not any(changes.values()):
-        return rate
-    return optimizer.ramps(rate, **changes, end=images_of_kimg(config.duration_kimg))

@@ -174,12 +174,22 @@ def _add_networks(config: ConfigDict) -> None:
         config.edm2.power_stds = ()
     if "teacher" not in method.reads:
         return
-    for field, value in bases.of_steps_and_guidance(config.method).items():
+    for field, value in _of_steps_and_guidance(config.method).items():
         group, name = field.split(".")
         if group not in config and group == "guidance":
             config.guidance = ConfigDict()
         if group in config and name not in config[group]:
             config[group][name] = value
+
+
+def _of_steps_and_guidance(method: str) -> dict[str, Any]:
+    """List the dotted fields on steps and guidance of a method's configs, with their values."""
+    names = (*ranges.STEPS, "noised_data", "label_dropout")
+    return {
+        field: value
+        for field, value in bases.fields(method).items()
+        if field.startswith("guidance.") or field.rpartition(".")[2] in names
+    }
 
 
 def _expand_paths(config: ConfigDict, name: str) -> None:
