@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.runs import bases, building, checks, networks
+from diffjax.runs import bases, building, checks, networks, optimizers
 from diffjax.runs.train import train
 from tests.runs.test_edm2 import config, make_teacher, steps, trained
 
@@ -60,7 +60,7 @@ def test_the_published_settings_with_data(size):
 def test_the_rate_falls_with_the_root_of_the_updates():
     made = bases.with_edm2(bases.denoising(), decay_updates=4.0)
     made.optimizer.update(learning_rate=0.01, rampup_kimg=2 * made.batch_size / 1000)
-    rate = building._learning_rate(made, made.optimizer, 0.01)
+    rate = optimizers._learning_rate(made, made.optimizer, 0.01)
     seen = jnp.asarray([0, 1, 2, 4, 16], jnp.uint32) * made.batch_size
     np.testing.assert_allclose(rate(seen), [0, 0.005, 0.01, 0.01, 0.005], rtol=1e-6)
 
