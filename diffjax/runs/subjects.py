@@ -186,7 +186,8 @@ def _network(name: str, title: str, path: str, exp: Experiment, seed: int, mesh:
         )
     card = network.card
     if card.kind and (card.kind == model_card.STUDENT) != exp.is_one_step:
-        own_way = "as students, in one step or a few" if exp.is_one_step else "by Heun's method"
+        count = "one evaluation" if exp.evaluations == 1 else f"{exp.evaluations} evaluations"
+        own_way = f"in {count}" if exp.is_one_step else "by Heun's method"
         raise ValueError(
             f"source={path} is {card.title}, and the networks of this config, of the method "
             f"{exp.method_name}, are sampled {own_way}: name a config of its own kind."
