@@ -144,6 +144,8 @@ def test_no_class_is_the_last_row_of_the_table():
         assert same != is_changed
     alone, params = small(null_class=False)
     assert params["params"]["y_embedder"].shape == (3, 8)
+    np.testing.assert_array_equal(model.null, np.zeros(3))  # what guidance leads away from
+    assert alone.null is None
     assert alone(params, x, sigma, labels).shape == x.shape
     with pytest.raises(ValueError, match="labels are needed: the network has no embedding of no"):
         alone(params, x, sigma)
