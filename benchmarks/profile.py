@@ -71,10 +71,16 @@ def kernels(folder: Path) -> list[Kernel]:
         and event["pid"] in gpus[:1]
         and event["args"]["name"].startswith("Stream")
     }
-    return [
-        Kernel(event["name"], event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6)
+    kernels = [
+        event
         for event in events
         if event.get("ph") == "X" and event["pid"] in gpus[:1] and event["tid"] in streams
+    ]
+    # How long kernels took is known of traces too that don't say when they began.
+    starts = [event.get("ts", 0.0) for event in kernels]
+    return [
+        Kernel(event["name"], start / 1e6, (start + event["dur"]) / 1e6)
+        for event, start in zip(kernels, starts, strict=True)
     ]
 
 

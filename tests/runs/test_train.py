@@ -136,6 +136,7 @@ def test_a_run_says_what_its_network_is_and_what_it_read(sid_run):
         "dtype": "float32",
         "images": 4 * BATCH,
         "versions": {"diffjax": diffjax.__version__, "jax": jax.__version__},
+        "sigmas": (),
     }
     best, record = best_network.find_best(workdir)
     kept = dataclasses.replace(card, images=round(1000 * record["kimg"]))
