@@ -168,11 +168,14 @@ def null_of(config: ConfigDict, teacher: Network, field: str, value: float) -> A
         form = teacher_lib.drawn(model.cond, f"{teacher.source}: cond", "it must be conditional")
         return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), form)
     if model.null is None:
-        why = (
-            "its label_dropout is 0"
-            if isinstance(model, NetworkDenoiser)
-            else "its models.Teacher has no null"
-        )
+        why = "its models.Teacher has no null"
+        if isinstance(model, NetworkDenoiser):
+            has_table = hasattr(model.network, "null_class")
+            why = (
+                "its table of classes has no row for none"
+                if has_table
+                else "its label_dropout is 0"
+            )
         raise ValueError(
             f"config.{field}={value}: the teacher {teacher.source} has learnt no condition that "
             f"stands for none ({why}); set it to {off}{otherwise}, or set "
