@@ -16,7 +16,7 @@ from diffjax.methods.denoising import Denoising
 from diffjax.methods.draws import Batch, Dataset
 from diffjax.models import latents
 from diffjax.models.denoiser import from_edm_kwargs
-from diffjax.runs import bases, building, decoders
+from diffjax.runs import bases, building, decoders, guiding
 from diffjax.runs.sample import sample
 from diffjax.runs.train import train
 from tests.convert import test_dit
@@ -178,3 +178,17 @@ def test_a_students_network_is_one(tmp_path):
     exp = building.build(made)
     assert exp.init_kwargs["class_name"] == "SiT"
     assert exp.init_kwargs["img_resolution"] == 8
+
+
+def test_guidance_needs_a_row_for_no_class():
+    kwargs = {"class_name": "SiT", "img_resolution": 4, "img_channels": 4, "label_dim": 3}
+    kwargs |= {"patch_size": 2, "hidden_size": 8, "depth": 1, "num_heads": 2}
+    for has_row in (True, False):
+        model = from_edm_kwargs({**kwargs, "null_class": has_row})
+        opened = types.SimpleNamespace(model=model, source="mine")
+        arguments = bases.distillation("sid"), opened, "guidance.teacher", 2.0
+        if has_row:
+            np.testing.assert_array_equal(guiding.null_of(*arguments), np.zeros(3))
+        else:
+            with pytest.raises(ValueError, match="its table of classes has no row for none"):
+                guiding.null_of(*arguments)
