@@ -10,6 +10,7 @@ from diffjax.evaluation import sample_references
 from diffjax.methods import Method
 from diffjax.models import latents
 from diffjax.models.network_denoiser import NetworkDenoiser
+from diffjax.networks.edm2 import EDM2UNet
 from diffjax.runs.inputs import DataInput
 from diffjax.runs.networks import Denoiser
 from diffjax.training import dataset
@@ -107,6 +108,12 @@ def _encoded(name: str, denoiser: Denoiser, teacher: str, field: str) -> LatentS
         raise ValueError(
             f"{field}={name!r} holds means and standard deviations of {(*places, channels // 2)}, "
             f"and the teacher {teacher} denoises {denoiser.shape}; name its own data."
+        )
+    if not isinstance(denoiser.network, EDM2UNet):
+        raise ValueError(
+            f"{field}={name!r}: latents as written by dataset_tool are of EDM2's networks, of "
+            f"images in [0, 1], and {teacher} has other ones: name an .npz or .npy of floats in "
+            "its units."
         )
     units = latents.EDM2
     if units.channels != denoiser.shape[-1]:

@@ -189,6 +189,19 @@ def test_the_middle_blocks_tokens_are_features():
     np.testing.assert_allclose(denoised, model(params, *inputs()), rtol=1e-5, atol=1e-6)
 
 
+def test_blocks_up_to_the_middle_learn_from_a_discriminator():
+    """The first of two: what comes after it isn't judged."""
+    model, params = small()
+
+    def logits(params):
+        return jnp.sum(model.features(params, *inputs())[1][-1].mean(axis=-1))
+
+    grads = jax.jit(jax.grad(logits))(params)["params"]
+    heard = {name: any(np.any(leaf) for leaf in jax.tree.leaves(grads[name])) for name in grads}
+    behind = {"blocks_1", "final_layer_adaLN_modulation", "final_layer_linear"}
+    assert {name for name, is_heard in heard.items() if not is_heard} == behind
+
+
 def test_positions_tell_columns_first():
     places = np.asarray(dit.positions(3, 8))
     assert places.shape == (3, 3, 8)

@@ -20,7 +20,7 @@ from diffjax.runs import bases, building, decoders, guiding
 from diffjax.runs.sample import sample
 from diffjax.runs.train import train
 from tests.convert import test_dit
-from tests.runs import test_edm2
+from tests.runs import test_edm2, test_real_data, test_steps_and_guidance
 from tests.support import dit_cases, edm2_cases
 
 config = functools.partial(test_edm2.config, dropout=0.0)
@@ -83,6 +83,62 @@ def test_half_precision_and_remat(teacher, tmp_path):
     made = config(teacher, "diff_instruct", images_=8, dtype="bfloat16", rematerialize=True)
     train(made, str(tmp_path / "run"))
     assert steps(tmp_path / "run") == [1, 2]
+
+
+# With a discriminator.
+
+
+def adversarial(teacher, data, method):
+    made = config(teacher, method, images_=12, data=str(data))
+    made.generator.frozen_kimg = 0.0
+    if method == "sida":
+        made.gan_from_kimg = 0.0
+    return made
+
+
+@pytest.fixture
+def real_latents(tmp_path):
+    return test_real_data.floats(tmp_path / "real.npz", shape=(4, 4, 4))
+
+
+@pytest.mark.parametrize("method", ["sida", "dmd2"])
+def test_a_discriminator_judges_by_tokens(method, teacher, real_latents):
+    exp = building.build(adversarial(teacher, real_latents, method))
+    draws, found = test_steps_and_guidance.traced(exp)
+    assert draws["fake_score"].real.shape[2:] == (4, 4, 4, 4)
+    assert {name: values.shape for name, (values, _) in found.items()} == {
+        "fake_score": (4,),
+        "generator": (4,),
+    }
+    assert "discriminator" in found["fake_score"][1]
+    # A logit a token; or a head's, of all of them.
+    features = jax.ShapeDtypeStruct((4, 2, 2, 8), jnp.float32)
+    params = exp.abstract_state().params["fake_score"]
+    logits = jax.eval_shape(exp.method.networks["head"], params, (features,))
+    assert logits.shape == ((4, 2, 2) if method == "sida" else (4, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sida", "dmd2"])
+def test_it_is_trained_beside_one(method, teacher, real_latents, tmp_path):
+    train(adversarial(teacher, real_latents, method), str(tmp_path / "run"))
+    assert steps(tmp_path / "run") == [1, 2, 3]
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert all(line["discriminator"] > 0 and line["gan"] > 0 for line in lines)
+    before = teachers.load(str(teacher)).params
+    moved = jax.tree.map(
+        lambda a, b: bool(np.any(a != b)), trained(tmp_path / "run").params, before
+    )
+    assert all(jax.tree.leaves(moved["params"]["blocks_0"]))
+
+
+@pytest.mark.parametrize("method", ["sida", "dmd2"])
+def test_latents_of_edm2s_are_refused(method, teacher, tmp_path):
+    """Its raw latents are of images in [0, 1], and other numbers."""
+    data = test_real_data.laws(tmp_path / "real.zip", size=4)
+    with pytest.raises(ValueError, match="dataset_tool are of EDM2's networks") as told:
+        building.build(adversarial(teacher, data, method))
+    assert "\n" not in str(told.value)
 
 
 # Training from nothing.
