@@ -16,13 +16,21 @@ from jax import export
 from diffjax import models
 from diffjax.export import __main__ as command
 from diffjax.export import packages
+from diffjax.models import network_folder
+from diffjax.models.denoiser import from_edm_kwargs
 from diffjax.models.generator import DenoiserGenerator
-from diffjax.runs import user_function
+from diffjax.models.model_card import ModelCard
+from diffjax.runs import students, user_function
 from tests.export import conftest
-from tests.support import my_teacher, stylegan2_cases
+from tests.support import dit_cases, golden_cases, my_teacher, stylegan2_cases
 from tests.support.stylegan2_cases import pickle_of
 
 MODULE = "tests.support.my_teacher"
+SIT = {
+    "class_name": "SiT",
+    **{"img_resolution": 8, "img_channels": 1, "label_dim": 3, "patch_size": 2},
+    **{"hidden_size": 16, "depth": 2, "num_heads": 2},
+}
 # The script of the guide, with an import hook that lets nothing of diffjax's packages in.
 ALONE = """
 import sys
@@ -204,8 +212,23 @@ def test_a_package_that_is_missing_is_named_with_its_command():
         packages.check("--format=z", "json", "no_such", install="x[y]")
 
 
+def two_steps(folder, kwargs):
+    """A student of two steps in a folder: its latents and classes, and its own samples."""
+    model = from_edm_kwargs(kwargs)
+    own = dit_cases if kwargs["class_name"] == "SiT" else golden_cases
+    params = own.weights(model)
+    card = ModelCard("student", "sid", conftest.SIGMA, 2, sigmas=(conftest.SIGMA, 1.25))
+    network_folder.save_denoiser(folder, kwargs, params, card=card)
+    generator = students.of_card(model, conftest.SIGMA, card.sigmas)
+    z, classes = generator.latent(jax.random.key(3), 5), np.arange(5, dtype=np.int32) % 3
+    labels = jax.nn.one_hot(classes, 3)
+    return (z, classes), jax.jit(generator)(params, z, labels=labels)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ours", "points", "of_pairs", "small"])
+@pytest.mark.parametrize(
+    "kind", ["ours", "points", "of_pairs", "small", "two steps", "two steps of SiT"]
+)
 def test_onnx_gives_the_same_samples(kind, run, expected, z, tmp_path):
     pytest.importorskip("jax2onnx", reason="jax2onnx isn't installed: pip install 'diffjax[onnx]'")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime isn't installed")
@@ -213,6 +236,9 @@ def test_onnx_gives_the_same_samples(kind, run, expected, z, tmp_path):
     if kind == "ours":
         classes = np.arange(5, dtype=np.int32) % 3
         arguments, wanted = (z, classes), expected(z, classes)
+    elif kind.startswith("two steps"):
+        source = tmp_path / "network"
+        arguments, wanted = two_steps(source, SIT if "SiT" in kind else conftest.KWARGS)
     else:
         source = tmp_path / "network"
         teacher = f"{MODULE}:{'points' if kind == 'small' else kind}"
