@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax.diffusion.process import Process
 from diffjax.interfaces import Array, PRNGKey
 
 # Standard deviation of the data in EDM, for which all published noise levels are. For other data
@@ -198,6 +199,59 @@ class FlowUniform:
         return jnp.clip(self.unit * t / (1 - t), self.sigma_min, self.sigma_max)
 
 
+@dataclasses.dataclass(frozen=True)
+class UniformTime:
+    """Distribution of noise levels at uniform times of a diffusion process, as SiD-LSG draws them.
+
+    Attributes:
+      process: whose times they are, in the units of its data.
+      first: share of its times, from the data on, at which those that are drawn begin, in [0, 1).
+      last: share at which they end. Of a table of N times, round(first N) to round(last N) − 1 are
+        drawn: 20 to 979 of 1000 in SiD-LSG.
+      sigma_min: the least σ.
+      sigma_max: the greatest σ.
+
+    Raises:
+      ValueError: if that leaves no time to draw.
+    """
+
+    process: Process
+    first: float = 0.02
+    last: float = 0.98
+    sigma_min: float = 0.0
+    sigma_max: float = math.inf
+
+    def __post_init__(self) -> None:
+        low, high = self.indices if self.process.table is not None else (self.first, self.last)
+        if not 0 <= self.first < self.last <= 1 or low >= high:
+            raise ValueError(f"no time lies between shares {self.first} and {self.last} of them.")
+
+    @property
+    def indices(self) -> tuple[int, int]:
+        """First time of a table that is drawn, and the one after the last."""
+        assert self.process.table is not None
+        count = len(self.process.table)
+        return round(self.first * count), round(self.last * count)
+
+    def at(self, t: Array) -> Array:
+        """Look up noise levels by times of the process, whole ones of a table, float32."""
+        if self.process.table is not None:
+            sigma = jnp.asarray(self.process.table, jnp.float32)[t]
+        else:
+            sigma = self.process.sigma(t)
+        return jnp.clip(sigma, self.sigma_min, self.sigma_max)
+
+    def __call__(self, key: PRNGKey, shape: Sequence[int]) -> Array:
+        """Draw noise levels of the given shape, float32."""
+        process = self.process
+        if process.table is not None:
+            return self.at(jax.random.randint(key, shape, *self.indices, jnp.int32))
+        share = jax.random.uniform(key, shape, jnp.float32, self.first, self.last)
+        ends = jnp.asarray([process.t_min, process.t_max], jnp.float32)
+        data, far = jnp.where(jnp.less(*process.sigma(ends)), ends, ends[::-1])
+        return self.at(data + share * (far - data))
+
+
 def edm_weight(sigma: Array, sigma_data: float = PUBLISHED_SIGMA_DATA) -> Array:
     """Loss weight λ(σ) = (σ² + σ_data²) / (σ σ_data)², which evens EDM's loss over σ (Table 1).
 
@@ -209,6 +263,15 @@ def edm_weight(sigma: Array, sigma_data: float = PUBLISHED_SIGMA_DATA) -> Array:
       λ(σ), of the shape of sigma.
     """
     return (jnp.square(sigma) + sigma_data**2) / jnp.square(sigma * sigma_data)
+
+
+def eps_weight(sigma: Array) -> Array:
+    """Loss weight 1/σ², by which the loss of D is that of the noise ε that it implies.
+
+    Args:
+      sigma: σ > 0, of any shape.
+    """
+    return 1 / jnp.square(sigma)
 
 
 def heun_sigmas(

@@ -140,10 +140,16 @@ class ScoreDistillation(Method):
         return self._generate(params, draws, train=True)
 
     def fake_score_loss(self, params: AllParams, x: Array, draws: Draws) -> Values:
-        """EDM's loss of the fake score on each generated example, [B]."""
+        """Denoising loss of the fake score on each generated example, [B]."""
         u = self.networks["log_variance"] if self.uncertainty_weighting else None
         fake_score, own = self.networks["fake_score"], params["fake_score"]
-        return denoising_losses(fake_score, own, x, draws, self.sigma_data, log_variance=u), {}
+        weight = self.fake_score_weight(draws.sigma)
+        return denoising_losses(fake_score, own, x, draws, self.sigma_data, weight, u), {}
+
+    def fake_score_weight(self, sigma: Array) -> Array | None:
+        """Weight of the fake score's loss at noise levels [B]; None for EDM's λ(σ)."""
+        del sigma
+        return None
 
     def generator_loss(self, params: AllParams, x: Array, draws: Draws) -> Values:
         """Loss of the generator for each of its samples, and mean |D_φ − D_ψ|, [B] each."""

@@ -40,6 +40,15 @@ WHOLE = Rule(lambda v: is_whole(v) and v >= 0, "a whole number of at least 0 is 
 SHARE = Rule(lambda v: is_number(v) and 0 <= v <= 1, "it lies in [0, 1]")
 FLAG = Rule(lambda v: isinstance(v, bool), "True or False is needed")
 T_MAX = Rule(lambda v: is_number(v) and 0 < v <= 1000, "it lies in (0, 1000]; SiD takes 800")
+SHARES = Rule(
+    lambda v: (
+        isinstance(v, tuple | list)
+        and len(v) == 2
+        and all(map(is_number, v))
+        and 0 <= v[0] < v[1] <= 1
+    ),
+    "two numbers that rise are needed, in [0, 1]; SiD-LSG takes (0.02, 0.98)",
+)
 POWER_STDS = Rule(  # thousandths, since files are named by them
     lambda v: (
         isinstance(v, tuple | list)

@@ -13,6 +13,7 @@ import numpy as np
 
 from diffjax.diffusion import preconditioning
 from diffjax.diffusion.noise import PUBLISHED_SIGMA_DATA
+from diffjax.diffusion.process import Process
 from diffjax.interfaces import Array, Params, PRNGKey
 from diffjax.models import conditions
 from diffjax.models.teacher import CondLaw, Teacher
@@ -67,6 +68,11 @@ class NetworkDenoiser:
     def sigma_data(self) -> float:
         """Standard deviation of the data, as the preconditioning has it; 0.5 where it has none."""
         return getattr(self.preconditioning, "sigma_data", PUBLISHED_SIGMA_DATA)
+
+    @property
+    def process(self) -> Process | None:
+        """Diffusion process that the network was trained on: SiT's or DiT's; None for EDM's."""
+        return getattr(self.preconditioning, "process", None)
 
     @property
     def dtype(self) -> Any:

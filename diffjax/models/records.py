@@ -100,6 +100,12 @@ class RecordDenoiser(_Record):
         return self.teacher.sigma_max
 
     @property
+    def process(self) -> Process | None:
+        """Diffusion process that the network was trained on; None where the record names none."""
+        process = self.teacher.process
+        return process if isinstance(process, Process) else None
+
+    @property
     def augment_dim(self) -> int:
         """Number of augmentation labels: none."""
         return 0
@@ -126,8 +132,8 @@ class RecordDenoiser(_Record):
 
     def round_sigma(self, sigma: np.ndarray) -> np.ndarray:
         """Round noise levels to the nearest that the network knows, in log σ: a table's, or any."""
-        process = self.teacher.process
-        if not isinstance(process, Process) or process.table is None:
+        process = self.process
+        if process is None or process.table is None:
             return sigma
         known = np.unique(process.table)
         known = known[(known >= self.sigma_min) & (known <= self.sigma_max)]

@@ -36,7 +36,7 @@ class Teacher:
       sigma_min: least noise level at which the teacher is right.
       sigma_max: greatest such noise level. Noise levels are clipped to the two, the sampler's too.
       cond: law of the conditions, (key, batch) -> pytree of [batch, ...]; None: unconditional.
-      process: the process that the network was trained on, for model cards and samplers; None:
+      process: the process that it was trained on, for model cards, samplers and times; None:
         EDM's, which `denoise` has in any case.
       gain: σ -> output of `denoise` per unit of the network's output; None: sigma_data, as EDM's
         c_out saturates.

@@ -28,6 +28,7 @@ from diffjax.runs import (
     checks,
     decoders,
     metric_writer,
+    noise_levels,
     optimizers,
     real_data,
     roles,
@@ -85,6 +86,7 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
         inputs[drawing.DATA] = data_input
         settings["in_order"] = data_input.is_streamed
     denoiser = cast.denoiser
+    noise_levels.check(config, cls, denoiser)
     if cls.takes_own_loss:
         settings["own_loss"] = isinstance(denoiser, NetworkDenoiser) and denoiser.has_own_loss
     settings |= {} if cast.null is None else {"null": cast.null}

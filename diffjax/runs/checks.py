@@ -140,9 +140,9 @@ def upgraded(config: ConfigDict) -> ConfigDict:
     """Copy a config into the fields of today.
 
     Earlier ones named a task: "distill", besides the method, or "pretrain", instead of one, and
-    had no field for another student, fake score, decoder, metric writer, steps or guidance. Their
-    `image_shape` and `label_dim` stay and are compared with the teacher's. Texts that start with
-    `~` are paths, and get the home directory that it stands for.
+    had no field for another student, fake score, decoder, metric writer, steps, guidance or noise
+    levels of a process. Their `image_shape` and `label_dim` stay and are compared with the
+    teacher's. Texts that start with `~` are paths, and get the home directory that it stands for.
 
     Raises:
       ValueError: if the task is unknown, or there is no such home directory.
@@ -174,17 +174,19 @@ def _add_networks(config: ConfigDict) -> None:
         config.edm2.power_stds = ()
     if "teacher" not in method.reads:
         return
-    for field, value in _of_steps_and_guidance(config.method).items():
-        group, name = field.split(".")
+    for field, value in _that_came(config.method).items():
+        group, _, name = field.rpartition(".")
         if group not in config and group == "guidance":
             config.guidance = ConfigDict()
-        if group in config and name not in config[group]:
-            config[group][name] = value
+        holder = config.get(group) if group else config
+        if holder is not None and name not in holder:
+            holder[name] = value
 
 
-def _of_steps_and_guidance(method: str) -> dict[str, Any]:
-    """List the dotted fields on steps and guidance of a method's configs, with their values."""
+def _that_came(method: str) -> dict[str, Any]:
+    """List the dotted fields on steps, guidance and SiD-LSG's noise levels, with their values."""
     names = (*ranges.STEPS, "noised_data", "label_dropout")
+    names += ("noise_levels", "weighting", "time_range")
     return {
         field: value
         for field, value in bases.fields(method).items()

@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from diffjax.diffusion import noise
+from diffjax.diffusion.process import Process
 from tests.support import golden_cases
 
 COUNT = 100_000
@@ -68,6 +69,25 @@ def test_clipping_moves_what_is_outside_and_nothing_else(distribution):
     np.testing.assert_array_equal(clipped[inside], free[inside])
     np.testing.assert_array_equal(clipped[free <= 0.02], np.float32(0.02))
     np.testing.assert_array_equal(clipped[free >= 3.0], np.float32(3.0))
+
+
+def test_uniform_times_of_a_flow_whichever_end_has_the_data():
+    for data_at in (0, 1):
+        sigma = draw(noise.UniformTime(Process.rectified_flow(data_at), 0.25, 0.75))
+        t = 0.001 + 0.994 * (0.25 + 0.5 * LEVELS)
+        assert_shares_below(sigma, t / (1 - t))
+
+
+def test_uniform_times_of_a_table():
+    process = Process.ddpm(betas=np.linspace(1e-4, 0.02, 1000))
+    clipped = noise.UniformTime(process, sigma_max=50.0)
+    known = np.float32(process.table)
+    np.testing.assert_array_equal(clipped.at(jnp.asarray([[20, 979]])), [[known[20], 50.0]])
+    drawn = np.searchsorted(known, np.float32(draw(noise.UniformTime(process))))
+    assert (drawn.min(), drawn.max()) == (20, 979)
+    assert_shares_below(drawn, 20 + LEVELS * 960)
+    with pytest.raises(ValueError, match=r"no time lies between shares 0\.5 and 0\.5001"):
+        noise.UniformTime(process, 0.5, 0.5001)
 
 
 @pytest.mark.parametrize("distribution", [noise.LogNormal(), noise.KarrasUniform()])

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from diffjax.diffusion.process import Process
-from diffjax.methods.denoising import denoising_losses
 from diffjax.methods.draws import Batch, Draws, once
 from diffjax.methods.score_distillation import asked_in
 from diffjax.methods.sid import SiD
@@ -18,14 +17,6 @@ from diffjax.models.generator import DenoiserGenerator
 from diffjax.models.guidance import Guided
 from diffjax.training import ema, optimizer, state, update
 from tests.support import golden_cases, trajectories
-
-
-class LSG(SiD):
-    """SiD whose fake score learns noises with weight 1, as SiD-LSG's does: (D − x)²/σ²."""
-
-    def fake_score_loss(self, params, x, draws):
-        fake_score, weight = self.networks["fake_score"], draws.sigma**-2
-        return denoising_losses(fake_score, params["fake_score"], x, draws, weight=weight), {}
 
 
 class Models:
@@ -70,8 +61,10 @@ def nhwc(array):
     return jnp.asarray(np.moveaxis(array, -3, -1))
 
 
-def replayed(case, models, iteration):
+def replayed(case, method, iteration):
     """The recorded draws of an iteration, as the update takes them."""
+    prompts = method.networks["fake_score"].prompts
+    levels = {"fake": method.fake_score_sigma(), "gen": method.generator_sigma()}
     ids = case.raw("prompt_ids")[iteration]
     has_dropout = "fake_prompt_ids_used" in case
     used = {"fake": case.raw("fake_prompt_ids_used")[iteration] if has_dropout else ids[0]}
@@ -83,11 +76,13 @@ def replayed(case, models, iteration):
             # [R, K - 1, B, ...], as the code draws it.
             later = jnp.moveaxis(nhwc(case.raw(f"{prefix}_step_noise")[iteration]), 1, 2)
             z = {"first": z, "later": later}
+        times, options = case.raw(f"{prefix}_timesteps")[iteration], case.meta["options"]
+        assert levels[prefix].indices == (options["tmin"], options["tmax"])
         draws = Draws(
             z=z,
-            sigma=models.sigma(case.raw(f"{prefix}_timesteps")[iteration]),
+            sigma=levels[prefix].at(times),
             noise=nhwc(case.raw(f"{prefix}_noise")[iteration]),
-            labels=jnp.asarray(models.prompts[used[prefix]]),
+            labels=jnp.asarray(prompts[used[prefix]]),
             dropout=jax.random.split(jax.random.key(0), len(ids[0])),
         )
         return once(draws)
@@ -98,7 +93,7 @@ def replayed(case, models, iteration):
 def build(case, models):
     """The update that a case's options describe."""
     options = case.meta["options"]
-    method = LSG(
+    method = SiD(
         networks={
             "teacher": models.guided(options["kappa4"]),
             "fake_score": models,
@@ -110,6 +105,9 @@ def build(case, models):
         alpha=options["alpha"],
         fake_score_loss_scale=options["loss_scaling"],
         generator_loss_scale=options["loss_scaling_G"],
+        generator_levels="uniform_time",
+        fake_score_levels="uniform_time",
+        fake_score_weighting="eps",
     )
     b1, b2 = options["betas"]
     return update.Update(
@@ -172,7 +170,7 @@ def test_trajectory(name):
     step = jax.jit(setup)
     largest = np.abs(case.exact("gen_loss").sum(axis=1)).max()
     for iteration in range(len(case.raw("gen_z"))):
-        draws, before = replayed(case, models, iteration), current.params
+        draws, before = replayed(case, setup.method, iteration), current.params
         current, metrics = step(current, {"teacher": teacher}, draws)
         params = {**current.params, "teacher": teacher, "generator": before["generator"]}
         assert_generators_turn(case, models, iteration, params, draws, setup.method)

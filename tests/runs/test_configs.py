@@ -48,6 +48,10 @@ CAME = {
     "guidance": {"teacher": 1.0, "interval": [0.0, INFINITE], "negative": "", "null": ""},
 }
 OF_FAKE_SCORES = {"guidance": {"fake_training": 1.0, "fake_loss": 1.0}}
+OF_SID = {  # noise levels and weights, all as published
+    "generator": {"noise_levels": "karras_uniform"},
+    "fake_score": {"noise_levels": "lognormal", "weighting": "edm"},
+}
 OF_DATA = {"generator": {"noised_data": False}}
 DISTILL = [name for name in NAMES if not name.startswith("teacher_")]
 DIGITS = [name for name in NAMES if name.endswith("_digits")]
@@ -277,6 +281,9 @@ def with_what_came(expected: dict) -> dict:
         groups += [OF_FAKE_SCORES, {"fake_score": {"label_dropout": 0.0}}]
     if "data" in expected:
         groups.append(OF_DATA)
+    if expected["method"] == "sid":
+        groups.append(OF_SID)
+        expected.setdefault("time_range", [0.02, 0.98])
     for group in groups:
         for name, fields in group.items():
             expected[name] = {**fields, **expected.get(name, {})}
@@ -345,7 +352,9 @@ def test_distillations_have_the_same_fields_of_the_same_types():
     # Of types too: an override on the command line must have the type that the config gives.
     expected = fields(load("sid_digits"))
     shared = {each.field for each in ScoreDistillation.settings()}
-    sids = ("alpha", "t_max")
+    alone = {each.field: type(each.default) for each in methods.get("sid").settings()}
+    alone = {field: kind for field, kind in alone.items() if field not in shared}
+    assert set(alone) > {"alpha", "t_max", "generator.noise_levels"}
     for name in DISTILL:
         found = fields(load(name))
         if name in ON_EDM2:
@@ -353,8 +362,8 @@ def test_distillations_have_the_same_fields_of_the_same_types():
             assert of_edm2 <= set(found), name
             found = {field: kind for field, kind in found.items() if field not in of_edm2}
         if load(name).method == "diff_instruct":
-            assert not {"alpha", "t_max"} & set(found), name
-            found |= {"alpha": float, "t_max": float}
+            assert not set(alone) & set(found), name
+            found |= alone
         if load(name).method not in ("sid", "diff_instruct", "sds"):
             method = methods.get(load(name).method)
             own = {each.field for each in method.settings()} - shared
@@ -362,13 +371,13 @@ def test_distillations_have_the_same_fields_of_the_same_types():
             own |= {"data"} if "data" in method.reads else set()
             assert own <= set(found), name
             found = {field: kind for field, kind in found.items() if field not in own}
-            found |= {field: kind for field, kind in expected.items() if field in {*own, *sids}}
+            found |= {field: kind for field, kind in expected.items() if field in {*own, *alone}}
         if load(name).method == "sds":
             own = {"p_mean": float, "p_std": float, "weight": str}
             assert own.items() <= found.items()
             assert not [field for field in found if field.startswith("fake_score.")]
             found = {field: kind for field, kind in found.items() if field not in own}
-            lacking = {"alpha", "t_max", "share_samples", "augment_probability"}
+            lacking = {*alone, "share_samples", "augment_probability"}
             found |= {
                 field: kind
                 for field, kind in expected.items()
