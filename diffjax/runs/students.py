@@ -88,8 +88,7 @@ def _sigmas(asked: Any, sampled: Any, init_sigma: float, field: str) -> tuple[fl
     if told:
         sigmas = (init_sigma, *(float(each * unit) for each in told))
     else:
-        process = getattr(getattr(sampled, "teacher", None), "process", None)
-        sigmas = few_steps.spaced(process, init_sigma, steps)
+        sigmas = few_steps.spaced(sampled.process, init_sigma, steps)
     try:
         few_steps.check_sigmas(sigmas, sampled.sigma_min)
     except ValueError as error:

@@ -14,7 +14,7 @@ from diffjax.convert import teacher as teachers
 from diffjax.diffusion import interpolants
 from diffjax.methods.denoising import Denoising
 from diffjax.methods.draws import Batch, Dataset
-from diffjax.models import latents
+from diffjax.models import few_steps, latents
 from diffjax.models.denoiser import from_edm_kwargs
 from diffjax.runs import bases, building, decoders, guiding
 from diffjax.runs.sample import sample
@@ -83,6 +83,17 @@ def test_half_precision_and_remat(teacher, tmp_path):
     made = config(teacher, "diff_instruct", images_=8, dtype="bfloat16", rematerialize=True)
     train(made, str(tmp_path / "run"))
     assert steps(tmp_path / "run") == [1, 2]
+
+
+def test_its_steps_are_spaced_in_the_time_of_its_process(teacher):
+    made = config(teacher)
+    made.generator.steps = 2
+    student = building.build(made).method.networks["generator"]
+    first, second = student.sigmas
+    assert (first, second) == pytest.approx(
+        few_steps.spaced(student.denoiser.process, first, 2), rel=1e-6
+    )
+    assert second != pytest.approx(first / 2, rel=0.05)  # as EDM's would be
 
 
 # With a discriminator.
