@@ -203,6 +203,23 @@ def gathering(network: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     return call
 
 
+def splitting(function: Callable[[Any], Any], mesh: Mesh) -> Callable[[Any], Any]:
+    """Wrap a function of parameters to split its results as a state is, inside `jax.jit`.
+
+    Args:
+      function: from a tree of arrays to another.
+      mesh: from `make_mesh`.
+    """
+    if mesh.shape["fsdp"] == 1:
+        return function
+
+    def call(params: Any) -> Any:
+        result = function(params)
+        return constrain(result, state(result, mesh), mesh)
+
+    return call
+
+
 def with_shardings(abstract: Any, shardings: Any) -> Any:
     """Shapes and types of arrays with their shardings, by which checkpoints are restored.
 

@@ -89,6 +89,15 @@ class Headed:
         """Parameters as a training pass leaves them, those of the head as they are."""
         return {**params, "network": self.denoiser.normalized(params["network"])}
 
+    @property
+    def prepares_weights(self) -> bool:
+        """Whether the denoiser's weights are computed from parameters; see `NetworkDenoiser`."""
+        return bool(getattr(self.denoiser, "prepares_weights", False))
+
+    def prepared(self, params: Params) -> Params:
+        """Parameters with what a training pass would compute of the denoiser's alone."""
+        return {**params, "network": self.denoiser.prepared(params["network"])}
+
     def init_head(self, rng: PRNGKey) -> Params:
         """Draw fresh parameters of the head, float32."""
         shapes = jax.eval_shape(self._features, self.judged.abstract_params())

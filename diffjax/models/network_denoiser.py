@@ -338,6 +338,24 @@ class NetworkDenoiser:
             return params
         return {**params, "params": edm2_layers.normalized_weights(params["params"])}
 
+    @property
+    def prepares_weights(self) -> bool:
+        """Whether weights are computed from parameters alone, so that `prepared` adds something."""
+        return isinstance(self.network, EDM2UNet)
+
+    def prepared(self, params: Params) -> Params:
+        """Parameters with what a training pass would compute of them alone, a pure function.
+
+        Training passes take either. EDM2's normalised weights are added; other networks'
+        parameters stay as they are.
+
+        Args:
+          params: of this denoiser.
+        """
+        if not isinstance(self.network, EDM2UNet):
+            return params
+        return {**params, "params": self.network.prepared(params["params"])}
+
     def _labels(self, labels: Array | None, batch: int) -> Array | None:
         if labels is None:
             if self.label_dim and not getattr(self.network, "null_class", True):

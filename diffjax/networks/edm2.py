@@ -9,12 +9,16 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from diffjax.interfaces import Array
+from diffjax.interfaces import Array, Params
 from diffjax.networks import blocks, dropout, edm2_layers, layers
 from diffjax.networks.attention import self_attention
 from diffjax.networks.resampling import downsample, upsample
 
 _Seeds = Iterator[Array | None]
+
+# What a layer's weight is made of besides its kernel, or taken apart into: see `prepared_weights`.
+_GAINS = {"emb_linear": "emb_gain", "out_conv": "out_gain"}
+_PARTS = {"attn_qkv": 3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +96,10 @@ class Block(nn.Module):
         style, channels = self.style, self.channels
         heads = style.heads(channels)
         shape = (1, 1, channels, 3 * channels)
-        weight = edm2_layers.Weight(shape, force=style.force, name="attn_qkv")()
+        weights = edm2_layers.Weight(shape, force=style.force, parts=3, name="attn_qkv")()
 
         def one_of(place: int) -> Array:  # channels are ordered (head, channel, q/k/v)
-            y = edm2_layers.apply_weight(x, weight[..., place::3])
+            y = edm2_layers.apply_weight(x, weights[place])
             apart = y.reshape(*y.shape[:-1], heads, channels // heads)
             return edm2_layers.normalize(apart, (-1,)).reshape(y.shape)
 
@@ -228,6 +232,18 @@ class EDM2UNet(nn.Module):
         own = {name: variables[name]["logvar"] for name in ("params", "buffers")}
         out: Any = head.apply(own, noise_labels)
         return out
+
+    def prepared(self, params: Params) -> Params:
+        """Parameters with the weights that training passes compute with, made of them once.
+
+        A pure function. Training passes give the same with its result as with the parameters, and
+        its gradient leads on to theirs.
+
+        Args:
+          params: of this network, without buffers.
+        """
+        force = self._style(train=True).force
+        return edm2_layers.prepared_weights(params, _GAINS, _PARTS, force=force)
 
     def _style(self, train: bool) -> BlockStyle:
         return BlockStyle(

@@ -3,10 +3,12 @@
 A weight is normalised each time that it is used, so that its magnitude says nothing. In training it
 is also overwritten by its normalised self before it is used, without gradient: `normalized_weights`
 is what a training step then starts from, and `effective_weight` what a layer computes with.
+
+Where an update calls a network several times, `prepared_weights` computes these once for all.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -80,6 +82,41 @@ def effective_weight(kernel: Array, gain: Array | float = 1.0, *, force: bool = 
         held = jax.lax.stop_gradient(kernel)
         kernel = normalize_weight(held) + (kernel - held)
     return normalize_weight(kernel) * (gain / math.sqrt(math.prod(kernel.shape[:-1])))
+
+
+def prepared_weights(
+    params: Params, gains: Mapping[str, str], parts: Mapping[str, int], *, force: bool
+) -> Params:
+    """Add to each weight what its layer computes with, which the layer then takes from there.
+
+    A pure function of the parameters, whose gradient is that of `effective_weight`.
+
+    Args:
+      params: nested dicts, in which a weight is called `kernel`.
+      gains: layer -> the parameter beside it that is its gain, where it has one.
+      parts: layer -> number of parts that its weight is taken apart into, see `Weight`; else 1.
+      force: see `effective_weight`. Layers called with another `force` compute their own.
+    """
+    found: dict[str, Any] = {}
+    for name, tree in params.items():
+        if not isinstance(tree, Mapping):
+            found[name] = tree
+        elif "kernel" in tree:
+            gain = params[gains[name]] if name in gains else 1.0
+            weight = effective_weight(tree["kernel"], gain, force=force)
+            found[name] = {**tree, _prepared(force): _parted(weight, parts.get(name, 1))}
+        else:
+            found[name] = prepared_weights(tree, gains, parts, force=force)
+    return found
+
+
+def _prepared(force: bool) -> str:
+    """Name of a prepared weight, which lies beside its kernel."""
+    return "forced" if force else "effective"
+
+
+def _parted(weight: Array, parts: int) -> tuple[Array, ...]:
+    return tuple(weight[..., i::parts] for i in range(parts)) if parts > 1 else (weight,)
 
 
 def apply_weight(x: Array, weight: Array) -> Array:
@@ -160,16 +197,22 @@ class Weight(nn.Module):
     Attributes:
       shape: [in, out] or [h, w, in, out].
       force: see `effective_weight`.
+      parts: number of parts that it is taken apart into, of which the i-th has every so many-th
+        output from i on.
     """
 
     shape: tuple[int, ...]
     force: bool = False
+    parts: int = 1
 
     @nn.compact
-    def __call__(self, gain: Array | float = 1.0) -> Array:
-        """Give the weight that is computed with, float32; see `effective_weight`."""
+    def __call__(self, gain: Array | float = 1.0) -> tuple[Array, ...]:
+        """Give the parts of the weight that is computed with, float32; see `effective_weight`."""
+        if self.has_variable("params", _prepared(self.force)):
+            prepared: Any = self.get_variable("params", _prepared(self.force))
+            return tuple(prepared)
         kernel = self.param("kernel", nn.initializers.normal(1.0), self.shape, jnp.float32)
-        return effective_weight(kernel, gain, force=self.force)
+        return _parted(effective_weight(kernel, gain, force=self.force), self.parts)
 
 
 def layer(
@@ -195,4 +238,5 @@ def layer(
       [B, features] or [B, H, W, features], of the type of x.
     """
     shape = (*(kernel, kernel) * bool(kernel), x.shape[-1], features)
-    return apply_weight(x, Weight(shape, force=force, name=name)(gain))
+    (weight,) = Weight(shape, force=force, name=name)(gain)
+    return apply_weight(x, weight)

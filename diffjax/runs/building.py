@@ -116,7 +116,16 @@ def build(config: ConfigDict, *, source: DataSource | None = None) -> Experiment
             averages=optimizers.averages(config),
             max_skipped_in_a_row=config.max_skipped_in_a_row,
             unroll=jax.default_backend() == "cpu",
-            overwritten=cast.overwritten(cls.learners),
+            overwritten={
+                name: model.normalized
+                for name, model in cast.trained(cls.learners).items()
+                if getattr(model, "overwrites_weights", False)
+            },
+            prepared={
+                name: model.prepared
+                for name, model in cast.trained(cls.learners).items()
+                if getattr(model, "prepares_weights", False)
+            },
         ),
         inputs=inputs,
         init_kwargs=dict(cast.init_kwargs),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -79,18 +79,9 @@ class Roles:
         other = self.others.get(learner.name)
         return self.denoiser if other is None else other.model
 
-    def overwritten(self, learners: Iterable[Learner]) -> dict[str, Callable[[Any], Any]]:
-        """Learner -> its parameters as a training pass leaves them, where it overwrites any.
-
-        Args:
-          learners: of the method.
-        """
-        models = {each.name: self.heads.get(each.name, self.model_of(each)) for each in learners}
-        return {
-            name: model.normalized
-            for name, model in models.items()
-            if getattr(model, "overwrites_weights", False)
-        }
+    def trained(self, learners: Iterable[Learner]) -> dict[str, Any]:
+        """Learner -> the model of its parameters, with its head where it has one."""
+        return {each.name: self.heads.get(each.name, self.model_of(each)) for each in learners}
 
 
 def cast(

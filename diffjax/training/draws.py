@@ -72,9 +72,11 @@ def shardings(draws: Any, mesh: Mesh) -> Any:
 
 
 def on_mesh(update: Update, mesh: Mesh) -> Update:
-    """Have an update's networks gather parameters that are split over devices."""
+    """Have an update's networks gather parameters that are split over devices, prepared or not."""
     method = update.method
     networks = {
         name: sharding.gathering(network, mesh) for name, network in method.networks.items()
     }
-    return dataclasses.replace(update, method=dataclasses.replace(method, networks=networks))
+    prepared = {name: sharding.splitting(each, mesh) for name, each in update.prepared.items()}
+    method = dataclasses.replace(method, networks=networks)
+    return dataclasses.replace(update, method=method, prepared=prepared)

@@ -39,6 +39,9 @@ class Update:
         a compiled loop run on one thread.
       overwritten: learner -> its parameters as a training pass forward leaves them, from which its
         optimiser steps, such as `NetworkDenoiser.normalized`; others step from what they have.
+      prepared: learner -> its parameters with what training passes would compute of them alone,
+        such as `NetworkDenoiser.prepared`. Within one program the rounds of gradient accumulation
+        share it, and the way back through it is taken once, by their sum.
     """
 
     method: Method
@@ -47,6 +50,7 @@ class Update:
     max_skipped_in_a_row: int | None = None
     unroll: bool = False
     overwritten: Mapping[str, Callable[[Params], Params]] = dataclasses.field(default_factory=dict)
+    prepared: Mapping[str, Callable[[Params], Params]] = dataclasses.field(default_factory=dict)
 
     @property
     def batch_size(self) -> int:
@@ -273,9 +277,10 @@ class Inline:
 
     def lend(self, turn: Turn, params: AllParams, draws: Draws) -> _Lent:
         """Make all samples of a turn, and one way back for all of them."""
+        prepare = self._prepare(turn, at(draws, 0))
 
         def make(own: Params) -> Array:
-            trees = {**params, turn.learner: own}
+            trees = {**params, turn.learner: prepare(own)}
             return self._each_round(lambda each: turn.samples(trees, each), at(draws, 0))
 
         return _Lent(*jax.vjp(make, params[turn.learner]))
@@ -290,17 +295,21 @@ class Inline:
     ) -> Sums:
         """Sum gradient and metrics over rounds, a round at a time."""
         rounds = at(draws, time)
+        if lent is not None and turn.through_samples:
+            of_lent = functools.partial(self._update.loss_gradient, turn, params)
+            gradients, metrics = self._each_round(of_lent, lent.samples, rounds)
+            (gradient,) = lent.pullback(gradients)
+            return gradient, jax.tree.map(lambda x: x.sum(axis=0), metrics)
+
+        # In each round, the way back would stand between its all-reduce and the sum over rounds.
+        own, pull_back = jax.vjp(self._prepare(turn, rounds), params[turn.learner])
+        params = {**params, turn.learner: own}
         if lent is None:
-            return self._sum_rounds(functools.partial(self._round, turn, params), rounds)
-
-        def of_lent(x: Array, each: Draws) -> Sums:
-            return self._update.loss_gradient(turn, params, x, each)
-
-        if not turn.through_samples:
-            return self._sum_rounds(of_lent, lent.samples, rounds)
-        gradients, metrics = self._each_round(of_lent, lent.samples, rounds)
-        (gradient,) = lent.pullback(gradients)
-        return gradient, jax.tree.map(lambda x: x.sum(axis=0), metrics)
+            sums = self._sum_rounds(functools.partial(self._round, turn, params), rounds)
+        else:
+            of_lent = functools.partial(self._update.loss_gradient, turn, params)
+            sums = self._sum_rounds(of_lent, lent.samples, rounds)
+        return pull_back(sums[0])[0], sums[1]
 
     def step(self, turn: Turn, images: Array, before: Outcome, sums: Sums) -> Outcome:
         """Follow a gradient."""
@@ -328,6 +337,14 @@ class Inline:
     ) -> tuple[TrainState, Metrics]:
         """End the update."""
         return self._update.finish(state, outcome, sums)
+
+    def _prepare(self, turn: Turn, rounds: Draws) -> Callable[[Params], Params]:
+        """Give what makes of a learner's parameters those that rounds take: nothing for one."""
+        prepare = self._update.prepared.get(turn.learner)
+        if prepare is None or _length(rounds) == 1:
+            return lambda own: own
+        # Computed once more on the way back, so that nothing of it is kept for that.
+        return jax.checkpoint(prepare)
 
     def _round(self, turn: Turn, params: AllParams, draws: Draws) -> Sums:
         x, pullback = self._update.samples(turn, params, draws)

@@ -92,6 +92,7 @@ def build(case, model):
         },
         averages=ema.Averages(options["ema_halflife_kimg"] * 1000, options["ema_rampup_ratio"]),
         overwritten=overwritten,
+        prepared=dict.fromkeys(("fake_score", "generator"), model.prepared),
     )
 
 

@@ -156,12 +156,29 @@ def test_cifar_10_on_four_chips(tmp_path, num_blocks):
     check_data_parallel(report, sizes)
 
 
+SMALL = {"channel_mult": [1], "attn_resolutions": []}
+SMALL_EDM2 = {
+    "class_name": "Precond",
+    "img_resolution": 8,
+    "img_channels": 1,
+    "model_channels": 16,
+    "channel_mult": [1],
+    "num_blocks": 1,
+    "attn_resolutions": [8],
+    "channels_per_head": 16,
+    "logvar_channels": 4,
+}
+
+
 @needs_libtpu
-def test_gradients_of_all_rounds_cross_chips_once(tmp_path):
+@pytest.mark.parametrize(
+    "init_kwargs",
+    [teacher.describe("digits") | SMALL, pytest.param(SMALL_EDM2, marks=pytest.mark.slow)],
+    ids=["digits", "edm2"],
+)
+def test_gradients_of_all_rounds_cross_chips_once(tmp_path, init_kwargs):
     """XLA moves the all-reduce out of the loop over rounds, where nothing else is in its way."""
-    published = teacher.describe("digits")
-    small = {"channel_mult": [1], "attn_resolutions": []}
-    script = config_of(tmp_path, "sid_digits", {**published, **small})
+    script = config_of(tmp_path, "sid_digits", init_kwargs)
     arguments = [f"--config={script}", "--topology=v5e:2x2", "--layout_only", "--accumulation=4"]
     report = report_of(tmp_path, *arguments)
     assert report["accumulation"] == 4
