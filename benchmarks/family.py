@@ -9,12 +9,14 @@ Stages, in this order: `teacher` measures it; `rates` runs each method at three 
 `seeds` runs the best three, SiD and Diff-Instruct from two seeds more, at their best rate; `once`
 runs each at the best rate that `rates` found, on this teacher or another; `long` takes the best
 three of these and Diff-Instruct further, the generator's rate falling to 0 over the last half.
+`costs` times the update of each that has run, one on a GPU.
 
 All registered methods with one step and a fake score take part; their settings that differ are in
 `benchmarks.family_jobs`. Each is compiled once a stage, whatever its rates and seeds. Steps run on
-as many GPUs as are named, one each, and write a line to `results.jsonl` for each run that ended;
-such runs aren't run again. Tables are printed at the end, of what there is. Images are those that
-the generator is updated on. The distance is a Fréchet distance of `--features`.
+as many GPUs as are named, one each or `--share` of them, so that one compiles while another runs;
+then GPU seconds are counted by what `costs` finds. They write a line to `results.jsonl` for each
+run that ended; such runs aren't run again. Tables are printed at the end, of what there is. Images
+are those that the generator is updated on. The distance is a Frechet distance of `--features`.
 """
 
 import argparse
@@ -30,7 +32,7 @@ from benchmarks import cifar, family_jobs, family_report
 from benchmarks.family_jobs import Job, Study
 from diffjax.convert import teacher as teachers
 
-STAGES = ("teacher", "rates", "seeds", "once", "long")
+STAGES = ("teacher", "rates", "seeds", "once", "long", family_jobs.COSTS)
 RATES = (2e-5, 5e-5, 1.25e-4)
 KIMG = {"rates": 128.0, "seeds": 128.0, "once": 256.0, "long": 1000.0}
 SEEDS = (1, 2)  # besides 0, which `rates` has
@@ -82,7 +84,7 @@ def plan(
     """List the runs of a stage that have no result, by row; those of `seeds` and on as known now.
 
     Args:
-      stage: one of `STAGES` but "teacher".
+      stage: one of `STAGES` but "teacher" and "costs".
       study: that they are part of.
       rows: methods and variants.
       results: so far.
@@ -110,7 +112,9 @@ def plan(
     return {name: jobs for name, jobs in found.items() if jobs}
 
 
-def step(study: Study, stage: str, name: str, jobs: list[Job], output: Path) -> cifar.Step:
+def step(
+    study: Study, stage: str, name: str, jobs: list[Job], output: Path, share: int = 1
+) -> cifar.Step:
     """Write the jobs of a row, and make the step that runs them.
 
     Args:
@@ -119,6 +123,7 @@ def step(study: Study, stage: str, name: str, jobs: list[Job], output: Path) -> 
       name: of the row.
       jobs: none for the teacher.
       output: the study's folder.
+      share: steps that a GPU runs at the same time.
     """
     folder = output / "steps" / f"{study.name}_{stage}_{name}".replace(":", "_")
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +131,8 @@ def step(study: Study, stage: str, name: str, jobs: list[Job], output: Path) -> 
     told = {"study": dataclasses.asdict(study), "jobs": [dataclasses.asdict(job) for job in jobs]}
     (folder / "jobs.json").write_text(json.dumps(told), encoding="utf-8")
     arguments = ("-m", "benchmarks.family_run", f"--jobs={folder / 'jobs.json'}")
-    return cifar.Step(folder.name, (*arguments, f"--output={output}"), f"steps/{folder.name}/done")
+    arguments = (*arguments, f"--output={output}")
+    return cifar.Step(folder.name, arguments, f"steps/{folder.name}/done", weight=1 / share)
 
 
 def steps(
@@ -136,6 +142,7 @@ def steps(
     output: Path,
     rates: Iterable[float],
     kimg: Mapping[str, float],
+    share: int = 1,
 ) -> list[cifar.Step]:
     """List what is left of a stage.
 
@@ -146,15 +153,21 @@ def steps(
       output: the study's folder.
       rates: that are tried.
       kimg: length of a stage's runs.
+      share: steps that a GPU runs at the same time.
     """
     results = family_jobs.read(output)
+    if stage == family_jobs.COSTS:
+        have_run = {each["name"] for each in results if each["teacher"] == study.name}
+        jobs = [Job(name, study.rate, 0, 0.0, stage=stage) for name in rows if name in have_run]
+        jobs = [job for job in jobs if not job.is_done(study, results)]
+        return [step(study, stage, job.name, [job], output) for job in jobs]
     if stage != "teacher":
         todo = plan(stage, study, rows, results, rates=rates, kimg=kimg)
-        return [step(study, stage, name, jobs, output) for name, jobs in todo.items()]
+        return [step(study, stage, name, jobs, output, share) for name, jobs in todo.items()]
     of_teacher = ("teacher", study.name)
     if any((each["stage"], each["teacher"]) == of_teacher for each in results):
         return []
-    return [step(study, stage, "teacher", [], output)]
+    return [step(study, stage, "teacher", [], output, share)]
 
 
 def execute(
@@ -167,6 +180,7 @@ def execute(
     rates: Iterable[float] = RATES,
     kimg: Mapping[str, float] = KIMG,
     minutes: float = math.inf,
+    share: int = 1,
 ) -> list[str]:
     """Run what isn't done, a stage after the other, until time is up.
 
@@ -179,6 +193,7 @@ def execute(
       rates: that are tried.
       kimg: length of a stage's runs.
       minutes: to stop after.
+      share: steps that a GPU runs at the same time.
 
     Returns:
       Names of the steps that failed.
@@ -186,7 +201,7 @@ def execute(
     deadline = time.monotonic() + 60 * minutes
     failed: list[str] = []
     for stage in [each for each in STAGES if each in stages]:
-        todo = steps(stage, study, rows, output, rates, kimg)
+        todo = steps(stage, study, rows, output, rates, kimg, share)
         runs = cifar.Study(todo, {each.name: output / each.result for each in todo}, gpus)
         runs.run(output / "steps", deadline - time.monotonic())
         failed += runs.failed
@@ -235,6 +250,7 @@ def _arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add("--kimg", type=_lengths, default=KIMG, help=f"thousand images a run: {','.join(KIMG)}")
     add("--features", default=cifar.FEATURES)
     add("--gpus", default="0", help="their numbers, such as 0,1")
+    add("--share", type=int, choices=range(1, 5), default=1, help="runs on a GPU at once, to 4")
     add("--minutes", type=float, default=math.inf, help="to stop after")
     for name in ("dtype", "batch_size", "updates_per_call", "ratio", "count", "few", "points"):
         default = defaults[name]
@@ -264,6 +280,7 @@ def main() -> None:
             rates=arguments.rates,
             kimg=arguments.kimg,
             minutes=arguments.minutes,
+            share=arguments.share,
         )
     results = family_jobs.read(output)
     if not results:

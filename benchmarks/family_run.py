@@ -223,6 +223,30 @@ def run(
     return so_far
 
 
+def timed(program: Program, study: Study, calls: int = 3) -> dict[str, Any]:
+    """Time a program's updates from a first state, as nothing else runs.
+
+    Args:
+      program: a row's.
+      study: that it is part of.
+      calls: that count, after one that doesn't.
+
+    Returns:
+      What `described` takes, without a curve.
+    """
+    so_far, state = _nothing(), program.first_state(0)
+    state = with_factors(state, dict.fromkeys(program.networks, 1.0))
+    key, count = numerics.key(0), study.updates_per_call
+    for call in range(calls + 1):
+        start = time.perf_counter()
+        state, _ = jax.block_until_ready(program.call(state, program.inputs, key, count))
+        if call:
+            so_far["seconds"].append((time.perf_counter() - start) / count)
+    so_far["gpu_seconds"] = count * sum(so_far["seconds"])
+    so_far["memory_gib"] = runtime.peak_memory_gib()
+    return so_far
+
+
 def _nothing() -> dict[str, Any]:
     return {
         "curve": [],
@@ -337,6 +361,10 @@ def work(study: Study, jobs: list[Job], output: Path, stop: preemption.Preemptio
     if not todo or stop.requested():
         return not todo
     program = Program(study, todo[0].name)
+    if todo[0].stage == family_jobs.COSTS:
+        (job,) = todo
+        family_jobs.add(output, described(study, program, job, timed(program, study)))
+        return True
     measures = Measures(study, program.exp, program.mesh, output)
     for job in todo:
         try:

@@ -88,6 +88,7 @@ def execute(
     kimg: float,
     gpus: list[str],
     minutes: float = math.inf,
+    share: int = 1,
 ) -> list[str]:
     """Run what isn't done, until time is up.
 
@@ -96,15 +97,16 @@ def execute(
       names: of rows.
       output: the study's folder.
       kimg: length of a run.
-      gpus: their numbers, a run on each.
+      gpus: their numbers.
       minutes: to stop after.
+      share: runs on a GPU at the same time; their GPU seconds are then not their own.
 
     Returns:
       Names of the steps that failed.
     """
     deadline = time.monotonic() + 60 * minutes
     jobs = plan(study, names, kimg, family_jobs.read(output))
-    todo = [family.step(study, STAGE, job.name, [job], output) for job in jobs]
+    todo = [family.step(study, STAGE, job.name, [job], output, share) for job in jobs]
     runs = cifar.Study(todo, {each.name: output / each.result for each in todo}, gpus)
     runs.run(output / "steps", deadline - time.monotonic())
     return runs.failed
@@ -229,6 +231,7 @@ def _arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add("--kimg", type=float, default=1000.0, help="thousand images a run")
     add("--features", default=cifar.FEATURES)
     add("--gpus", default="0", help="their numbers, such as 0,1")
+    add("--share", type=int, choices=range(1, 5), default=1, help="runs on a GPU at once, to 4")
     add("--minutes", type=float, default=math.inf, help="to stop after")
     for name in ("dtype", "batch_size", "updates_per_call", "rate", "ratio", "count", "few"):
         add(f"--{name}", type=type(defaults[name]), default=defaults[name])
@@ -279,6 +282,7 @@ def main() -> None:
             kimg=arguments.kimg,
             gpus=arguments.gpus.split(","),
             minutes=arguments.minutes,
+            share=arguments.share,
         )
     results = family_jobs.read(output)
     if not results:
