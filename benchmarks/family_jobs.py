@@ -53,7 +53,8 @@ class Study:
       count: samples that a distance is of.
       few: samples and real images that precision and recall are of.
       points: measurements of a run.
-      changes: of the config, field -> value.
+      changes: of the config, field -> value. Those of `network.*` make the student one of our own
+        networks, from fresh weights.
     """
 
     teacher: str
@@ -179,6 +180,11 @@ def config_of(study: Study, name: str) -> ConfigDict:
         job = dataclasses.replace(job, name=f"sid{name.removeprefix(TEACHER)}")
     method = methods.get(job.method)
     config = bases.distillation(job.method)
+    changes = {**CHANGES.get(job.method, {}), **study.changes, **job.changes}
+    of_network = [field for field in changes if field.startswith("network.")]
+    if of_network:
+        values = {field.partition(".")[2]: changes.pop(field) for field in of_network}
+        bases.with_network(config, **values)
     rates = {
         f"{each.optimizer or each.name}.learning_rate": study.rate
         * (1 if each.name == method.samples_from else study.ratio)
@@ -192,9 +198,7 @@ def config_of(study: Study, name: str) -> ConfigDict:
         "updates_per_call": study.updates_per_call,
         **rates,
         **({"data": study.data} if "data" in method.reads else {}),
-        **CHANGES.get(job.method, {}),
-        **study.changes,
-        **job.changes,
+        **changes,
     }
     for field, value in own.items():
         known = checks.get(config, field)

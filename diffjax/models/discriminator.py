@@ -98,6 +98,11 @@ class Headed:
         """Parameters with what a training pass would compute of the denoiser's alone."""
         return {**params, "network": self.denoiser.prepared(params["network"])}
 
+    @property
+    def levels(self) -> int:
+        """Number of levels of the judged encoder."""
+        return len(jax.eval_shape(self._features, self.judged.abstract_params()))
+
     def init_head(self, rng: PRNGKey) -> Params:
         """Draw fresh parameters of the head, float32."""
         shapes = jax.eval_shape(self._features, self.judged.abstract_params())

@@ -57,7 +57,16 @@ class DiscriminatorHeads(nn.Module):
 
     @nn.compact
     def __call__(self, features: tuple[Array, ...]) -> Array:
-        """Judge levels of features, each [B, h, w, c], the coarsest last, by logits [B, heads]."""
+        """Judge levels of features, each [B, h, w, c], the coarsest last, by logits [B, heads].
+
+        Raises:
+          ValueError: if there are fewer levels than are judged.
+        """
+        if self.levels > len(features):
+            raise ValueError(
+                f"levels={self.levels} is more than the {len(features)} of the features; take "
+                "these at most, or 0 for all."
+            )
         judged = features[-self.levels :]
         heads = [
             DiscriminatorHead(self.channels, name=f"head{index}")(level)

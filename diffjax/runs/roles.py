@@ -182,6 +182,14 @@ def _add_log_variance(
     functions["log_variance"] = model.log_variance
 
 
+def _check_levels(head: Headed, asked: int) -> None:
+    if asked > 1 and asked > head.levels:
+        raise ValueError(
+            f"config.head_levels={asked} is more than the {head.levels} levels of the encoder that "
+            "is judged; set it to these at most, or to 0 for all."
+        )
+
+
 def _add_discriminator(
     functions: dict[str, Any], cls: type[Method], settings: Mapping[str, Any]
 ) -> dict[str, Headed]:
@@ -196,6 +204,8 @@ def _add_discriminator(
         for each in cls.learners
         if each.has_head and module is not None
     }
+    for head in heads.values():
+        _check_levels(head, settings.get("head_levels", 1))
     functions |= heads
     functions["features"] = functions[cls.judged_by].features
     functions["head"] = next((each.logits for each in heads.values()), discriminator.channel_mean)

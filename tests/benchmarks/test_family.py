@@ -96,6 +96,10 @@ def test_a_variant_is_a_row_of_its_own(study):
     assert family_report.title("sid:alpha=0.5") == "SiD, alpha=0.5"
     changed = dataclasses.replace(study, changes={"init_sigma": 3})
     assert family_jobs.config_of(changed, "dmd").init_sigma == 3.0
+    small = family_jobs.config_of(study, "sid:network.model_channels=20")
+    assert (small.student, small.network.model_channels) == ("network", 20)
+    with pytest.raises(ValueError, match=r"network\.channels is no field"):
+        family_jobs.config_of(study, "sid:network.channels=20")
 
 
 class TestPlan:

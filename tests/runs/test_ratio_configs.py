@@ -79,6 +79,7 @@ MISTAKES = [
     ("f_distill", {"ratio_min": 30.0}, "ratio_min=30.0 must be under ratio_max=20.0"),
     ("f_distill", {"ratio_decay": 1.0}, "ratio_decay=1.0 never"),
     ("f_distill", {"divergence": "none"}, "config.divergence='none' is unknown"),
+    ("f_distill", {"head_levels": 9}, "head_levels=9 is more than the 2 levels of the encoder"),
     ("smd", {"joint_training": 1}, "config.joint_training=1: True or False"),
 ]
 
