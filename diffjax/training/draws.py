@@ -77,6 +77,8 @@ def on_mesh(update: Update, mesh: Mesh) -> Update:
     networks = {
         name: sharding.gathering(network, mesh) for name, network in method.networks.items()
     }
-    prepared = {name: sharding.splitting(each, mesh) for name, each in update.prepared.items()}
-    method = dataclasses.replace(method, networks=networks)
-    return dataclasses.replace(update, method=method, prepared=prepared)
+    changes: dict[str, Any] = {"method": dataclasses.replace(method, networks=networks)}
+    if prepared := getattr(update, "prepared", {}):  # an update of one's own may have none
+        split = {name: sharding.splitting(each, mesh) for name, each in prepared.items()}
+        changes["prepared"] = split
+    return dataclasses.replace(update, **changes)
