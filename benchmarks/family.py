@@ -9,14 +9,13 @@ Stages, in this order: `teacher` measures it; `rates` runs each method at three 
 `seeds` runs the best three, SiD and Diff-Instruct from two seeds more, at their best rate; `once`
 runs each at the best rate that `rates` found, on this teacher or another; `long` takes the best
 three of these and Diff-Instruct further, the generator's rate falling to 0 over the last half.
-`costs` times the update of each that has run, one on a GPU.
 
 All registered methods with one step and a fake score take part; their settings that differ are in
 `benchmarks.family_jobs`. Each is compiled once a stage, whatever its rates and seeds. Steps run on
-as many GPUs as are named, one each or `--share` of them, so that one compiles while another runs;
-then GPU seconds are counted by what `costs` finds. They write a line to `results.jsonl` for each
-run that ended; such runs aren't run again. Tables are printed at the end, of what there is. Images
-are those that the generator is updated on. The distance is a Frechet distance of `--features`.
+as many GPUs as are named, one each or `--share` of them, so that one compiles while another runs:
+they take turns at computing, so that GPU seconds are a run's own. They write a line to
+`results.jsonl` for each run that ended; such runs aren't run again. Tables are printed at the end,
+of what there is. Images are those that the generator is updated on. The distance is a Frechet distance of `--features`.
 """
 
 import argparse
@@ -32,7 +31,7 @@ from benchmarks import cifar, family_jobs, family_report
 from benchmarks.family_jobs import Job, Study
 from diffjax.convert import teacher as teachers
 
-STAGES = ("teacher", "rates", "seeds", "once", "long", family_jobs.COSTS)
+STAGES = ("teacher", "rates", "seeds", "once", "long")
 RATES = (2e-5, 5e-5, 1.25e-4)
 KIMG = {"rates": 128.0, "seeds": 128.0, "once": 256.0, "long": 1000.0}
 SEEDS = (1, 2)  # besides 0, which `rates` has
@@ -84,7 +83,7 @@ def plan(
     """List the runs of a stage that have no result, by row; those of `seeds` and on as known now.
 
     Args:
-      stage: one of `STAGES` but "teacher" and "costs".
+      stage: one of `STAGES` but "teacher".
       study: that they are part of.
       rows: methods and variants.
       results: so far.
@@ -156,11 +155,6 @@ def steps(
       share: steps that a GPU runs at the same time.
     """
     results = family_jobs.read(output)
-    if stage == family_jobs.COSTS:
-        have_run = {each["name"] for each in results if each["teacher"] == study.name}
-        jobs = [Job(name, study.rate, 0, 0.0, stage=stage) for name in rows if name in have_run]
-        jobs = [job for job in jobs if not job.is_done(study, results)]
-        return [step(study, stage, job.name, [job], output) for job in jobs]
     if stage != "teacher":
         todo = plan(stage, study, rows, results, rates=rates, kimg=kimg)
         return [step(study, stage, name, jobs, output, share) for name, jobs in todo.items()]

@@ -14,7 +14,6 @@ from diffjax import methods
 from diffjax.runs import bases, checks
 
 TEACHER = "teacher"  # name of the row that measures it
-COSTS = "costs"  # stage that times a row's update while its GPU does nothing else
 # Published settings that differ from those of `Study.changes`, and fit runs so short: thousands of
 # images within which the published phases of an adversarial method begin would be all there are.
 # Greatest norms are those of `benchmarks.cifar`, without which SiD breaks down at these rates.

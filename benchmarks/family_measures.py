@@ -31,7 +31,7 @@ class Measures:
           mesh: one device.
           output: the study's folder.
         """
-        self._exp, self._mesh = exp, mesh
+        self._exp, self._mesh, self._batch = exp, mesh, min(_BATCH, study.count)
         extract = features.load(study.features)
         reference = _reference(study, exp, extract, mesh, output)
         assert reference.rows is not None
@@ -52,6 +52,18 @@ class Measures:
                 (("precision", "recall"), few, study.few),
             )
         ]
+
+    def compile(self, sampler: sampling.SampleBatch, params: Params) -> None:
+        """Make one batch as the measures do, so that a turn at a GPU isn't spent on compiling."""
+        exp = self._exp
+        sampling.first_images(
+            sampler,
+            params,
+            self._batch,
+            label_dim=exp.denoiser.label_dim,
+            mesh=self._mesh,
+            among=exp.classes,
+        )
 
     def distance(self, sampler: sampling.SampleBatch, params: Params) -> dict[str, float | None]:
         """Measure the distance; None where samples hold NaN."""

@@ -1,7 +1,6 @@
 """Tables, plot and picture of what `benchmarks.family` measured."""
 
 import math
-import operator
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -64,40 +63,13 @@ def best_runs(results: Iterable[dict[str, Any]]) -> dict[str, Results]:
     return dict(sorted(found.items(), key=lambda item: _mean_distance(item[1])))
 
 
-def as_alone(results: Results) -> Results:
-    """Count GPU seconds by what an update takes while its GPU does nothing else.
-
-    Args:
-      results: as `family_jobs.read` gives them.
-
-    Returns:
-      The same, without the runs that were for their costs; where there is none, as they are.
-    """
-    row = operator.itemgetter("teacher", "name")
-    known = {row(each): each for each in results if each["stage"] == family_jobs.COSTS}
-    found = []
-    for each in results:
-        cost = known.get(row(each))
-        if each["stage"] == family_jobs.COSTS:
-            continue
-        if cost and each["stage"] != family_jobs.TEACHER:
-            factor = cost["seconds_per_update"] / each["seconds_per_update"]
-            curve = [
-                point | {"gpu_seconds": factor * point["gpu_seconds"]} for point in each["curve"]
-            ]
-            each = each | {"gpu_seconds": factor * each["gpu_seconds"], "curve": curve}
-            each |= {key: cost[key] for key in ("seconds_per_update", "share_of_peak")}
-        found.append(each)
-    return found
-
-
 def report(results: Results) -> str:
     """Write the tables of all teachers, in Markdown.
 
     Args:
       results: as `family_jobs.read` gives them.
     """
-    results, text = as_alone(results), []
+    text = []
     for teacher in dict.fromkeys(each["teacher"] for each in results):
         own = [each for each in results if each["teacher"] == teacher]
         text += [f"Teacher {teacher}.", "", *_table(own), "", *_rates(own), "", *_costs(own), ""]
@@ -191,7 +163,6 @@ def plot(results: Results, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    results = as_alone(results)
     teachers = list(dict.fromkeys(each["teacher"] for each in results))
     figure = Figure(figsize=(10, 4 * len(teachers)), layout="constrained")
     panels = figure.subplots(len(teachers), 2, squeeze=False)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import family_jobs, measuring
+from benchmarks import family_jobs, measuring, turns
 from benchmarks.family_jobs import Job, Study
 from benchmarks.family_measures import GRID_SEED, SAMPLES_SEED, Measures
 from diffjax import methods
@@ -188,10 +188,12 @@ def run(
             count = min(study.updates_per_call, min(s for s in stops if s > step) - step)
             rates = {**others, student: others[student] * _decayed(job, step * per_update / 1000)}
             state = with_factors(state, rates)
-            start = time.perf_counter()
-            state, sums = jax.block_until_ready(program.call(state, program.inputs, key, count))
-            so_far["gpu_seconds"] += time.perf_counter() - start
-            so_far["seconds"].append((time.perf_counter() - start) / count)
+            with turns.turn(output):
+                start = time.perf_counter()
+                state, sums = jax.block_until_ready(program.call(state, program.inputs, key, count))
+                seconds = time.perf_counter() - start
+            so_far["gpu_seconds"] += seconds
+            so_far["seconds"].append(seconds / count)
             step += count
             if so_far["memory_gib"] is None:  # before anything else takes memory
                 so_far["memory_gib"] = runtime.peak_memory_gib()
@@ -200,19 +202,22 @@ def run(
                 so_far["failed"] = "updates weren't finite"
             if step in stops or so_far["failed"]:
                 params = exp.averaged(state)
+                with turns.turn(output):
+                    measured = measures.distance(program.measured, params)
                 point = {
                     "kimg": step * per_update / 1000,
                     "fake_kimg": step * program.an_update.get("fake_score", 0) / 1000,
                     "gpu_seconds": so_far["gpu_seconds"],
-                    **measures.distance(program.measured, params),
+                    **measured,
                 }
                 so_far["curve"].append(point)
                 if point["distance"] is None:
                     so_far["failed"] = so_far["failed"] or "samples hold NaN"
                 print(job.label(study), point, flush=True)
         params = exp.averaged(state)
-        measures.write_grid(output / "grids" / f"{job.label(study)}.png", program.shown, params)
-        so_far |= measures.diversity(program.measured, params)
+        with turns.turn(output):
+            measures.write_grid(output / "grids" / f"{job.label(study)}.png", program.shown, params)
+            so_far |= measures.diversity(program.measured, params)
         if keeps and kept.latest_step() != step:
             kept.save_and_wait(step, state, _without_end(so_far))
     if keeps:
@@ -220,30 +225,6 @@ def run(
         if not folder.exists():
             card = exp.card(round(1000 * job.kimg))
             exp.save_network(folder, exp.init_kwargs, params, card=card, classes=exp.classes)
-    return so_far
-
-
-def timed(program: Program, study: Study, calls: int = 3) -> dict[str, Any]:
-    """Time a program's updates from a first state, as nothing else runs.
-
-    Args:
-      program: a row's.
-      study: that it is part of.
-      calls: that count, after one that doesn't.
-
-    Returns:
-      What `described` takes, without a curve.
-    """
-    so_far, state = _nothing(), program.first_state(0)
-    state = with_factors(state, dict.fromkeys(program.networks, 1.0))
-    key, count = numerics.key(0), study.updates_per_call
-    for call in range(calls + 1):
-        start = time.perf_counter()
-        state, _ = jax.block_until_ready(program.call(state, program.inputs, key, count))
-        if call:
-            so_far["seconds"].append((time.perf_counter() - start) / count)
-    so_far["gpu_seconds"] = count * sum(so_far["seconds"])
-    so_far["memory_gib"] = runtime.peak_memory_gib()
     return so_far
 
 
@@ -267,7 +248,9 @@ def _decayed(job: Job, kimg: float) -> float:
     return min(1.0, (job.kimg - kimg) / job.decay_kimg) if job.decay_kimg else 1.0
 
 
-def described(study: Study, program: Program, job: Job, found: dict[str, Any]) -> dict[str, Any]:
+def described(
+    study: Study, program: Program, job: Job, found: dict[str, Any], peak: float
+) -> dict[str, Any]:
     """Make a result of what a run found: one line of `results.jsonl`.
 
     Args:
@@ -275,9 +258,9 @@ def described(study: Study, program: Program, job: Job, found: dict[str, Any]) -
       program: its row's.
       job: the run.
       found: by `run`.
+      peak: FLOP/s of the GPU's matrix products.
     """
     per_update = float(np.median(found["seconds"]))
-    peak = measuring.matrix_peak(roles.DTYPES[study.dtype])
     return {
         "teacher": study.name,
         **dataclasses.asdict(job),
@@ -313,9 +296,12 @@ def measure_teacher(study: Study, output: Path, name: str = family_jobs.TEACHER)
     exp = building.build(family_jobs.config_of(study, name))
     mesh = sharding.make_mesh(data=1)
     inputs = jax.device_put(exp.load_inputs(), sharding.replicated(mesh))
-    measures = Measures(study, exp, mesh, output)
+    with turns.turn(output):
+        measures = Measures(study, exp, mesh, output)
     (_, measured, params), *_ = exp.comparisons(inputs, seed=SAMPLES_SEED, mesh=mesh)
-    found = {**measures.distance(measured, params), **measures.diversity(measured, params)}
+    measures.compile(measured, params)
+    with turns.turn(output):
+        found = {**measures.distance(measured, params), **measures.diversity(measured, params)}
     (_, shown, _), *_ = exp.comparisons(inputs, seed=GRID_SEED, mesh=mesh)
     grid = f"{study.name}_{name}.png".replace(":", "_")
     measures.write_grid(output / "grids" / grid, shown, params)
@@ -361,17 +347,16 @@ def work(study: Study, jobs: list[Job], output: Path, stop: preemption.Preemptio
     if not todo or stop.requested():
         return not todo
     program = Program(study, todo[0].name)
-    if todo[0].stage == family_jobs.COSTS:
-        (job,) = todo
-        family_jobs.add(output, described(study, program, job, timed(program, study)))
-        return True
-    measures = Measures(study, program.exp, program.mesh, output)
+    with turns.turn(output):
+        measures = Measures(study, program.exp, program.mesh, output)
+        peak = measuring.matrix_peak(roles.DTYPES[study.dtype])
+    measures.compile(program.measured, program.exp.averaged(program.first_state(0)))
     for job in todo:
         try:
             found = run(study, program, measures, job, output, stop)
         except StoppedError:
             return False
-        family_jobs.add(output, described(study, program, job, found))
+        family_jobs.add(output, described(study, program, job, found, peak))
     return True
 
 

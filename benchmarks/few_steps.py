@@ -16,6 +16,7 @@ a line of `results.jsonl`, others go on from their checkpoint. The distance is a
 
 import argparse
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Iterable
@@ -74,10 +75,13 @@ def plan(study: Study, names: dict[str, list[str]], kimg: float, results: Result
     known = {(each["teacher"], each["name"]) for each in results if each["stage"] == TEACHER}
     teachers = [Job(name, 0.0, 0, 0.0, 0.0, TEACHER) for name in names["teacher"]]
     students = [Job(name, study.rate, 0, kimg, kimg / 2, STAGE) for name in names["student"]]
-    return [
-        *(job for job in teachers if (study.name, job.name) not in known),
-        *(job for job in students if not job.is_done(study, results)),
-    ]
+    left = (
+        [job for job in teachers if (study.name, job.name) not in known],
+        [job for job in students if not job.is_done(study, results)],
+    )
+    # By turns, since a teacher needs its GPU while a student still compiles.
+    pairs = itertools.zip_longest(*left)
+    return [job for pair in pairs for job in pair if job is not None]
 
 
 def execute(
@@ -99,7 +103,7 @@ def execute(
       kimg: length of a run.
       gpus: their numbers.
       minutes: to stop after.
-      share: runs on a GPU at the same time; their GPU seconds are then not their own.
+      share: runs on a GPU at the same time, which take turns at computing.
 
     Returns:
       Names of the steps that failed.
@@ -110,6 +114,21 @@ def execute(
     runs = cifar.Study(todo, {each.name: output / each.result for each in todo}, gpus)
     runs.run(output / "steps", deadline - time.monotonic())
     return runs.failed
+
+
+def in_order(results: Results) -> Results:
+    """Choose the rows of the last result's teacher: first the teacher's own, then students'.
+
+    Args:
+      results: as they came, one at least.
+    """
+    own = [each for each in results if each["teacher"] == results[-1]["teacher"]]
+
+    def place(result: dict[str, Any]) -> tuple[Any, ...]:
+        changes = changes_of(result)
+        return result["stage"] != TEACHER, changes.get(_SCALE, 1.0), changes.get(_STEPS, 1)
+
+    return sorted(own, key=place)
 
 
 def changes_of(result: dict[str, Any]) -> dict[str, Any]:
@@ -287,7 +306,7 @@ def main() -> None:
     results = family_jobs.read(output)
     if not results:
         parser.error(f"--output={output} has no results; --data=… makes them")
-    results = [each for each in results if each["teacher"] == results[-1]["teacher"]]
+    results = in_order(results)
     print(report(results))
     if arguments.plot:
         plot(results, arguments.plot)

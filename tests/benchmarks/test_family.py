@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import optax
 import pytest
 from PIL import Image
 
-from benchmarks import family, family_jobs, family_report, family_run, measuring
+from benchmarks import family, family_jobs, family_report, family_run, measuring, turns
 from benchmarks.family_jobs import Job, Study
 from diffjax import methods
 from diffjax.distributed import preemption
@@ -217,25 +218,29 @@ def test_runs_of_one_program_and_how_they_go_on(study, programs, tmp_path):
     assert len(list((whole / "students").iterdir())) == 2
 
 
-def test_seconds_of_shared_gpus_are_counted_as_alone(study, programs, tmp_path):
-    (job,) = [dataclasses.replace(each, rate=study.rate) for each in jobs_of("costs", 0)]
-    assert family_run.work(study, [job], tmp_path, NEVER)
-    (cost,) = family_jobs.read(tmp_path)
-    assert (cost["stage"], cost["curve"]) == ("costs", [])
-    assert cost["seconds_per_update"] > 0
-    shared = result("diff_instruct", 1e-3, 2.0, teacher=study.name)
-    other = result("sid", 1e-3, 2.0, teacher=study.name)
-    slow = cost | {"seconds_per_update": 0.005}
-    alone, same = family_report.as_alone([shared, other, slow])
-    assert same == other
-    assert alone["gpu_seconds"] == pytest.approx(2.5)
-    assert [point["gpu_seconds"] for point in alone["curve"]] == pytest.approx([1.25, 2.5])
-    assert alone["seconds_per_update"] == 0.005
-    # They are of rows that have run, one on a GPU.
-    (tmp_path / "results.jsonl").write_text(json.dumps(shared) + "\n")
-    arguments = (study, ["diff_instruct", "fgm"], tmp_path, family.RATES, family.KIMG, 2)
-    (step,) = family.steps("costs", *arguments)
-    assert (step.name, step.weight) == (f"{study.name}_costs_diff_instruct", 1)
+def test_runs_that_share_a_gpu_take_turns(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    began, order = threading.Event(), []
+
+    def second():
+        began.set()
+        with turns.turn(tmp_path):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with turns.turn(tmp_path):
+        thread.start()
+        began.wait()
+        thread.join(0.2)
+        assert thread.is_alive()
+        order.append("first")
+        # Another GPU's is free.
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        with turns.turn(tmp_path):
+            order.append("another")
+    thread.join()
+    assert order == ["first", "another", "second"]
+    arguments = (study, ["diff_instruct"], tmp_path, family.RATES, family.KIMG, 2)
     assert {each.weight for each in family.steps("rates", *arguments)} == {0.5}
 
 
