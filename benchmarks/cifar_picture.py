@@ -20,7 +20,7 @@ from diffjax.runs import building, subjects
 from diffjax.runs.experiment import Experiment
 
 STUDENTS = ("sid_alpha1.2", "diff_instruct")
-ROWS = 6
+ROWS = 3
 _LINE = 2  # pixels between the images of a run's grid
 
 

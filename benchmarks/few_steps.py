@@ -23,6 +23,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks import cifar, family, family_jobs, family_report
 from benchmarks.family_jobs import TEACHER, Job, Study
 from diffjax.files import images
@@ -33,6 +35,7 @@ METHOD = "sid"
 STEPS, SCALES = (1, 2, 4), (1.0, 1.5, 2.0, 3.0)
 LABEL_DROPOUT = 0.1  # SiD-LSG's
 _SCALE, _STEPS = "guidance.teacher", "generator.steps"
+_SHOWN, _COLUMNS, _IN_A_LINE = 10, 5, 4  # samples of a row of the table, and how they lie
 
 Results = list[dict[str, Any]]
 
@@ -192,14 +195,14 @@ def plot(results: Results, path: Path) -> None:
 
 
 def picture(results: Results, output: Path, path: Path) -> None:
-    """Put the grids of all rows side by side, from the same latents.
+    """Draw the first samples of each row, from the same latents: teachers, and students below.
 
     Args:
-      results: of one teacher.
+      results: of one teacher, as `in_order` gives them.
       output: the study's folder, in which the grids are.
       path: of a PNG.
     """
-    panels = []
+    panels: dict[bool, list[tuple[str, np.ndarray]]] = {True: [], False: []}
     for each in results:
         changes, is_teacher = changes_of(each), each["stage"] == TEACHER
         name = f"{each['teacher']}_{each['name']}".replace(":", "_")
@@ -207,12 +210,19 @@ def picture(results: Results, output: Path, path: Path) -> None:
             name = family_jobs.label(each["teacher"], each["name"], each["rate"], each["seed"])
         grid = output / "grids" / f"{name}.png"
         count = each["evaluations"] if is_teacher else int(changes.get(_STEPS, 1))
-        scale = changes.get(_SCALE, 1.0)
-        caption = f"{'teacher' if is_teacher else 'student'}, {count} evaluations"
-        caption += f"\nguidance {scale:g}, {_distance(each)}"
+        caption = f"{'teacher' if is_teacher else 'student'}, evaluations: {count}"
+        caption += f"\nguidance {changes.get(_SCALE, 1.0):g}, distance {_distance(each)}"
         if grid.exists():
-            panels.append((caption, family_report.tiles(grid)))
-    images.save_png(path, images.labelled_panels(panels, columns=family_jobs.GRID_COLUMNS))
+            panels[is_teacher].append((caption, family_report.tiles(grid)[:_SHOWN]))
+    of_stage = [each for each in panels.values() if each]
+    lines = [each[i : i + _IN_A_LINE] for each in of_stage for i in range(0, len(each), _IN_A_LINE)]
+    drawn = [images.labelled_panels(each, columns=_COLUMNS) for each in lines]
+    width = max(each.shape[1] for each in drawn)
+    padded = [
+        np.pad(each, ((0, 0), (0, width - each.shape[1]), (0, 0)), constant_values=255)
+        for each in drawn
+    ]
+    images.save_png(path, np.concatenate(padded))
 
 
 def _guidance(changes: dict[str, Any]) -> str:
