@@ -188,6 +188,7 @@ def test_configs_fields_and_tests_that_pages_name_exist(page):
     for name in re.findall(r"configs/([a-z0-9_]+\.py)", text):
         assert (ROOT / "configs" / name).exists(), f"{page}: configs/{name}"
     fields = {field for method in methods.names() for field in bases.fields(method)}
+    fields |= {f"edm2.{field}" for field in bases.edm2_fields("denoising")}
     for field in re.findall(r"--config\.([\w.]+)=", text):
         assert field in fields | {"KEY"}, f"{page}: --config.{field}"
     for path in re.findall(r"`((?:tests/)?(?:\w+/)+test_\w+\.py)`", text):
