@@ -188,7 +188,7 @@ def run(
             count = min(study.updates_per_call, min(s for s in stops if s > step) - step)
             rates = {**others, student: others[student] * _decayed(job, step * per_update / 1000)}
             state = with_factors(state, rates)
-            with turns.turn(output):
+            with turns.turn():
                 start = time.perf_counter()
                 state, sums = jax.block_until_ready(program.call(state, program.inputs, key, count))
                 seconds = time.perf_counter() - start
@@ -202,7 +202,7 @@ def run(
                 so_far["failed"] = "updates weren't finite"
             if step in stops or so_far["failed"]:
                 params = exp.averaged(state)
-                with turns.turn(output):
+                with turns.turn():
                     measured = measures.distance(program.measured, params)
                 point = {
                     "kimg": step * per_update / 1000,
@@ -215,7 +215,7 @@ def run(
                     so_far["failed"] = so_far["failed"] or "samples hold NaN"
                 print(job.label(study), point, flush=True)
         params = exp.averaged(state)
-        with turns.turn(output):
+        with turns.turn():
             measures.write_grid(output / "grids" / f"{job.label(study)}.png", program.shown, params)
             so_far |= measures.diversity(program.measured, params)
         if keeps and kept.latest_step() != step:
@@ -296,11 +296,11 @@ def measure_teacher(study: Study, output: Path, name: str = family_jobs.TEACHER)
     exp = building.build(family_jobs.config_of(study, name))
     mesh = sharding.make_mesh(data=1)
     inputs = jax.device_put(exp.load_inputs(), sharding.replicated(mesh))
-    with turns.turn(output):
+    with turns.turn():
         measures = Measures(study, exp, mesh, output)
     (_, measured, params), *_ = exp.comparisons(inputs, seed=SAMPLES_SEED, mesh=mesh)
     measures.compile(measured, params)
-    with turns.turn(output):
+    with turns.turn():
         found = {**measures.distance(measured, params), **measures.diversity(measured, params)}
     (_, shown, _), *_ = exp.comparisons(inputs, seed=GRID_SEED, mesh=mesh)
     grid = f"{study.name}_{name}.png".replace(":", "_")
@@ -347,7 +347,7 @@ def work(study: Study, jobs: list[Job], output: Path, stop: preemption.Preemptio
     if not todo or stop.requested():
         return not todo
     program = Program(study, todo[0].name)
-    with turns.turn(output):
+    with turns.turn():
         measures = Measures(study, program.exp, program.mesh, output)
         peak = measuring.matrix_peak(roles.DTYPES[study.dtype])
     measures.compile(program.measured, program.exp.averaged(program.first_state(0)))

@@ -3,19 +3,20 @@
 import contextlib
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 
 @contextlib.contextmanager
-def turn(folder: Path) -> Iterator[None]:
-    """Wait for the GPUs of this process, and keep other processes that take turns off them.
+def turn() -> Iterator[None]:
+    """Wait for the GPUs of this process, and keep off them whoever of this user takes turns.
 
-    Args:
-      folder: that the processes share; a lock file for each set of GPUs
-        (`CUDA_VISIBLE_DEVICES`) lies there.
+    Processes on the same GPUs, by `CUDA_VISIBLE_DEVICES`, share a lock file in the host's folder of
+    temporary files, whatever study they are part of.
     """
-    gpus = os.environ.get("CUDA_VISIBLE_DEVICES") or "all"
-    with (folder / f"turn_of_gpu_{gpus.replace(',', '_')}.lock").open("ab") as file:
+    gpus = (os.environ.get("CUDA_VISIBLE_DEVICES") or "all").replace(",", "_")
+    path = Path(tempfile.gettempdir()) / f"diffjax_{os.getuid()}_turn_of_gpu_{gpus}.lock"
+    with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # closing the file ends it
         yield

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import tempfile
 import threading
 
 import jax
@@ -219,16 +220,17 @@ def test_runs_of_one_program_and_how_they_go_on(study, programs, tmp_path):
 
 
 def test_runs_that_share_a_gpu_take_turns(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     began, order = threading.Event(), []
 
     def second():
         began.set()
-        with turns.turn(tmp_path):
+        with turns.turn():
             order.append("second")
 
     thread = threading.Thread(target=second)
-    with turns.turn(tmp_path):
+    with turns.turn():
         thread.start()
         began.wait()
         thread.join(0.2)
@@ -236,7 +238,7 @@ def test_runs_that_share_a_gpu_take_turns(study, tmp_path, monkeypatch):
         order.append("first")
         # Another GPU's is free.
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-        with turns.turn(tmp_path):
+        with turns.turn():
             order.append("another")
     thread.join()
     assert order == ["first", "another", "second"]
