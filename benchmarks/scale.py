@@ -10,8 +10,9 @@ over the GPUs (`mesh.fsdp`); the last subject also at the config's own batch, by
 Weights are drawn at random, and so are real images, so that nothing is needed.
 
 A case is a process on GPUs of its own (`CUDA_VISIBLE_DEVICES`). The cases of a wave compile at the
-same time, into one cache; then they are timed one after the other, while nothing compiles. A
-finished case is a line of `results.jsonl` and isn't run again; one that failed is a line with its
+same time, into one cache; then they are timed one after the other, while nothing of the wave
+compiles and no other benchmark that takes turns (`turns.py`) is on these GPUs. A finished
+case is a line of `results.jsonl` and isn't run again; one that failed is a line with its
 reason, run again by `--retry`. So the same command goes on where `--minutes` ended.
 
 Efficiency is images/s over those of as many GPUs alone at the same batch a GPU; with `--each` each

@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 
-from benchmarks import measuring, profile, step
+from benchmarks import measuring, profile, step, turns
 from diffjax.tools import aot, hlo
 
 # What a batch is that doesn't change from row to row.
@@ -93,25 +93,28 @@ def measure(case: Case, folder: Path, wait: Any = lambda: None) -> dict[str, Any
     exp, mesh = measuring.build(config, case.accumulation or 1)
     compiled = step.compile_update(config, exp, mesh)
     wait()
-    running = step.Running(exp, mesh, compiled, case.updates_per_call)
-    seconds = running.seconds(case.repeats)
-    result = {
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-        **step.timed(config, exp, mesh, compiled, seconds),
-        "skipped": running.skipped,
-        "memory_gib": peaks(list(mesh.devices.flat)),
-        "planned_gib": None,
-        "collectives": None,
-    }
-    if not compiled.apart:
-        result["planned_gib"] = aot.memory_of(compiled.call).total / 2**30
-        counted = hlo.collectives(compiled.call.as_text())
-        result["collectives"] = {kind: dataclasses.asdict(each) for kind, each in counted.items()}
-    if case.profiled:
-        program = None if compiled.apart else compiled.call
-        measuring.write_profile(folder / "trace", running, program)
-        result["profile"] = summary(folder / "trace", case.updates_per_call)
+    with turns.turn():
+        running = step.Running(exp, mesh, compiled, case.updates_per_call)
+        seconds = running.seconds(case.repeats)
+        result = {
+            "device": jax.devices()[0].device_kind,
+            "jax": jax.__version__,
+            **step.timed(config, exp, mesh, compiled, seconds),
+            "skipped": running.skipped,
+            "memory_gib": peaks(list(mesh.devices.flat)),
+            "planned_gib": None,
+            "collectives": None,
+        }
+        if not compiled.apart:
+            result["planned_gib"] = aot.memory_of(compiled.call).total / 2**30
+            counted = hlo.collectives(compiled.call.as_text())
+            result["collectives"] = {
+                kind: dataclasses.asdict(each) for kind, each in counted.items()
+            }
+        if case.profiled:
+            program = None if compiled.apart else compiled.call
+            measuring.write_profile(folder / "trace", running, program)
+            result["profile"] = summary(folder / "trace", case.updates_per_call)
     return result
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from benchmarks import measuring
+from benchmarks import measuring, turns
 from diffjax.distributed import numerics, sharding
 from diffjax.methods import Turn
 from diffjax.runs import building, roles
@@ -162,17 +162,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     config.updates_per_call = arguments.updates_per_call
     exp, mesh = measuring.build(config, accumulation)
     compiled = compile_update(config, exp, mesh)
-    running = Running(exp, mesh, compiled, config.updates_per_call)
-    seconds = running.seconds(arguments.repeats)
-    if arguments.profile:
-        program = None if compiled.apart else compiled.call
-        measuring.write_profile(Path(arguments.profile), running, program)
-    return measuring.describe(arguments, config, mesh) | {
-        "accumulation": accumulation,
-        "rematerialize": config.rematerialize,
-        **timed(config, exp, mesh, compiled, seconds),
-        "skipped": running.skipped,
-    }
+    with turns.turn():
+        running = Running(exp, mesh, compiled, config.updates_per_call)
+        seconds = running.seconds(arguments.repeats)
+        if arguments.profile:
+            program = None if compiled.apart else compiled.call
+            measuring.write_profile(Path(arguments.profile), running, program)
+        return measuring.describe(arguments, config, mesh) | {
+            "accumulation": accumulation,
+            "rematerialize": config.rematerialize,
+            **timed(config, exp, mesh, compiled, seconds),
+            "skipped": running.skipped,
+        }
 
 
 def timed(

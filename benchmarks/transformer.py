@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks import turns
 from diffjax.convert import dit
 
 SIZES = tuple(dit.SIZES)
@@ -49,17 +50,20 @@ def of_jax(arguments: argparse.Namespace) -> dict[str, Any]:
         "forward": jax.jit(forward).lower(params, x).compile(),
         "with_gradient": jax.jit(jax.grad(loss)).lower(params, x).compile(),
     }
-    return {
-        "device": str(jax.devices()[0].device_kind),
-        "version": f"jax {jax.__version__}, attention {arguments.attention}",
-        "flops_of_forward": measuring.forward_flops(model),
-        "peak": measuring.matrix_peak(jnp.bfloat16),
-        **{
+    with turns.turn():
+        times = {
             name: seconds(
                 lambda program=program: jax.block_until_ready(program(params, x)), arguments.repeats
             )
             for name, program in programs.items()
-        },
+        }
+        peak = measuring.matrix_peak(jnp.bfloat16)
+    return {
+        "device": str(jax.devices()[0].device_kind),
+        "version": f"jax {jax.__version__}, attention {arguments.attention}",
+        "flops_of_forward": measuring.forward_flops(model),
+        "peak": peak,
+        **times,
     }
 
 
@@ -119,13 +123,20 @@ def of_torch(arguments: argparse.Namespace) -> dict[str, Any]:
         if device.type == "cuda":
             torch.cuda.synchronize()
 
+    for differentiate in (False, True):  # compiles
+        run(differentiate)
+    with turns.turn():
+        times = {
+            "forward": seconds(lambda: run(False), arguments.repeats),
+            "with_gradient": seconds(lambda: run(True), arguments.repeats),
+        }
+        peak = 2 * size**3 / seconds(product, 50)
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "version": f"torch {torch.__version__}, diffusers {diffusers.__version__}",
         "flops_of_forward": float(flops),
-        "peak": 2 * size**3 / seconds(product, 50),
-        "forward": seconds(lambda: run(False), arguments.repeats),
-        "with_gradient": seconds(lambda: run(True), arguments.repeats),
+        "peak": peak,
+        **times,
     }
 
 

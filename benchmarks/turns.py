@@ -8,15 +8,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+def gpus() -> list[str]:
+    """List the GPUs of this process.
+
+    Returns:
+      Those of `CUDA_VISIBLE_DEVICES`, as named there, or all of the host; sorted. A host without
+      any has one, "none".
+    """
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given:
+        return sorted(each.strip() for each in given.split(","))
+    found = sorted(each.name.removeprefix("nvidia") for each in Path("/dev").glob("nvidia[0-9]*"))
+    return found or ["none"]
+
+
 @contextlib.contextmanager
 def turn() -> Iterator[None]:
     """Wait for the GPUs of this process, and keep off them whoever of this user takes turns.
 
-    Processes on the same GPUs, by `CUDA_VISIBLE_DEVICES`, share a lock file in the host's folder of
-    temporary files, whatever study they are part of.
+    Each GPU has a lock file in the host's folder of temporary files, so that it matters neither
+    which study a process is part of, nor how many GPUs it has.
     """
-    gpus = (os.environ.get("CUDA_VISIBLE_DEVICES") or "all").replace(",", "_")
-    path = Path(tempfile.gettempdir()) / f"diffjax_{os.getuid()}_turn_of_gpu_{gpus}.lock"
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # closing the file ends it
+    folder = Path(tempfile.gettempdir())
+    with contextlib.ExitStack() as stack:
+        for gpu in gpus():  # in one order for all, so that none waits for one that waits for it
+            name = f"diffjax_{os.getuid()}_turn_of_gpu_{gpu}.lock"
+            file = stack.enter_context((folder / name).open("ab"))
+            fcntl.flock(file, fcntl.LOCK_EX)  # closing the file ends it
         yield

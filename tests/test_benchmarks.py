@@ -374,10 +374,12 @@ class TestCifarPicture:
     def test_a_panel_is_of_the_last_grid_of_the_last_run(self, study):
         caption, tiles = cifar_picture.student_panel(study, "sid_alpha1.2", 8, 32)
         assert caption == "SiD, alpha 1.2, one evaluation,\nafter 640,000 images"
-        np.testing.assert_array_equal(tiles, self.tiles["sid_alpha1.2_further"][:48])
+        np.testing.assert_array_equal(
+            tiles, self.tiles["sid_alpha1.2_further"][: 8 * cifar_picture.ROWS]
+        )
         caption, tiles = cifar_picture.student_panel(study, "diff_instruct", 8, 32)
         assert "after 512,000" in caption
-        np.testing.assert_array_equal(tiles, self.tiles["diff_instruct"][:48])
+        np.testing.assert_array_equal(tiles, self.tiles["diff_instruct"][: 8 * cifar_picture.ROWS])
 
     def test_a_run_without_a_grid_is_named(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"run has no samples/samples_\*\.png"):

@@ -222,26 +222,35 @@ def test_runs_of_one_program_and_how_they_go_on(study, programs, tmp_path):
 def test_runs_that_share_a_gpu_take_turns(study, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    began, order = threading.Event(), []
+    order = []
 
-    def second():
-        began.set()
-        with turns.turn():
-            order.append("second")
+    def named(name):
+        def body():
+            with turns.turn():
+                order.append(name)
 
-    thread = threading.Thread(target=second)
-    with turns.turn():
+        return threading.Thread(target=body)
+
+    def waits(thread):
         thread.start()
-        began.wait()
         thread.join(0.2)
-        assert thread.is_alive()
+        return thread.is_alive()
+
+    second, both = named("second"), named("both")
+    with turns.turn():
+        assert waits(second)
         order.append("first")
-        # Another GPU's is free.
+        # Another GPU is free; both aren't.
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-        with turns.turn():
-            order.append("another")
-    thread.join()
-    assert order == ["first", "another", "second"]
+        assert not waits(named("another"))
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+        assert waits(both)
+    second.join()
+    both.join()
+    assert order[:2] == ["first", "another"]
+    assert sorted(order[2:]) == ["both", "second"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert turns.gpus()
     arguments = (study, ["diff_instruct"], tmp_path, family.RATES, family.KIMG, 2)
     assert {each.weight for each in family.steps("rates", *arguments)} == {0.5}
 
