@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from diffjax.convert import torch_layout
-from diffjax.files import torch_state_dict
+from diffjax.files import kinds, torch_state_dict
 from diffjax.networks import dit
 
 # Of each size: hidden_size, depth, num_heads.
@@ -136,7 +136,7 @@ def _described(
         "patch_size": patch_size,
         "hidden_size": width,
         "depth": len(blocks),
-        "mlp_ratio": hidden / width,
+        "mlp_ratio": _ratio(hidden, width),
         "learn_sigma": made == 2 * channels * patch_size**2,
     }
     if width in _HEADS:
@@ -161,12 +161,19 @@ def _described(
     return {**found, **said}
 
 
+def _ratio(hidden: int, width: int) -> float:
+    """Ratio of a perceptron whose hidden channels, int(width * ratio), are those of a file."""
+    ratio = hidden / width  # 28 (61 / 28) is less than 61 in floating point
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
 def _shape(arrays: Mapping[str, np.ndarray], name: str, rank: int) -> tuple[int, ...]:
     array = arrays.get(name)
     if array is None or array.ndim != rank:
         what = "is missing" if array is None else f"has shape {array.shape}"
+        hint = kinds.wrapper_hint(arrays)
         raise ValueError(
-            f"its arrays are no DiT's or SiT's: {name} {what}; of state dicts diffjax reads these "
-            "alone"
+            f"its arrays are no DiT's or SiT's: {name} {what}; "
+            + (hint or "of state dicts diffjax reads these alone")
         )
     return array.shape

@@ -4,7 +4,8 @@ import dataclasses
 import difflib
 import inspect
 import math
-from collections.abc import Mapping
+import numbers
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -24,6 +25,14 @@ _OWN_NETWORK: dict[str, dict[str, Any]] = {
     "Precond": {"EDM2UNet": EDM2UNet},
     "SiT": {"DiT": DiT},
     "DiT": {"DiT": DiT},
+}
+
+# Numbers of any network: whether one will do, and what is needed.
+_NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "sigma_data": (lambda v: v > 0, "a positive number"),
+    "mlp_ratio": (lambda v: v > 0, "a positive number"),
+    "dropout": (lambda v: 0 <= v < 1, "a number in [0, 1)"),
+    "label_dropout": (lambda v: 0 <= v <= 1, "a number in [0, 1]"),
 }
 
 
@@ -49,7 +58,7 @@ def from_edm_kwargs(
       rematerialize: whether residual blocks are computed again in the backward pass, for memory.
 
     Raises:
-      ValueError: naming the unknown class or argument, or the missing one.
+      ValueError: naming the unknown class or argument, the missing one, or one out of its range.
     """
     kwargs = dict(init_kwargs)
     class_name = kwargs.pop("class_name", None)
@@ -83,6 +92,7 @@ def from_edm_kwargs(
     known_arguments = _arguments(network_class) - {
         "dtype",
         "attention",
+        "rematerialize",
         "parent",
         "name",
         "out_channels",
@@ -92,8 +102,10 @@ def from_edm_kwargs(
             nearest = difflib.get_close_matches(name, known_arguments, n=1)
             hint = f" Nearest known: {nearest[0]}." if nearest else ""
             raise ValueError(f"{class_name}({model_type}): unknown argument {name!r}.{hint}")
+    _check_numbers({**precond_kwargs, **kwargs})
     if network_class is DiT:
-        _check_transformer(kwargs, resolution)
+        sizes = {"img_resolution": resolution, "img_channels": channels}
+        _check_transformer({**sizes, **kwargs}, label_dim)
     else:
         _check_channels(kwargs, network_class)
     network = network_class(
@@ -136,13 +148,28 @@ def _check_channels(kwargs: Mapping[str, Any], network_class: Any) -> None:
             )
 
 
-def _check_transformer(kwargs: Mapping[str, Any], resolution: Any) -> None:
-    """Check that images divide into patches, and channels into heads and embeddings."""
+def _check_numbers(values: Mapping[str, Any]) -> None:
+    """Check what no shape of an array depends on, so that nothing else refuses it."""
+    for name, (holds, wanted) in _NUMBERS.items():
+        value = values.get(name)
+        if name in values and not (_is_number(value) and holds(value)):
+            raise ValueError(f"{name}={value!r}: {wanted} is needed.")
+
+
+def _check_transformer(kwargs: Mapping[str, Any], label_dim: Any) -> None:
+    """Check types, and that images divide into patches, and channels into heads and embeddings."""
     defaults = {field.name: field.default for field in dataclasses.fields(DiT)}
     values = {**defaults, **kwargs}
-    patch, width, heads = (values[name] for name in ("patch_size", "hidden_size", "num_heads"))
-    if not all(isinstance(value, int) and value > 0 for value in (patch, width, heads, resolution)):
-        return  # which the network refuses
+    names = ("img_resolution", "img_channels", "patch_size", "hidden_size", "depth", "num_heads")
+    for name in names:
+        if not _is_whole(values[name]) or values[name] < 1:
+            raise ValueError(f"{name}={values[name]!r}: a whole number of at least 1 is needed.")
+    if not _is_whole(label_dim) or label_dim < 0:
+        raise ValueError(f"label_dim={label_dim!r}: a whole number of at least 0 is needed.")
+    for name in ("learn_sigma", "null_class"):
+        if not isinstance(values[name], bool):
+            raise ValueError(f"{name}={values[name]!r}: True or False is needed.")
+    resolution, _, patch, width, _, heads = (values[name] for name in names)
     if resolution % patch:
         raise ValueError(
             f"patch_size={patch}: {resolution} x {resolution} don't divide into such patches."
@@ -151,6 +178,14 @@ def _check_transformer(kwargs: Mapping[str, Any], resolution: Any) -> None:
         raise ValueError(
             f"hidden_size={width}: a multiple of 4 is needed, and of num_heads={heads}."
         )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _arguments(cls: Any) -> set[str]:

@@ -208,6 +208,15 @@ def test_a_training_state_is_a_teacher_as_it_is(tmp_path):
     assert teacher.describe(str(path)) == wide | {"class_name": "DiT"}
 
 
+def test_hidden_channels_are_a_files_own_to_the_last(tmp_path):
+    # 28 (61 / 28) is less than 61 in floating point.
+    kwargs = KWARGS | {"hidden_size": 28, "mlp_ratio": 61.5 / 28}
+    path = write(tmp_path, plain(dit_cases.state_dict(from_edm_kwargs(kwargs))))
+    found, state_dict = dit.read(path, {"class_name": "SiT", **SAID})
+    assert state_dict["blocks.0.mlp.fc1.weight"].shape == (61, 28)
+    edm.to_denoiser(found, state_dict)
+
+
 # What is refused.
 
 
@@ -231,6 +240,7 @@ REFUSED = {
     "another network": (plain({"conv.weight": np.ones(3, np.float32)}), "no DiT's or SiT's"),
     "no positions": (changed(pos_embed=None), "pos_embed is missing"),
     "wrapped": (plain({f"module.{n}": a for n, a in arrays().items()}), "no DiT's or SiT's"),
+    "compiled": (plain({f"_orig_mod.{n}": a for n, a in arrays().items()}), "within torch.comp"),
     "thin": (changed(pos_embed=lambda a: a[..., :1]), "pos_embed has 1 channels, and x_embed"),
     "empty": (changed(x_embedder__proj__weight=lambda a: a[:0]), "x_embedder.proj.weight is empty"),
     "ema of nothing": (training_state(ema=3), "its 'ema' is a int"),
@@ -265,6 +275,13 @@ def test_what_does_not_fit_is_named_in_one_line(name, tmp_path, capsys):
         ({"class_name": "SiT", "num_heads": 2, "path": "GVP"}, "path='GVP' is none of SiT's"),
         ({"class_name": "SiT", "num_heads": 2, "label_dim": 7}, "embedding_table.weight has shape"),
         ({"class_name": "SiT", "num_heads": 2, "depth": 2**20}, "depth=1048576 is not between"),
+        ({"class_name": "SiT", "num_heads": 2.0}, "num_heads=2.0: a whole number"),
+        ({"class_name": "SiT", "num_heads": 2, "sigma_data": "x"}, "sigma_data='x': a positive"),
+        ({"class_name": "SiT", "num_heads": 2, "sigma_data": 0}, "sigma_data=0: a positive"),
+        ({"class_name": "SiT", "num_heads": 2, "dropout": 5}, "dropout=5: a number in [0, 1)"),
+        ({"class_name": "SiT", "num_heads": 2, "label_dropout": "a"}, "label_dropout='a': a"),
+        ({"class_name": "SiT", "num_heads": 2, "learn_sigma": "no"}, "learn_sigma='no': True or"),
+        ({"class_name": "SiT", "num_heads": 2, "rematerialize": True}, "unknown argument 'remat"),
     ],
 )
 def test_what_a_state_dict_does_not_say_is_asked_for(network, message, tmp_path, capsys):
