@@ -53,6 +53,7 @@ TORCH_ZIP = Kind("a zip archive of torch.save (a state dict or training state)",
 PICKLE = Kind("a pickle", _SAVE)
 ZIP = Kind("a zip archive", _UNPACK)
 NPZ = Kind("an .npz of NumPy arrays", _SAVE)
+NPY = Kind("a single NumPy array (.npy)", _SAVE)
 SAFETENSORS = Kind("a safetensors file", _SAVE)
 CUT_SAFETENSORS = Kind("a safetensors file that is cut off", _AGAIN)
 JSON = Kind("JSON text", "name the file or folder that it describes")
@@ -67,7 +68,7 @@ _STARTS: tuple[tuple[bytes, Kind], ...] = (
     (b"7z\xbc\xaf\x27\x1c", Kind("a 7z archive", _UNPACK)),
     (b"Rar!", Kind("a RAR archive", _UNPACK)),
     (b"\x89HDF\r\n\x1a\n", Kind("an HDF5 file, as Keras writes", _SAVE)),
-    (b"\x93NUMPY", Kind("a single NumPy array (.npy)", _SAVE)),
+    (b"\x93NUMPY", NPY),
     (b"GGUF", Kind("a GGUF file", _SAVE)),
     (b"ARRAYRECORD", Kind("an array_record file", "name its data set, tfds:NAME")),
     (b"model_checkpoint_path:", Kind("part of a TensorFlow checkpoint", _SAVE)),

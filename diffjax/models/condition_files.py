@@ -27,24 +27,24 @@ def from_file(path: str | os.PathLike[str]) -> CondLaw:
     Raises:
       FileNotFoundError: if there is no such file.
       ValueError: in one line, naming the file: if it is another kind of file or damaged; if arrays
-        have no rows or different numbers of them, hold other than numbers, or aren't finite; or if
-        one's name is the start of another's.
+        have no rows or different numbers of them, hold other than numbers, aren't finite or don't
+        fit into 32 bits; or if one's name is the start of another's.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file. {_WANTED}")
     try:
         arrays = _read(path)
-        for name, array in arrays.items():
+        for name, array in arrays.items() if isinstance(arrays, dict) else [("", arrays)]:
             _check(name, array)
-        return conditions.from_array(arrays[""] if "" in arrays else _nested(arrays))
+        return conditions.from_array(_nested(arrays) if isinstance(arrays, dict) else arrays)
     except ValueError as error:
         text = str(error).removeprefix(f"{path}: ").removeprefix("from_array: ")
         raise ValueError(f"{path}: {text}. {_WANTED}") from error
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """Read arrays by name, "" for the one of an .npy."""
+def _read(path: Path) -> dict[str, np.ndarray] | np.ndarray:
+    """Read arrays by name, or the one of an .npy."""
     if kinds.of(path) in (kinds.SAFETENSORS, kinds.CUT_SAFETENSORS):
         from diffjax.files import safetensors_file
 
@@ -52,12 +52,12 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         loaded: Any = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
-            return {"": loaded}
+            return loaded
         with loaded:
             return {name: loaded[name] for name in loaded.files}
     except Exception as error:  # NumPy and zipfile raise nearly anything on other and damaged files
-        kind = kinds.of(path)
-        what = kinds.but(path) if kind not in (kinds.NPZ, None) else f", or damaged ({error})"
+        is_other = kinds.of(path) not in (kinds.NPZ, kinds.NPY, None)
+        what = kinds.but(path) if is_other else f", or damaged ({error})"
         raise ValueError(f"not such a file{what}") from error
 
 
@@ -65,7 +65,8 @@ def _check(name: str, array: np.ndarray) -> None:
     what = f"its array {name!r}" if name else "its array"
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         raise ValueError(f"{what} holds {array.dtype}, not numbers")
-    if array.dtype.kind not in "biu" and not np.isfinite(array.astype(np.float32)).all():
+    own = array.astype(np.float32) if array.dtype.kind == "V" else array  # of bfloat16
+    if not np.isfinite(own).all():
         raise ValueError(f"{what} holds NaN or infinity")
 
 

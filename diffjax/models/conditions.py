@@ -102,22 +102,23 @@ def from_array(tree: Any) -> CondLaw:
 
     Returns:
       Law that gives the tree with [batch, ...] for each array. 64-bit numbers become 32-bit ones,
-      other types stay.
+      other types stay, in this machine's order of bytes.
 
     Raises:
-      ValueError: if there is no array, or no row, or numbers of rows differ.
+      ValueError: if there is no array, or no row, or numbers of rows differ, or 32 bits are too
+        few for a number.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     rows = {}
     for path, leaf in leaves:
-        name = "/".join(trainable_lib.names(path)) or "the array"
+        name = _named(path)
         rows[name] = np.shape(leaf)[0] if np.ndim(leaf) else 0
     if not rows or 0 in rows.values() or len(set(rows.values())) > 1:
         found = ", ".join(f"{name} {count}" for name, count in rows.items()) or "no array"
         raise ValueError(
             f"from_array: all arrays must have the same number of rows, at least 1 ({found})"
         )
-    return _Table(jax.tree.map(_narrow, tree))
+    return _Table(jax.tree_util.tree_map_with_path(_narrow, tree))
 
 
 def normal(shape: int | Sequence[int]) -> CondLaw:
@@ -287,6 +288,22 @@ def _count(n: Any, name: str, other: str = "") -> int:
     return int(n)
 
 
-def _narrow(leaf: Any) -> Array:
-    narrower = {"float64": jnp.float32, "int64": jnp.int32, "uint64": jnp.uint32}
-    return jnp.asarray(leaf, narrower.get(str(leaf.dtype) if hasattr(leaf, "dtype") else ""))
+def _named(path: Any) -> str:
+    return "/".join(trainable_lib.names(path)) or "the array"
+
+
+def _narrow(path: Any, leaf: Any) -> Array:
+    """Give an array in the types that JAX has, and refuse numbers that they can't hold."""
+    array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+    if array.dtype.kind not in "iuf" or (array.dtype.itemsize <= 4 and array.dtype.isnative):
+        return jnp.asarray(array)
+    own = np.asarray(array)
+    bits = min(own.dtype.itemsize, 4)
+    with np.errstate(over="ignore"):
+        narrowed = own.astype(f"{own.dtype.kind}{bits}")
+    is_lost = np.isinf(narrowed) & ~np.isinf(own) if own.dtype.kind == "f" else narrowed != own
+    if is_lost.any():
+        raise ValueError(
+            f"from_array: {_named(path)} holds {own[is_lost][0]}, which {narrowed.dtype} doesn't"
+        )
+    return jnp.asarray(narrowed)

@@ -271,7 +271,7 @@ def null_condition(law: CondLaw, null: Any, name: str) -> Any:
       Pytree of NumPy arrays of the law's types, without the axis of the batch.
 
     Raises:
-      ValueError: if it isn't of the form of what the law draws.
+      ValueError: if it isn't of the form of what the law draws, or holds NaN.
     """
     form = drawn(law, f"{name}: cond", "it must be conditional")
     given, wanted = (str(jax.tree.structure(tree)) for tree in (null, form))
@@ -294,6 +294,8 @@ def null_condition(law: CondLaw, null: Any, name: str) -> Any:
             cast, value.reshape(like.shape)
         ):
             raise ValueError(f"{name}: null{at}={leaf!r} must be of {like.dtype}")
+        if jnp.issubdtype(like.dtype, jnp.floating) and np.isnan(cast).any():
+            raise ValueError(f"{name}: null{at} holds NaN, with which all that is guided is NaN")
         return cast
 
     return jax.tree_util.tree_map_with_path(fitted, form, null)

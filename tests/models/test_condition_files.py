@@ -40,6 +40,11 @@ def test_other_files_of_arrays(tmp_path):
     table = np.arange(12.0, dtype=np.float32).reshape(3, 4)
     np.save(tmp_path / "table.npy", table)
     assert models.from_file(tmp_path / "table.npy")(KEY, 5).shape == (5, 4)
+    for other in (">f4", ">f8", np.longdouble):
+        np.save(tmp_path / "other.npy", table.astype(other))
+        drawn = models.from_file(tmp_path / "other.npy")(KEY, 5)
+        np.testing.assert_array_equal(drawn, models.from_file(tmp_path / "table.npy")(KEY, 5))
+        assert drawn.dtype == jnp.float32
     arrays = {"text/tokens": table.astype(ml_dtypes.bfloat16), "n": np.arange(3)}
     safetensors_numpy.save_file(arrays, tmp_path / "table.safetensors")
     drawn = models.from_file(str(tmp_path / "table.safetensors"))(KEY, 5)
@@ -58,6 +63,10 @@ REFUSED = {
     "NaN": ({"a": ONE * np.nan}, "its array 'a' holds NaN or infinity"),
     "a path through an array": ({"a": ONE, "a/b": ONE}, "'a/b' goes through an array"),
     "an array on a path": ({"a/b": ONE, "a": ONE}, "'a' goes through an array"),
+    "a number of 41 bits": ({"a": np.array([5, 2**40])}, "a holds 1099511627776, which int32"),
+    "no sign": ({"a": np.array([2**33], np.uint64)}, "a holds 8589934592, which uint32"),
+    "a large number": ({"a": np.array([1.0, 1e300])}, "a holds 1e[+]300, which float32 doesn't"),
+    "an array of no name": ({"": ONE, "b": ONE[:1]}, r"same number of rows, at least 1"),
 }
 
 
@@ -75,12 +84,14 @@ def test_what_is_no_table_is_told_in_one_line(name, tmp_path):
 def test_other_and_damaged_files_are_told_in_one_line(tmp_path):
     captions.write(tmp_path / "captions.npz")
     data = (tmp_path / "captions.npz").read_bytes()
+    np.save(tmp_path / "whole.npy", ONE)
     np.save(tmp_path / "objects.npy", np.array([{}, {}]), allow_pickle=True)
     files = {
         "page.npz": (b"<!DOCTYPE html><html>", "a web page"),
         "empty.npz": (b"", "empty"),
         "cut.npz": (data[: len(data) // 2], "cut off or damaged"),
         "objects.npy": ((tmp_path / "objects.npy").read_bytes(), "not such a file"),
+        "cut.npy": ((tmp_path / "whole.npy").read_bytes()[:-4], "not such a file, or damaged"),
         "embeddings.pt": (b"\x80\x02}q\x00.", "not such a file"),
         "cut.safetensors": ((100).to_bytes(8, "little") + b'{"a":', "not a safetensors file|such"),
     }

@@ -119,6 +119,8 @@ def test_a_users_teacher_says_so_itself():
     assert RecordDenoiser(checked, "mine").null.shape == (3,)
     with pytest.raises(ValueError, match=r"^mine: null has shape \[4\], one example's"):
         teacher_lib.checked(dataclasses.replace(made, null=np.zeros(4)), "mine")
+    with pytest.raises(ValueError, match=r"^mine: null holds NaN"):
+        teacher_lib.checked(dataclasses.replace(made, null=np.full(3, np.nan)), "mine")
     alone = dataclasses.replace(my_teacher.points(), null=np.zeros(3))
     with pytest.raises(ValueError, match=r"^mine: null stands for no condition, and cond is None"):
         teacher_lib.checked(alone, "mine")
