@@ -190,7 +190,7 @@ def read(source: str, *, dtype: Any = jnp.float32, field: str = "teacher") -> mo
 def _check_is_no_student(source: str, what: ModelCard, field: str) -> None:
     if what.kind == model_card.STUDENT:
         raise ValueError(
-            f"{field}={source} is {what.title}, which makes images in one evaluation and takes no "
+            f"{field}={source} is {what.title}, which makes images of noise alone and takes no "
             "noise off any more: name a denoiser, such as its own teacher."
         )
 

@@ -87,7 +87,7 @@ def teacher(source: str, *, field: str = "config.teacher") -> Network:
         network = trained(source, field=field)
         if network.card.kind == model_card.STUDENT:
             raise ValueError(
-                f"{field}={source} is {network.card.title}, which makes samples in one evaluation "
+                f"{field}={source} is {network.card.title}, which makes samples of noise alone "
                 "and takes no noise off any more: name a denoiser, such as its own teacher."
             )
         return network
