@@ -251,6 +251,8 @@ def channels_first(denoise: Denoise) -> Denoise:
     def channels_last(params: Params, y: Array, sigma: Array, cond: Cond = None) -> Array:
         return jnp.moveaxis(denoise(params, jnp.moveaxis(y, -1, 1), sigma, cond), 1, -1)
 
+    if (gain := getattr(denoise, "gain", None)) is not None:
+        channels_last.gain = gain  # type: ignore[attr-defined]
     return channels_last
 
 
@@ -287,7 +289,7 @@ def scaled(teacher: Teacher, mean: Any = 0.0, std: float = 1.0) -> Teacher:
     def denoise(params: Params, y: Array, sigma: Array, cond: Cond = None) -> Array:
         return (teacher.denoise(params, y * std + mean, sigma * std, cond) - mean) / std
 
-    gain, preview = teacher.gain, teacher.preview
+    gain, preview = teacher_lib.gain_of(teacher), teacher.preview
     return dataclasses.replace(
         teacher,
         denoise=denoise,

@@ -162,6 +162,7 @@ def guided(teacher: Teacher, scale: float = 2.0, null: Any = None) -> Teacher:
         raise ValueError(f"guided: scale={scale!r} must be a finite number")
     return dataclasses.replace(
         teacher,
+        gain=teacher_lib.gain_of(teacher),
         denoise=_Guided(
             teacher.denoise, float(scale), teacher_lib.null_condition(teacher.cond, null, "guided")
         ),

@@ -125,6 +125,8 @@ class NetworkDenoiser:
             sigma_min=max(self.sigma_min, 0.002),
             sigma_max=min(self.sigma_max, 80.0),
             cond=conditions.one_hot(self.label_dim, classes) if self.label_dim else None,
+            process=self.process,
+            gain=self.gain,
             trainable=lambda path, leaf: path[0] != "buffers",
             null=self.null,
         )

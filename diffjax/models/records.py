@@ -11,6 +11,7 @@ import numpy as np
 from diffjax.diffusion.process import Process
 from diffjax.interfaces import Array, Params, PRNGKey
 from diffjax.models import conditions
+from diffjax.models import teacher as teacher_lib
 from diffjax.models import trainable as trainable_lib
 from diffjax.models.arrays import Arrays
 from diffjax.models.generator import Generator
@@ -127,7 +128,7 @@ class RecordDenoiser(_Record):
 
     def gain(self, sigma: float) -> float:
         """Output of the denoiser per unit of its network's output at a noise level."""
-        gain = self.teacher.gain or getattr(self.teacher.denoise, "gain", None)
+        gain = teacher_lib.gain_of(self.teacher)
         return self.sigma_data if gain is None else float(gain(sigma))
 
     def round_sigma(self, sigma: np.ndarray) -> np.ndarray:

@@ -104,6 +104,15 @@ def checked(obj: Any, name: str) -> Teacher:
     return teacher
 
 
+def gain_of(teacher: Teacher) -> Callable[[float], float] | None:
+    """Find the gain of a teacher: its own, or that of its `denoise`; None where neither has one.
+
+    Args:
+      teacher: any.
+    """
+    return teacher.gain or getattr(teacher.denoise, "gain", None)
+
+
 def check_names(obj: Any, needed: tuple[str, ...], name: str, record: str) -> None:
     """Check that an object has the names of a record.
 

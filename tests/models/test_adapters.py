@@ -1,5 +1,6 @@
 """Networks of each framework become a pure function and nested dicts of arrays."""
 
+import dataclasses
 import re
 import sys
 import types
@@ -14,6 +15,8 @@ from flax import nnx
 
 from diffjax import models
 from diffjax.models import trainable
+from diffjax.models.denoiser import from_edm_kwargs
+from diffjax.models.records import RecordDenoiser
 
 X = jax.random.normal(jax.random.key(0), (4, 2))
 T = jnp.linspace(0.1, 1, 4)
@@ -305,3 +308,28 @@ def test_scaled_is_the_right_denoiser_in_the_new_units(mean):
 def test_scales_that_are_none(arguments, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         models.scaled(gaussian(0.0, 1.0), **arguments)
+
+
+def test_what_wraps_a_denoiser_keeps_its_gain():
+    process = models.Process.vp(beta=1.0, t_max=10.0)
+    denoise = process.denoiser(lambda p, x, t, c: x * p["a"], "eps")
+    own = models.Teacher(
+        denoise, {"a": jnp.ones(())}, (4, 3), 0.5, 0.05, 80.0, cond=models.one_hot(3)
+    )
+
+    def gain(teacher, sigma=4.0):
+        return RecordDenoiser(teacher, "mine").gain(sigma)
+
+    assert gain(own) == pytest.approx(4.0, rel=1e-4)  # an error in ε is sigma times that in D
+    assert gain(models.guided(own, 2.0, np.zeros(3))) == gain(own)
+    assert gain(models.scaled(own, std=2.0), 2.0) == pytest.approx(gain(own) / 2)
+    first = dataclasses.replace(own, denoise=models.channels_first(denoise))
+    assert gain(first) == gain(own)
+
+
+def test_a_network_as_a_record_keeps_its_process_and_gain():
+    kwargs = {"class_name": "SiT", "img_resolution": 4, "img_channels": 4, "label_dim": 2}
+    model = from_edm_kwargs({**kwargs, "hidden_size": 8, "depth": 1, "num_heads": 2})
+    record = RecordDenoiser(model.as_teacher({"a": jnp.ones(())}), "mine")
+    assert record.process is model.process
+    assert record.gain(20.0) == model.gain(20.0) != model.sigma_data
