@@ -207,6 +207,8 @@ def test_its_network_says_how_it_is_sampled(run, folders):
     assert inputs["guidance.negative"]["sha256"]
     card = networks.trained(str(workdir / "network"), field="test").card
     assert (card.kind, card.steps, card.sigmas) == ("student", 2, (2.5, 1.25))
+    with pytest.raises(ValueError, match=r"2 steps.*of noise alone and takes no noise off"):
+        networks.teacher(str(workdir / "network"))
     exp, mesh = building.build(config), sharding.make_mesh(data=1)
     indices = jnp.arange(4)
 
