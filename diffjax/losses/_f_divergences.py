@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 from diffjax.interfaces import Array
@@ -15,6 +16,16 @@ WEIGHTS: dict[str, Callable[[Array], Array]] = {
     "forward_kl": lambda r: r,
     "jeffreys": lambda r: 1 + r,
     "neyman": lambda r: 1 / r,
+}
+# The same of log r, in which no power of a large or small r is taken: derivatives stay finite.
+WEIGHTS_OF_LOG: dict[str, Callable[[Array], Array]] = {
+    "reverse_kl": jnp.ones_like,
+    "soft_reverse_kl": lambda log_r: jax.nn.sigmoid(-log_r),
+    "jensen_shannon": jax.nn.sigmoid,
+    "squared_hellinger": lambda log_r: jnp.exp(log_r / 2) / 4,
+    "forward_kl": jnp.exp,
+    "jeffreys": lambda log_r: 1 + jnp.exp(log_r),
+    "neyman": lambda log_r: jnp.exp(-log_r),
 }
 F_DIVERGENCES = tuple(WEIGHTS)
 

@@ -46,9 +46,20 @@ def check_weight(weight: Array | float | None, batch: int) -> None:
             chex.assert_shape(weight, (batch,))
 
 
+def wide(value: Array | float) -> Array | float:
+    """Give what losses take functions of, such as σ, in float32 or wider; Python's numbers stay.
+
+    In half precision σ² underflows, and 1 − α loses what it tells.
+    """
+    if isinstance(value, int | float):
+        return value
+    value = jnp.asarray(value)
+    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+
+
 def along(weight: Array | float, x: Array) -> Array:
     """Give a weight, a number or [B], the rank of x [B, ...]."""
-    weight = jnp.asarray(weight)
+    weight = jnp.asarray(wide(weight))
     return weight.reshape(weight.shape + (1,) * (x.ndim - 1)) if weight.ndim else weight
 
 

@@ -133,7 +133,7 @@ def normalized_f_divergence_weight(
     ratio = jnp.clip(jnp.exp(jax.lax.stop_gradient(logits)), *ratio_range)
     if normalize_ratio:
         low, high = sigma_range
-        index = (sigma - low) / (high - low) * bins.shape[0]
+        index = (_per_example.wide(sigma) - low) / (high - low) * bins.shape[0]
         index = jnp.clip(jnp.floor(index).astype(jnp.int32), 0, bins.shape[0] - 1)
         inside = jax.nn.one_hot(index, bins.shape[0], dtype=ratio.dtype)
         count = inside.sum(axis=0)

@@ -51,7 +51,7 @@ def smd(
     """
     x, d_teacher, d_fake = _per_example.widened(x, d_teacher, d_fake, weight=weight)
     logits = _per_example.mean(_per_example.logits_for(x, logits))
-    _check_skew(skew, x)
+    skew = _checked_skew(skew, x)
     if weight is None:
         weight = normalizing_weight(x, d_teacher, floor=floor, epsilon=epsilon)
     # D_α/α = 1/(α + (1 − α)/r), which has limits at both ends.
@@ -93,6 +93,7 @@ def smd_critic(
     """
     d_teacher, d_fake = _per_example.widened(d_teacher, d_fake, weight=weight)
     logits = _per_example.mean(_per_example.logits_for(d_fake, logits))
+    skew = _checked_skew(skew, logits)
     probability = jax.nn.sigmoid(skewed_logits(logits, skew))
     squares = _per_example.total(jnp.square(jax.lax.stop_gradient(d_teacher - d_fake)))
     weight = jax.lax.stop_gradient(weight) * squares
@@ -115,12 +116,12 @@ def skewed_logits(logits: Array, skew: Array | float) -> Array:
       ValueError: skew is a number outside [0, 1].
     """
     (logits,) = _per_example.widened(logits)
-    _check_skew(skew, logits)
-    skew = _per_example.along(skew, logits)
+    skew = _per_example.along(_checked_skew(skew, logits), logits)
     return logits + (jnp.log(skew) - jnp.log1p(-skew))
 
 
-def _check_skew(skew: Array | float, x: Array) -> None:
+def _checked_skew(skew: Array | float, x: Array) -> Array | float:
     _per_example.check_weight(skew, x.shape[0])
     if isinstance(skew, int | float) and not 0 <= skew <= 1:
         raise ValueError(f"skew is a share from 0 to 1, not {skew}")
+    return _per_example.wide(skew)

@@ -5,8 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax.interfaces import Array
-from diffjax.losses import _per_example
-from diffjax.losses.f_distill import f_divergence_weight
+from diffjax.losses import _f_divergences, _per_example
 from diffjax.losses.normalizing_weight import normalizing_weight
 from diffjax.losses.sid import sid
 from diffjax.losses.sida import sida_gan_generator
@@ -62,8 +61,9 @@ def uni_instruct(
     # The value of log_ratio with the gradient Δ/σ²; x − sg(x) is 0.
     slope = jax.lax.stop_gradient(delta / jnp.square(_per_example.along(sigma, x)))
     moved = _per_example.total(slope * (x - jax.lax.stop_gradient(x)))
-    ratio = jnp.exp(jax.lax.stop_gradient(log_ratio) + moved)
-    h, rh = jax.jvp(lambda r: f_divergence_weight(r, divergence), (ratio,), (ratio,))  # h, r h'
+    log_ratio = jax.lax.stop_gradient(log_ratio) + moved
+    weight_of_log = _f_divergences.WEIGHTS_OF_LOG[_f_divergences.full_name(divergence)]
+    h, rh = jax.jvp(weight_of_log, (log_ratio,), (jnp.ones_like(log_ratio),))  # h, dh/d log r
     first = h * _per_example.total(delta * (d_fake - x))
     second = (h - rh) / 2 * _per_example.total(jnp.square(delta))
     return jax.lax.stop_gradient(weight) * (first + second)

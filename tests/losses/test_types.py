@@ -52,3 +52,22 @@ def test_vmap_maps_batches():
     got = mapped(x, d_teacher, d_fake, weight)
     wanted = losses.diff_instruct(x[:, 0], d_teacher[:, 0], d_fake[:, 0], weight=weight[:, 0])
     np.testing.assert_allclose(got[:, 0], wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda s, x, t, f: losses.sim(x, t, f, s, distance="squared"),
+        lambda s, x, t, f: losses.uni_instruct(x, t, f, s, s, divergence="jeffreys"),
+        lambda s, x, t, f: losses.denoising(x, f, weight=1.0, log_variance=1024 * s),
+        lambda s, x, t, f: losses.smd(x, t, f, f[:, 0, 0], skew=s),
+        lambda s, x, t, f: losses.smd_critic(t, f, f[:, 0, 0], skew=s, real=False),
+        lambda s, x, t, f: losses.skewed_logits(f, s),
+    ],
+)
+def test_what_else_is_half_precise_is_widened_before_its_square_or_logarithm(dtype, value):
+    images = arrays("float32")
+    half = jnp.asarray([0.003, 0.01, 0.02], dtype)
+    got = value(half, *images)
+    np.testing.assert_allclose(got, value(half.astype(jnp.float32), *images), rtol=1e-3)

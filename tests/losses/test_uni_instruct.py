@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from diffjax import losses
+from diffjax.losses import _f_divergences
 
 X = jnp.asarray([[1.0, 2.0], [0.0, -1.0]])
 D_TEACHER = jnp.asarray([[0.5, 3.0], [1.0, 1.0]])
@@ -80,3 +81,26 @@ def test_ratios_of_other_shapes_are_refused():
             losses.uni_instruct(
                 X, D_TEACHER, D_FAKE, jnp.zeros(shape), 0.5, divergence="reverse_kl"
             )
+
+
+@pytest.mark.parametrize("divergence", ["jensen_shannon", "soft_reverse_kl"])
+@pytest.mark.parametrize("log_ratio", [-60.0, 60.0])
+def test_a_bounded_weight_has_its_limit_where_the_ratios_square_overflows(divergence, log_ratio):
+    def of_x(x):
+        ratios = jnp.full(2, log_ratio)
+        return losses.uni_instruct(
+            x, D_TEACHER, D_FAKE, ratios, 0.5, divergence=divergence, weight=1.0
+        )
+
+    h = (divergence == "jensen_shannon") == (log_ratio > 0)
+    # h is flat there, so that h - r h' is h.
+    np.testing.assert_allclose(of_x(X), h * (FIRST + SECOND / 2), atol=1e-6)
+    gradient = jax.grad(lambda x: of_x(x).sum())(X)
+    np.testing.assert_allclose(gradient, -h * (D_TEACHER - D_FAKE), atol=1e-6)
+
+
+@pytest.mark.parametrize("divergence", losses.F_DIVERGENCES)
+def test_weights_of_a_ratio_and_of_its_logarithm_agree(divergence):
+    ratio = jnp.asarray([0.2, 1.0, 7.0])
+    of_log = _f_divergences.WEIGHTS_OF_LOG[divergence](jnp.log(ratio))
+    np.testing.assert_allclose(of_log, losses.f_divergence_weight(ratio, divergence), rtol=1e-6)
