@@ -102,7 +102,7 @@ def plan(
     found = {}
     for name in rows:
         best = best_rate(results, name, study.name)
-        tried = list(rates) if stage == "rates" else [best] if best else []
+        tried = list(dict.fromkeys(rates)) if stage == "rates" else [best] if best else []
         jobs = [
             Job(name, rate, seed, length, decay, stage)
             for rate in tried
@@ -216,6 +216,13 @@ def _numbers(text: str) -> tuple[float, ...]:
     return found
 
 
+def count(text: str) -> int:
+    """Read a whole number of at least 1 from a command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number of at least 1 is needed")
+    return int(text)
+
+
 def _stages(text: str) -> tuple[str, ...]:
     found = tuple(text.split(","))
     if unknown := [each for each in found if each not in STAGES]:
@@ -249,7 +256,8 @@ def _arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add("--minutes", type=float, default=math.inf, help="to stop after")
     for name in ("dtype", "batch_size", "updates_per_call", "ratio", "count", "few", "points"):
         default = defaults[name]
-        add(f"--{name}", type=type(default), default=default, help=f"by default {default}")
+        kind = count if isinstance(default, int) else type(default)
+        add(f"--{name}", type=kind, default=default, help=f"by default {default}")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="of all configs")
     add("--plot", type=Path, help="a PNG to draw; needs matplotlib")
     add("--picture", type=Path, help="a PNG of the grids of the last stage")
@@ -284,7 +292,10 @@ def main() -> None:
     if arguments.plot:
         family_report.plot(results, arguments.plot)
     if arguments.picture:
-        family_report.picture(results, output, arguments.picture)
+        try:
+            family_report.picture(results, output, arguments.picture)
+        except FileNotFoundError as error:
+            raise SystemExit(f"error: --picture: {error}") from None
     if failed:
         raise SystemExit(f"error: failed: {', '.join(failed)}")
 

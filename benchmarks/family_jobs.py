@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,10 @@ class Job:
         """
         return label(study.name, self.name, self.rate, self.seed)
 
+    def steady_kimg(self) -> float:
+        """Thousands of images after which the generator's rate falls; infinite where it doesn't."""
+        return self.kimg - self.decay_kimg if self.decay_kimg else math.inf
+
     def is_done(self, study: Study, results: Iterable[Mapping[str, Any]]) -> bool:
         """Tell whether it has a result.
 
@@ -134,6 +139,30 @@ def label(teacher: str, name: str, rate: float, seed: int) -> str:
       seed: of the run.
     """
     return f"{teacher}_{name}_{rate:g}_{seed}".replace(":", "_")
+
+
+def name_of(label: str, kimg: float, decay_kimg: float) -> str:
+    """Name of a run for files that no other length of it shares.
+
+    Args:
+      label: of the run.
+      kimg: its length.
+      decay_kimg: in which its rate falls.
+    """
+    return f"{label}_{kimg:g}kimg" + (f"_decay{decay_kimg:g}" if decay_kimg else "")
+
+
+def grid_of(output: Path, result: Mapping[str, Any]) -> Path:
+    """Find the grid of a finished run of a method.
+
+    Args:
+      output: the study's folder.
+      result: of the run.
+    """
+    own = label(result["teacher"], result["name"], result["rate"], result["seed"])
+    whole = name_of(own, result.get("kimg", 0.0), result.get("decay_kimg", 0.0))
+    path = output / "grids" / f"{whole}.png"
+    return path if path.exists() else path.with_name(f"{own}.png")  # as studies used to name it
 
 
 def change(text: str) -> tuple[str, Any]:

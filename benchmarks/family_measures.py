@@ -103,7 +103,7 @@ class Measures:
 def _reference(
     study: Study, exp: Experiment, extract: features.Features, mesh: Mesh, output: Path
 ) -> references.Reference:
-    path = output / f"reference_{extract.name}.npz"
+    path = output / f"reference_{extract.name}_{Path(study.data).stem}.npz"
     if path.exists():
         with np.load(path) as kept:
             return references.Reference(kept["mean"], kept["cov"], kept["rows"])

@@ -59,7 +59,8 @@ def best_runs(results: Iterable[dict[str, Any]]) -> dict[str, Results]:
         length = max((each["kimg"], each["decay_kimg"]) for each in own)
         own = [each for each in own if (each["kimg"], each["decay_kimg"]) == length]
         rate = min(own, key=family_jobs.distance)["rate"]
-        found[name] = [each for each in own if each["rate"] == rate]
+        # Where stages are equally long, one run may be of two of them.
+        found[name] = list({each["seed"]: each for each in own if each["rate"] == rate}.values())
     return dict(sorted(found.items(), key=lambda item: _mean_distance(item[1])))
 
 
@@ -98,7 +99,8 @@ def _table(own: Results) -> list[str]:
         if each["stage"] == family_jobs.TEACHER:
             rows.append(
                 f"| the teacher, {each['evaluations']} evaluations | | | | | | "
-                f"{each['distance']:.2f} | {each['precision']:.3f} | {each['recall']:.3f} | |"
+                f"{_spread([each['distance']], '.2f')} | {_spread([each['precision']], '.3f')} | "
+                f"{_spread([each['recall']], '.3f')} | |"
             )
     return rows
 
@@ -201,16 +203,20 @@ def picture(results: Results, output: Path, path: Path) -> None:
       results: as `family_jobs.read` gives them.
       output: the study's folder, in which the grids are.
       path: of a PNG.
+
+    Raises:
+      FileNotFoundError: if there is no grid of them.
     """
     teacher = results[-1]["teacher"]
     own = [each for each in results if each["teacher"] == teacher]
     shown = [("teacher", output / "grids" / f"{teacher}_teacher.png")]
     for name, runs in best_runs(own).items():
         run = min(runs, key=family_jobs.distance)
-        label = family_jobs.label(teacher, name, run["rate"], run["seed"])
         caption = f"{title(name)}, {_end(run)}\nafter {run['kimg'] * 1000:,.0f} images"
-        shown.append((caption, output / "grids" / f"{label}.png"))
+        shown.append((caption, family_jobs.grid_of(output, run)))
     panels = [(caption, tiles(grid)) for caption, grid in shown if grid.exists()]
+    if not panels:
+        raise FileNotFoundError(f"{output / 'grids'} has no grid of these runs")
     images.save_png(path, images.labelled_panels(panels, columns=family_jobs.GRID_COLUMNS))
 
 

@@ -172,18 +172,21 @@ def run(
     total = max(1, round(1000 * job.kimg / per_update))
     stops = {max(1, round(total * i / study.points)) for i in range(1, study.points + 1)}
     others = dict.fromkeys(program.networks, job.rate / study.rate)
-    folder = output / "runs" / job.label(study) / "checkpoints"
+    folder, name = _checkpoints(output, study, job, per_update), job.label(study)
+    whole_name = family_jobs.name_of(name, job.kimg, job.decay_kimg)
+    made_by = {"made_by": [job.kimg, job.decay_kimg]}
     keeps = job.stage != PASSING
     with checkpointing.Checkpointer(folder, keep=1, read_only=not keeps) as kept:
         if kept.latest_step() is None:
             state, so_far = program.first_state(job.seed), _nothing()
         else:
             state, so_far = exp.restore(kept, mesh)
+            so_far = _without_end(so_far)
         step = int(state.step)
         while step < total and not so_far["failed"]:
             if stop.requested():
                 if keeps and step:
-                    kept.save_and_wait(step, state, so_far)
+                    kept.save_and_wait(step, state, so_far | made_by)
                 raise StoppedError
             count = min(study.updates_per_call, min(s for s in stops if s > step) - step)
             rates = {**others, student: others[student] * _decayed(job, step * per_update / 1000)}
@@ -213,19 +216,39 @@ def run(
                 so_far["curve"].append(point)
                 if point["distance"] is None:
                     so_far["failed"] = so_far["failed"] or "samples hold NaN"
-                print(job.label(study), point, flush=True)
+                print(name, point, flush=True)
         params = exp.averaged(state)
         with turns.turn():
-            measures.write_grid(output / "grids" / f"{job.label(study)}.png", program.shown, params)
+            measures.write_grid(output / "grids" / f"{whole_name}.png", program.shown, params)
             so_far |= measures.diversity(program.measured, params)
         if keeps and kept.latest_step() != step:
-            kept.save_and_wait(step, state, _without_end(so_far))
+            kept.save_and_wait(step, state, _without_end(so_far) | made_by)
     if keeps:
-        folder = output / "students" / f"{job.label(study)}_{job.kimg:g}kimg"
+        folder = output / "students" / whole_name
         if not folder.exists():
             card = exp.card(round(1000 * job.kimg))
             exp.save_network(folder, exp.init_kwargs, params, card=card, classes=exp.classes)
     return so_far
+
+
+def _checkpoints(output: Path, study: Study, job: Job, per_update: float) -> Path:
+    """Find the folder of a run's checkpoints: that of another length of it, if on this one's way.
+
+    A run that is longer than this one, or whose rate has fallen already, isn't.
+    """
+    folder = output / "runs" / job.label(study) / "checkpoints"
+    with checkpointing.Checkpointer(folder, read_only=True) as kept:
+        step = kept.latest_step()
+        if step is None:
+            return folder
+        own = [job.kimg, job.decay_kimg]
+        kimg, decay_kimg = made_by = kept.meta(step).get("made_by", own)
+    other = dataclasses.replace(job, kimg=kimg, decay_kimg=decay_kimg)
+    steady = step * per_update / 1000 <= min(job.steady_kimg(), other.steady_kimg())
+    is_on_way = step <= max(1, round(1000 * job.kimg / per_update)) and steady
+    if is_on_way or made_by == own:
+        return folder
+    return folder.parent.with_name(family_jobs.name_of(job.label(study), *own)) / folder.name
 
 
 def _nothing() -> dict[str, Any]:

@@ -201,19 +201,24 @@ def picture(results: Results, output: Path, path: Path) -> None:
       results: of one teacher, as `in_order` gives them.
       output: the study's folder, in which the grids are.
       path: of a PNG.
+
+    Raises:
+      FileNotFoundError: if there is no grid of them.
     """
     panels: dict[bool, list[tuple[str, np.ndarray]]] = {True: [], False: []}
     for each in results:
         changes, is_teacher = changes_of(each), each["stage"] == TEACHER
         name = f"{each['teacher']}_{each['name']}".replace(":", "_")
-        if not is_teacher:
-            name = family_jobs.label(each["teacher"], each["name"], each["rate"], each["seed"])
         grid = output / "grids" / f"{name}.png"
+        if not is_teacher:
+            grid = family_jobs.grid_of(output, each)
         count = each["evaluations"] if is_teacher else int(changes.get(_STEPS, 1))
         caption = f"{'teacher' if is_teacher else 'student'}, evaluations: {count}"
         caption += f"\nguidance {changes.get(_SCALE, 1.0):g}, distance {_distance(each)}"
         if grid.exists():
             panels[is_teacher].append((caption, family_report.tiles(grid)[:_SHOWN]))
+    if not any(panels.values()):
+        raise FileNotFoundError(f"{output / 'grids'} has no grid of these runs")
     of_stage = [each for each in panels.values() if each]
     lines = [each[i : i + _IN_A_LINE] for each in of_stage for i in range(0, len(each), _IN_A_LINE)]
     drawn = [images.labelled_panels(each, columns=_COLUMNS) for each in lines]
@@ -263,8 +268,9 @@ def _arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add("--share", type=int, choices=range(1, 5), default=1, help="runs on a GPU at once, to 4")
     add("--minutes", type=float, default=math.inf, help="to stop after")
     for name in ("dtype", "batch_size", "updates_per_call", "rate", "ratio", "count", "few"):
-        add(f"--{name}", type=type(defaults[name]), default=defaults[name])
-    add("--points", type=int, default=defaults["points"], help="measurements of a run")
+        kind = family.count if isinstance(defaults[name], int) else type(defaults[name])
+        add(f"--{name}", type=kind, default=defaults[name])
+    add("--points", type=family.count, default=defaults["points"], help="measurements of a run")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="of all configs")
     add("--plot", type=Path, help="a PNG of what guidance does, to draw; needs matplotlib")
     add("--picture", type=Path, help="a PNG of the grids")
@@ -321,7 +327,10 @@ def main() -> None:
     if arguments.plot:
         plot(results, arguments.plot)
     if arguments.picture:
-        picture(results, output, arguments.picture)
+        try:
+            picture(results, output, arguments.picture)
+        except FileNotFoundError as error:
+            raise SystemExit(f"error: --picture: {error}") from None
     if failed:
         raise SystemExit(f"error: failed: {', '.join(failed)}")
 

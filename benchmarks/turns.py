@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,8 @@ def turn() -> Iterator[None]:
     folder = Path(tempfile.gettempdir())
     with contextlib.ExitStack() as stack:
         for gpu in gpus():  # in one order for all, so that none waits for one that waits for it
-            name = f"diffjax_{os.getuid()}_turn_of_gpu_{gpu}.lock"
+            plain = re.sub(r"[^\w-]", "_", gpu)  # "MIG-…/1/0"
+            name = f"diffjax_{os.getuid()}_turn_of_gpu_{plain}.lock"
             file = stack.enter_context((folder / name).open("ab"))
             fcntl.flock(file, fcntl.LOCK_EX)  # closing the file ends it
         yield

@@ -1,10 +1,12 @@
 """The command that compares all methods of the family, in miniature."""
 
+import contextlib
 import dataclasses
 import json
 import sys
 import tempfile
 import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,15 @@ import optax
 import pytest
 from PIL import Image
 
-from benchmarks import family, family_jobs, family_report, family_run, measuring, turns
+from benchmarks import (
+    family,
+    family_jobs,
+    family_measures,
+    family_report,
+    family_run,
+    measuring,
+    turns,
+)
 from benchmarks.family_jobs import Job, Study
 from diffjax import methods
 from diffjax.distributed import preemption
@@ -221,7 +231,7 @@ def test_runs_of_one_program_and_how_they_go_on(study, programs, tmp_path):
 
 def test_runs_that_share_a_gpu_take_turns(study, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-GPU-ab/1/0")
     order = []
 
     def named(name):
@@ -243,7 +253,7 @@ def test_runs_that_share_a_gpu_take_turns(study, tmp_path, monkeypatch):
         # Another GPU is free; both aren't.
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
         assert not waits(named("another"))
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-GPU-ab/1/0,0")
         assert waits(both)
     second.join()
     both.join()
@@ -346,6 +356,8 @@ def test_the_command_in_miniature(teacher, programs, tmp_path, monkeypatch, caps
         (["--data=digits", "--set=batch_size"], "--set: 'batch_size' isn't field=value"),
         (["--data=digits", "--rates=fast"], "argument --rates: 'fast': positive numbers"),
         (["--data=digits", "--kimg=1,2"], "argument --kimg: '1,2': four are needed"),
+        (["--data=digits", "--points=0"], "argument --points: '0': a whole number of at least 1"),
+        (["--data=digits", "--few=-1"], "argument --few: '-1': a whole number of at least 1"),
         (["--data=digits", "--stages=rate"], "argument --stages: 'rate' is no stage: teacher, "),
         ([], "has no results; --data=… makes them"),
     ],
@@ -391,3 +403,84 @@ def test_results_are_lines_of_json(tmp_path):
     family_jobs.add(tmp_path, {"name": "dmd"})
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     assert list(map(json.loads, lines)) == family_jobs.read(tmp_path)
+
+
+def job(kimg, decay=0.0, stage="once"):
+    return Job("sid", 1e-3, 0, kimg, decay, stage)
+
+
+@pytest.mark.parametrize(
+    ("saved_by", "kimg", "asked", "goes_on"),
+    [
+        (None, 0, job(256.0), True),
+        (job(256.0), 256, job(1000.0, 500.0, "long"), True),
+        (job(1000.0, 500.0), 700, job(1000.0, 500.0, "long"), True),
+        (job(1000.0, 500.0), 300, job(256.0), False),  # too far
+        (job(1000.0, 500.0), 1000, job(128.0, stage="rates"), False),
+        (job(1000.0, 500.0), 1000, job(2000.0, 1000.0, "long"), False),  # its rate has fallen
+        (job(256.0), 256, job(400.0, 200.0, "long"), False),  # it would have fallen since 200
+        (job(1000.0, 500.0), 128, job(2000.0, 1000.0, "long"), True),
+    ],
+)
+def test_a_run_goes_on_from_another_length_only_where_that_is_on_its_way(
+    saved_by, kimg, asked, goes_on, tmp_path, monkeypatch
+):
+    meta = {"made_by": [saved_by.kimg, saved_by.decay_kimg]} if saved_by else {}
+    kept = types.SimpleNamespace(latest_step=lambda: kimg or None, meta=lambda step: meta)
+    opened = lambda *_, **__: contextlib.nullcontext(kept)  # noqa: E731
+    monkeypatch.setattr(family_run.checkpointing, "Checkpointer", opened)
+    folder = family_run._checkpoints(tmp_path, TestPlan.study, asked, per_update=1000)
+    shared = tmp_path / "runs" / "tiny_sid_0.001_0" / "checkpoints"
+    assert (folder == shared) == goes_on
+    assert folder.parent.parent == tmp_path / "runs"
+
+
+def test_each_length_of_a_run_has_a_grid_of_its_own(tmp_path):
+    runs = [{"teacher": "tiny", **dataclasses.asdict(job(*of))} for of in ((256.0,), (512.0, 256))]
+    old = family_jobs.grid_of(tmp_path, runs[0])
+    assert old == tmp_path / "grids" / "tiny_sid_0.001_0.png"  # where there is no other
+    old.parent.mkdir()
+    for name in ("256kimg", "512kimg_decay256"):
+        Image.new("L", (10, 10)).save(old.with_name(f"{old.stem}_{name}.png"))
+    assert [family_jobs.grid_of(tmp_path, each).name for each in runs] == [
+        "tiny_sid_0.001_0_256kimg.png",
+        "tiny_sid_0.001_0_512kimg_decay256.png",
+    ]
+
+
+def test_other_data_have_a_reference_of_their_own(tmp_path):
+    extract = types.SimpleNamespace(name="pixels")
+    for data, at in (("digits", 1.0), ("others", 2.0)):
+        rows = np.full((4, 2), at)
+        name = tmp_path / f"reference_pixels_{data}.npz"
+        np.savez(name, mean=rows[0], cov=np.eye(2), rows=rows)
+        study = dataclasses.replace(TestPlan.study, data=f"{data}.zip")
+        assert family_measures._reference(study, None, extract, None, tmp_path).mean[0] == at
+
+
+def test_tables_and_pictures_of_partial_and_broken_results(tmp_path, monkeypatch, capsys):
+    nothing = {"distance": None, "precision": None, "recall": None}
+    where = {"device": "a device", "jax": "0", "date": "a day"}
+    teacher = {"teacher": "tiny", "name": "teacher", "stage": "teacher", "evaluations": 3}
+    family_jobs.add(tmp_path, {**teacher, **nothing, **where})
+    end = {"kimg": 128.0, "fake_kimg": 128.0, "gpu_seconds": 9.0, "distance": 4.0}
+    measured = {"precision": 0.5, "recall": 0.25, "failed": "", "reads_data": False}
+    costs = dict.fromkeys(
+        ("seconds_per_update", "tflop_per_update", "share_of_peak", "compile_seconds"), 1.0
+    )
+    for stage in ("rates", "once"):  # of the same length: one run
+        told = {"teacher": "tiny", **dataclasses.asdict(job(128.0, stage=stage)), "curve": [end]}
+        told |= {**measured, **costs, **where, "gpu_seconds": 9.0, "memory_gib": None}
+        family_jobs.add(tmp_path, told)
+    flags = ["family", f"--output={tmp_path}", f"--picture={tmp_path / 'picture.png'}"]
+    monkeypatch.setattr(sys, "argv", flags)
+    with pytest.raises(SystemExit, match=r"error: --picture: .*grids has no grid of these runs"):
+        family.main()
+    out = capsys.readouterr().out
+    assert "| the teacher, 3 evaluations | | | | | | - | - | - | |" in out
+    assert "| SiD | - | 0.001 | 128,000 | 128,000 | 1 | 4.00 | 0.500 | 0.250 | 9 |" in out
+
+
+def test_a_rate_that_is_named_twice_is_tried_once():
+    jobs = family.plan("rates", TestPlan.study, ["sid"], [], rates=(1e-3, 1e-3))
+    assert [each.rate for each in jobs["sid"]] == [1e-3]
