@@ -352,6 +352,7 @@ def check(
             parser.error(f"{name}: {error}")
     path = output / f"study_{study.name}.json"
     told = dataclasses.asdict(study) | {"teacher": study.name, "data": Path(study.data).name}
+    told = json.loads(json.dumps(told))  # tuples as lists, as they are read again
     if path.exists() and (before := json.loads(path.read_text(encoding="utf-8"))) != told:
         other = next(name for name in told if told[name] != before.get(name))
         parser.error(

@@ -484,3 +484,20 @@ def test_tables_and_pictures_of_partial_and_broken_results(tmp_path, monkeypatch
 def test_a_rate_that_is_named_twice_is_tried_once():
     jobs = family.plan("rates", TestPlan.study, ["sid"], [], rates=(1e-3, 1e-3))
     assert [each.rate for each in jobs["sid"]] == [1e-3]
+
+
+def test_a_tuple_among_the_settings_is_the_same_in_the_next_call(tmp_path, monkeypatch):
+    monkeypatch.setattr(family.cifar.Study, "run", lambda *_: None)
+    monkeypatch.setattr(family_jobs, "read", lambda _: [result("sid", 1e-3, 4.0)])
+    flags = [
+        f"--output={tmp_path}",
+        "--data=digits",
+        "--teacher=digits",
+        "--only=sid",
+        "--stages=rates",
+    ]
+    for _ in range(2):
+        run(monkeypatch, *flags, "--set=time_range=(0.1, 0.9)")
+    (step,) = (tmp_path / "steps").glob("*_rates_sid/jobs.json")
+    study = Study(**json.loads(step.read_text())["study"])
+    assert family_jobs.config_of(study, "sid").time_range == (0.1, 0.9)
