@@ -125,7 +125,7 @@ def step(
       output: the study's folder.
       share: steps that a GPU runs at the same time.
     """
-    folder = output / "steps" / f"{study.name}_{stage}_{name}".replace(":", "_")
+    folder = output / "steps" / family_jobs.file_name(f"{study.name}_{stage}_{name}")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "done").unlink(missing_ok=True)
     told = {"study": dataclasses.asdict(study), "jobs": [dataclasses.asdict(job) for job in jobs]}

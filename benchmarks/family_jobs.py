@@ -138,7 +138,12 @@ def label(teacher: str, name: str, rate: float, seed: int) -> str:
       rate: the generator's.
       seed: of the run.
     """
-    return f"{teacher}_{name}_{rate:g}_{seed}".replace(":", "_")
+    return file_name(f"{teacher}_{name}_{rate:g}_{seed}")
+
+
+def file_name(name: str) -> str:
+    """Name of one file for what a row is called, values that are paths included."""
+    return name.replace(":", "_").replace("/", "_")
 
 
 def name_of(label: str, kimg: float, decay_kimg: float) -> str:

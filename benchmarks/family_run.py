@@ -326,7 +326,7 @@ def measure_teacher(study: Study, output: Path, name: str = family_jobs.TEACHER)
     with turns.turn():
         found = {**measures.distance(measured, params), **measures.diversity(measured, params)}
     (_, shown, _), *_ = exp.comparisons(inputs, seed=GRID_SEED, mesh=mesh)
-    grid = f"{study.name}_{name}.png".replace(":", "_")
+    grid = family_jobs.file_name(f"{study.name}_{name}.png")
     measures.write_grid(output / "grids" / grid, shown, params)
     result = {"teacher": study.name, "name": name, "stage": family_jobs.TEACHER}
     evaluations = {"evaluations": exp.teacher_evaluations}

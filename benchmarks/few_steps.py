@@ -208,7 +208,7 @@ def picture(results: Results, output: Path, path: Path) -> None:
     panels: dict[bool, list[tuple[str, np.ndarray]]] = {True: [], False: []}
     for each in results:
         changes, is_teacher = changes_of(each), each["stage"] == TEACHER
-        name = f"{each['teacher']}_{each['name']}".replace(":", "_")
+        name = family_jobs.file_name(f"{each['teacher']}_{each['name']}")
         grid = output / "grids" / f"{name}.png"
         if not is_teacher:
             grid = family_jobs.grid_of(output, each)

@@ -501,3 +501,12 @@ def test_a_tuple_among_the_settings_is_the_same_in_the_next_call(tmp_path, monke
     (step,) = (tmp_path / "steps").glob("*_rates_sid/jobs.json")
     study = Study(**json.loads(step.read_text())["study"])
     assert family_jobs.config_of(study, "sid").time_range == (0.1, 0.9)
+
+
+def test_a_variant_whose_value_is_a_path_has_files_of_one_name(tmp_path):
+    name = "sid:generator.initial=runs/first/network"
+    made = family.step(TestPlan.study, "rates", name, [], tmp_path)
+    assert (tmp_path / made.result).parent == tmp_path / "steps" / made.name
+    assert (tmp_path / made.result).with_name("jobs.json").exists()
+    run = {"teacher": "tiny", **dataclasses.asdict(job(256.0)), "name": name}
+    assert family_jobs.grid_of(tmp_path, run).parent == tmp_path / "grids"
