@@ -292,10 +292,7 @@ def main() -> None:
     if arguments.plot:
         family_report.plot(results, arguments.plot)
     if arguments.picture:
-        try:
-            family_report.picture(results, output, arguments.picture)
-        except FileNotFoundError as error:
-            raise SystemExit(f"error: --picture: {error}") from None
+        family_report.picture(results, output, arguments.picture)
     if failed:
         raise SystemExit(f"error: failed: {', '.join(failed)}")
 

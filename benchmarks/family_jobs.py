@@ -147,23 +147,12 @@ def file_name(name: str) -> str:
 
 
 def name_of(label: str, kimg: float, decay_kimg: float) -> str:
-    """Name of a run for files that no other length of it shares.
-
-    Args:
-      label: of the run.
-      kimg: its length.
-      decay_kimg: in which its rate falls.
-    """
+    """Name of a run of a label for files that no other length of it shares."""
     return f"{label}_{kimg:g}kimg" + (f"_decay{decay_kimg:g}" if decay_kimg else "")
 
 
 def grid_of(output: Path, result: Mapping[str, Any]) -> Path:
-    """Find the grid of a finished run of a method.
-
-    Args:
-      output: the study's folder.
-      result: of the run.
-    """
+    """Find the grid of a finished run in the study's folder."""
     own = label(result["teacher"], result["name"], result["rate"], result["seed"])
     whole = name_of(own, result.get("kimg", 0.0), result.get("decay_kimg", 0.0))
     path = output / "grids" / f"{whole}.png"

@@ -203,9 +203,6 @@ def picture(results: Results, output: Path, path: Path) -> None:
       results: as `family_jobs.read` gives them.
       output: the study's folder, in which the grids are.
       path: of a PNG.
-
-    Raises:
-      FileNotFoundError: if there is no grid of them.
     """
     teacher = results[-1]["teacher"]
     own = [each for each in results if each["teacher"] == teacher]
@@ -216,7 +213,7 @@ def picture(results: Results, output: Path, path: Path) -> None:
         shown.append((caption, family_jobs.grid_of(output, run)))
     panels = [(caption, tiles(grid)) for caption, grid in shown if grid.exists()]
     if not panels:
-        raise FileNotFoundError(f"{output / 'grids'} has no grid of these runs")
+        raise SystemExit(f"error: {output / 'grids'} has no grid of these runs")
     images.save_png(path, images.labelled_panels(panels, columns=family_jobs.GRID_COLUMNS))
 
 

@@ -201,9 +201,6 @@ def picture(results: Results, output: Path, path: Path) -> None:
       results: of one teacher, as `in_order` gives them.
       output: the study's folder, in which the grids are.
       path: of a PNG.
-
-    Raises:
-      FileNotFoundError: if there is no grid of them.
     """
     panels: dict[bool, list[tuple[str, np.ndarray]]] = {True: [], False: []}
     for each in results:
@@ -218,7 +215,7 @@ def picture(results: Results, output: Path, path: Path) -> None:
         if grid.exists():
             panels[is_teacher].append((caption, family_report.tiles(grid)[:_SHOWN]))
     if not any(panels.values()):
-        raise FileNotFoundError(f"{output / 'grids'} has no grid of these runs")
+        raise SystemExit(f"error: {output / 'grids'} has no grid of these runs")
     of_stage = [each for each in panels.values() if each]
     lines = [each[i : i + _IN_A_LINE] for each in of_stage for i in range(0, len(each), _IN_A_LINE)]
     drawn = [images.labelled_panels(each, columns=_COLUMNS) for each in lines]
@@ -327,10 +324,7 @@ def main() -> None:
     if arguments.plot:
         plot(results, arguments.plot)
     if arguments.picture:
-        try:
-            picture(results, output, arguments.picture)
-        except FileNotFoundError as error:
-            raise SystemExit(f"error: --picture: {error}") from None
+        picture(results, output, arguments.picture)
     if failed:
         raise SystemExit(f"error: failed: {', '.join(failed)}")
 

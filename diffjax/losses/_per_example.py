@@ -47,10 +47,7 @@ def check_weight(weight: Array | float | None, batch: int) -> None:
 
 
 def wide(value: Array | float) -> Array | float:
-    """Give what losses take functions of, such as σ, in float32 or wider; Python's numbers stay.
-
-    In half precision σ² underflows, and 1 − α loses what it tells.
-    """
+    """Give σ and the like in float32 or wider, as σ² underflows in half; Python's numbers stay."""
     if isinstance(value, int | float):
         return value
     value = jnp.asarray(value)

@@ -49,7 +49,7 @@ def sim(
       [B] float32 or wider, summed over all axes but the first.
 
     Raises:
-      ValueError: no distance has the name, or c is a number that isn't positive.
+      ValueError: no distance has the name.
     """
     x, d_teacher, d_fake = _per_example.widened(x, d_teacher, d_fake, weight=weight)
     _per_example.check_weight(sigma, x.shape[0])
@@ -62,8 +62,6 @@ def sim(
 def _distance(distance: str | Distance, c: float) -> Distance:
     if callable(distance):
         return distance
-    if distance == "pseudo_huber" and isinstance(c, int | float) and not c > 0:
-        raise ValueError(f"c is a positive number, not {c}: at Y = 0 a c of 0 has no gradient")
     known: dict[str, Distance] = {
         "pseudo_huber": lambda y: jnp.sqrt(_per_example.total(jnp.square(y)) + c**2) - c,
         "squared": lambda y: _per_example.total(jnp.square(y)),
