@@ -27,7 +27,6 @@ def uni_instruct(divergence, **settings):
         ("forward_kl", RATIO, 0),
         ("jensen_shannon", RATIO / (1 + RATIO), (RATIO / (1 + RATIO)) ** 2),
         ("jeffreys", 1 + RATIO, 1),
-        ("soft_reverse_kl", 1 / (1 + RATIO), (1 + 2 * RATIO) / (1 + RATIO) ** 2),
         ("squared_hellinger", RATIO**0.5 / 4, RATIO**0.5 / 8),
         ("neyman", 1 / RATIO, 2 / RATIO),
     ],
