@@ -283,14 +283,26 @@ def _tag(old: Record, different: Mapping[str, tuple[Any, Any]]) -> str:
     digests = {name for name in different if name.endswith("sha256")}
     parts = []
     for name in sorted(different.keys() - digests) or sorted(digests):
-        value = different[name][0]
+        value, now = different[name]
         if value is not None:
-            slug = re.sub(r"[^A-Za-z0-9.]+", "-", _short(name, value)).strip("-")
-            parts.append(f"{name.rpartition('.')[2]}{slug}")
+            is_path = isinstance(value, str) and "/" in value
+            text = _short(name, _end_of_path(value, now) if is_path else value)
+            slug = re.sub(r"[^A-Za-z0-9._]+" if is_path else r"[^A-Za-z0-9.]+", "-", text)
+            parts.append(f"{name.rpartition('.')[2]}{'-' * is_path}{slug.strip('-')}")
     tag = "_".join(parts)
     if 0 < len(tag) <= _LONGEST_TAG:
         return tag
     return hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _end_of_path(path: str, other: Any) -> str:
+    """Last part of a path, with as many before it as tell it from another."""
+    parts = [part for part in path.split("/") if part]
+    others = [part for part in str(other).split("/") if part]
+    count = 1
+    while count < len(parts) and parts[-count:] == others[-count:]:
+        count += 1
+    return "/".join(parts[-count:])
 
 
 def _short(name: str, value: Any) -> str:

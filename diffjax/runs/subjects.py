@@ -1,6 +1,8 @@
 """Networks that the sample and evaluate modes take samples from, by name or path."""
 
 import dataclasses
+import re
+import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -138,7 +140,23 @@ def find(source: str, workdir: Path, exp: Experiment, seed: int, mesh: Mesh) -> 
         subject = _network(source, title, str(folder), exp, seed, mesh)
         return dataclasses.replace(subject, step=record["step"])
     _check_is_there(source)
-    return _network(Path(source).stem or "network", "", source, exp, seed, mesh)
+    return _network(file_name(source), "", source, exp, seed, mesh)
+
+
+def file_name(source: str) -> str:
+    """Name a network's results after it: the last part of its path, less a file's ending.
+
+    Args:
+      source: path, URL or released name, whose decimals (`averages_0.100`) are no ending.
+
+    Returns:
+      Letters, digits and `._-`, beginning with none of these; "network" if nothing else is left.
+    """
+    path = urllib.parse.urlsplit(source).path if "://" in source else source
+    last = Path(path).name
+    if not Path(path).is_dir() and source not in catalogue.EDM:
+        last = re.sub(r"\.[A-Za-z]\w*$", "", last)
+    return re.sub(r"[^\w.-]+", "-", last).strip("._-") or "network"
 
 
 def _teacher(exp: Experiment, seed: int, mesh: Mesh) -> Subject:

@@ -56,12 +56,13 @@ def make(workdir: Path, std: float, *, kimg: float | None = None, output: str = 
     if kimg is not None:
         ends = sorted({each.images for each in snapshots})
         end = min(ends, key=lambda images: abs(images - 1000 * kimg))
-        if abs(end - 1000 * kimg) >= 1:
-            known = ", ".join(f"{images / 1000:g}" for images in ends)
+        if not abs(end - 1000 * kimg) < 1:  # of NaN too
+            known = ", ".join(map(_thousands, ends))
             raise RefusedError(f"--kimg={kimg:g}: averages were kept at {known}")
         snapshots = [each for each in snapshots if each.images <= end]
-    behind = "" if kimg is None else f"_{kimg:g}"
-    target = Path(paths.expanded(output) if output else f"{folder}_{std:.3f}{behind}")
+    behind = "" if kimg is None else f"_{_thousands(snapshots[-1].images)}"
+    length = f"{std:.3f}" if round(std, 3) == std else f"{std:.9g}"
+    target = Path(paths.expanded(output) if output else f"{folder}_{length}{behind}")
     if target.exists():
         raise FileExistsError(f"{target} is there already; delete it, or name another --output")
     last = networks.trained(str(snapshots[-1].folder), field="--workdir")
@@ -77,11 +78,16 @@ def make(workdir: Path, std: float, *, kimg: float | None = None, output: str = 
     else:
         origin, _ = record_folder.read(snapshots[-1].folder)
         record_folder.save(target, origin, last.model.arrays, params, last.card)
-    kept = f"{len(snapshots)} averages up to {snapshots[-1].images / 1000:g} kimg"
+    kept = f"{len(snapshots)} averages up to {_thousands(snapshots[-1].images)} kimg"
     say(f"Wrote {target}, of {kept}; the fit is {off:.1%} off")
     if off > _OFF:
         say("warning: that is far off: keep more averages, or of other lengths")
     return target
+
+
+def _thousands(images: int) -> str:
+    """Thousands of images, to the last one: as `--kimg` takes them."""
+    return f"{images / 1000:.3f}".rstrip("0").rstrip(".")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

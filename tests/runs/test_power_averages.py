@@ -97,6 +97,7 @@ def test_one_that_is_there_is_found_again(run, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--std=0.1", "--kimg=0.5"], "--kimg=0.5: averages were kept at 0.004, 0.008"),
+        (["--std=0.1", "--kimg=nan"], "--kimg=nan: averages were kept at 0.004, 0.008"),
         (["--std=0.3"], "--std=0.3: a number over 0 and under 0.2886 is needed"),
         (["--std=nan"], "--std=nan: a number over 0"),
         (
@@ -111,6 +112,21 @@ def test_what_cannot_be_made_is_one_line(arguments, message, run, capsys):
     assert told.startswith("error: ")
     assert message in told
     assert told.count("\n") == 1
+
+
+def test_lengths_and_ends_are_told_to_the_last_digit(run, tmp_path, capsys):
+    """Of a long run, whose thousands have seven digits, and of two lengths that are near."""
+    shutil.copytree(run / "averages/0000000024_0.100", tmp_path / "averages/a")
+    record = {"images": 1_234_567_168, "std": 0.1, "step": 1}
+    (tmp_path / "averages/a/average.json").write_text(json.dumps(record))
+    assert power_average.main([f"--workdir={tmp_path}", "--std=0.1", "--kimg=1"]) == 2
+    assert "averages were kept at 1234567.168\n" in capsys.readouterr().err
+    for std in ("0.1", "0.1004"):
+        arguments = [f"--workdir={tmp_path}", f"--std={std}", "--kimg=1234567.168"]
+        assert power_average.main(arguments) == 0
+    assert "of 1 averages up to 1234567.168 kimg" in capsys.readouterr().out
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made == {"averages", "averages_0.100_1234567.168", "averages_0.1004_1234567.168"}
 
 
 def test_a_damaged_record_is_named(run, tmp_path, capsys):

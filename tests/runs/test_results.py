@@ -137,6 +137,21 @@ def test_names_aside_are_free_or_hold_the_same(tmp_path):
     assert (tmp_path / "a_seed2-2.npz").read_text() == "2"
 
 
+def test_a_name_aside_has_no_more_of_a_path_than_tells_it(tmp_path):
+    path = tmp_path / "network.npz"
+    for number, folder in enumerate(("a/averages_0.050", "b/averages_0.050", "b/averages_0.100")):
+        source = f"/tmp/a/long/way/to/a/run/that/has/{folder}"
+        record = {"network": {"source": source, "sha256": str(number)}}
+        with results.placed(path, record) as partial:
+            partial.write_text(folder)
+    made = {name for name in contents(tmp_path) if not name.endswith(".json")}
+    assert made == {
+        "network.npz",
+        "network_source-a-averages_0.050.npz",
+        "network_source-averages_0.050.npz",
+    }
+
+
 def test_a_result_that_fails_leaves_what_was_there(tmp_path):
     path = tmp_path / "a.npz"
     with results.placed(path, {"seed": 1}) as partial:
