@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import inspect
 import math
-import numbers
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,14 +25,6 @@ _OWN_NETWORK: dict[str, dict[str, Any]] = {
     "Precond": {"EDM2UNet": EDM2UNet},
     "SiT": {"DiT": DiT},
     "DiT": {"DiT": DiT},
-}
-
-# Numbers of any network: whether one will do, and what is needed.
-_NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "sigma_data": (lambda v: v > 0, "a positive number"),
-    "mlp_ratio": (lambda v: v > 0, "a positive number"),
-    "dropout": (lambda v: 0 <= v < 1, "a number in [0, 1)"),
-    "label_dropout": (lambda v: 0 <= v <= 1, "a number in [0, 1]"),
 }
 
 
@@ -58,11 +50,12 @@ def from_edm_kwargs(
       rematerialize: whether residual blocks are computed again in the backward pass, for memory.
 
     Raises:
-      ValueError: naming the unknown class or argument, the missing one, or one out of its range.
+      ValueError: naming the unknown class or argument, the missing one, or one of another type or
+        range than it has.
     """
     kwargs = dict(init_kwargs)
     class_name = kwargs.pop("class_name", None)
-    if class_name not in preconditioning.BY_EDM_NAME:
+    if not isinstance(class_name, str) or class_name not in preconditioning.BY_EDM_NAME:
         known = ", ".join(preconditioning.BY_EDM_NAME)
         raise ValueError(f"class_name={class_name!r} is no known preconditioning ({known}).")
     precond_class = preconditioning.BY_EDM_NAME[class_name]
@@ -72,7 +65,7 @@ def from_edm_kwargs(
     if class_name in _OWN_NETWORK:
         (default_network,) = networks
     model_type = kwargs.pop("model_type", default_network)
-    if model_type not in networks:
+    if not isinstance(model_type, str) or model_type not in networks:
         known = f"{class_name} ({', '.join(networks)})"
         raise ValueError(f"model_type={model_type!r} is no known network of {known}.")
     for name in ("img_resolution", "img_channels"):
@@ -80,6 +73,8 @@ def from_edm_kwargs(
             raise ValueError(f"{class_name}: the argument {name} is missing.")
     resolution, channels = kwargs.pop("img_resolution"), kwargs.pop("img_channels")
     label_dim = kwargs.pop("label_dim", 0)
+    for name, value in (("img_resolution", resolution), ("img_channels", channels)):
+        _check_argument(name, value, int)
     is_latent = class_name in _OWN_NETWORK and channels not in _OF_IMAGES
     kwargs.pop("use_fp16", None)
 
@@ -102,12 +97,17 @@ def from_edm_kwargs(
             nearest = difflib.get_close_matches(name, known_arguments, n=1)
             hint = f" Nearest known: {nearest[0]}." if nearest else ""
             raise ValueError(f"{class_name}({model_type}): unknown argument {name!r}.{hint}")
-    _check_numbers({**precond_kwargs, **kwargs})
+    types = {
+        field.name: field.type
+        for cls in (precond_class, network_class)
+        for field in dataclasses.fields(cls)
+    }
+    for name, value in {**precond_kwargs, **kwargs, "label_dim": label_dim}.items():
+        _check_argument(name, value, types[name])
     if network_class is DiT:
-        sizes = {"img_resolution": resolution, "img_channels": channels}
-        _check_transformer({**sizes, **kwargs}, label_dim)
+        _check_transformer(kwargs, resolution)
     else:
-        _check_channels(kwargs, network_class)
+        _check_channels(kwargs, network_class, resolution)
     network = network_class(
         img_resolution=resolution,
         out_channels=channels * (2 if is_iddpm else 1),
@@ -126,21 +126,81 @@ def from_edm_kwargs(
     )
 
 
-def _check_channels(kwargs: Mapping[str, Any], network_class: Any) -> None:
-    """Check that each level's channels divide into the groups of its normalisation, or heads."""
+def _check_argument(name: str, value: Any, kind: Any) -> None:
+    """Check an argument's type, and that it is a number that a network can be made of."""
+    if kind not in _FORMS or (value is None and type(None) in typing.get_args(kind)):
+        return
+    wanted, is_right = _FORMS[kind]
+    if name == "dropout":
+        wanted, is_right = "a number from 0 to under 1", lambda x: _is_finite(x) and 0 <= x < 1
+    elif name == "label_dropout":
+        wanted, is_right = "a number from 0 to 1", lambda x: _is_finite(x) and 0 <= x <= 1
+    elif name in _POSITIVE:
+        wanted, is_right = "a positive number", lambda x: _is_number(x) and x > 0
+    elif name == "channel_mult":
+        wanted, is_right = "positive whole numbers", lambda x: _are(x, _is_positive) and len(x) > 0
+    elif name in _MAY_BE_ZERO:
+        wanted, is_right = "a whole number from 0", lambda x: _is_whole(x) and x >= 0
+    elif name == "resample_filter":
+        wanted = "two taps or more whose sum isn't 0"
+        is_right = lambda x: _are(x, _is_finite) and len(x) > 1 and sum(x)  # noqa: E731
+    if not is_right(value):
+        raise ValueError(f"the arguments describe no EDM network: {name}={value!r} is not {wanted}")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_whole(value) and value > 0
+
+
+def _is_number(value: Any) -> bool:
+    return _is_whole(value) or isinstance(value, float)
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value)
+
+
+def _are(values: Any, is_right: Callable[[Any], bool]) -> bool:
+    return isinstance(values, list | tuple) and all(map(is_right, values))
+
+
+_MAY_BE_ZERO = ("label_dim", "augment_dim", "num_blocks")
+_POSITIVE = ("sigma_data", "sigma_max", "mlp_ratio")  # of which EDM's greatest level is infinite
+_FORMS: dict[Any, tuple[str, Callable[[Any], Any]]] = {
+    int: ("a positive whole number", _is_positive),
+    int | None: ("a positive whole number", _is_positive),
+    float: ("a finite number", _is_finite),
+    float | None: ("a finite number", _is_finite),
+    bool: ("true or false", lambda value: isinstance(value, int) and value in (0, 1)),
+    str: ("a name", lambda value: isinstance(value, str)),
+    tuple[int, ...]: ("whole numbers", lambda values: _are(values, _is_whole)),
+    tuple[float, ...]: ("finite numbers", lambda values: _are(values, _is_finite)),
+}
+
+
+def _check_channels(kwargs: Mapping[str, Any], network_class: Any, resolution: int) -> None:
+    """Check that levels halve, and their channels divide into groups of a norm, or heads."""
     defaults = {field.name: field.default for field in dataclasses.fields(network_class)}
     values = {**defaults, **kwargs}
     channels, factors = values["model_channels"], values["channel_mult"]
-    if not isinstance(channels, int) or not isinstance(factors, list | tuple):
-        return  # which the network refuses
+    halvings = len(factors) - 1
+    if resolution % 2**halvings:
+        raise ValueError(
+            f"img_resolution={resolution} can't be halved {halvings} times, between the levels of "
+            f"channel_mult={list(factors)}."
+        )
     per_head = values.get("channels_per_head", 0)
-    for level in (channels * factor for factor in factors if isinstance(factor, int)):
+    for level in (channels * factor for factor in factors):
         if network_class is not EDM2UNet and (level % 4 or level % min(32, level // 4)):
             raise ValueError(
                 f"model_channels={channels}: a level has {level} channels; a multiple of 4 is "
                 "needed, and of 32 from 128 on."
             )
-        heads = level // per_head if isinstance(per_head, int) and per_head > 0 else 0
+        heads = level // per_head if per_head else 0
         if heads and level % heads:
             raise ValueError(
                 f"model_channels={channels}: a level has {level} channels, which don't divide into "
@@ -148,28 +208,11 @@ def _check_channels(kwargs: Mapping[str, Any], network_class: Any) -> None:
             )
 
 
-def _check_numbers(values: Mapping[str, Any]) -> None:
-    """Check what no shape of an array depends on, so that nothing else refuses it."""
-    for name, (holds, wanted) in _NUMBERS.items():
-        value = values.get(name)
-        if name in values and not (_is_number(value) and holds(value)):
-            raise ValueError(f"{name}={value!r}: {wanted} is needed.")
-
-
-def _check_transformer(kwargs: Mapping[str, Any], label_dim: Any) -> None:
-    """Check types, and that images divide into patches, and channels into heads and embeddings."""
+def _check_transformer(kwargs: Mapping[str, Any], resolution: int) -> None:
+    """Check that images divide into patches, and channels into heads and embeddings."""
     defaults = {field.name: field.default for field in dataclasses.fields(DiT)}
     values = {**defaults, **kwargs}
-    names = ("img_resolution", "img_channels", "patch_size", "hidden_size", "depth", "num_heads")
-    for name in names:
-        if not _is_whole(values[name]) or values[name] < 1:
-            raise ValueError(f"{name}={values[name]!r}: a whole number of at least 1 is needed.")
-    if not _is_whole(label_dim) or label_dim < 0:
-        raise ValueError(f"label_dim={label_dim!r}: a whole number of at least 0 is needed.")
-    for name in ("learn_sigma", "null_class"):
-        if not isinstance(values[name], bool):
-            raise ValueError(f"{name}={values[name]!r}: True or False is needed.")
-    resolution, _, patch, width, _, heads = (values[name] for name in names)
+    patch, width, heads = (values[name] for name in ("patch_size", "hidden_size", "num_heads"))
     if resolution % patch:
         raise ValueError(
             f"patch_size={patch}: {resolution} x {resolution} don't divide into such patches."
@@ -178,14 +221,6 @@ def _check_transformer(kwargs: Mapping[str, Any], label_dim: Any) -> None:
         raise ValueError(
             f"hidden_size={width}: a multiple of 4 is needed, and of num_heads={heads}."
         )
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _arguments(cls: Any) -> set[str]:
