@@ -111,6 +111,8 @@ def variables(wanted: Expected, state_dict: Mapping[str, np.ndarray]) -> Params:
         point or not finite.
     """
     arrays = {_new_name(name): array for name, array in state_dict.items()}
+    if twice := [name for name in state_dict if name != _new_name(name) in state_dict]:
+        raise ValueError(f"{twice[0]} and {_new_name(twice[0])} are one array, and both are there")
     right = shapes(wanted)
     if hint := kinds.wrapper_hint(arrays, right):
         raise ValueError(hint)

@@ -216,10 +216,16 @@ def lookup(name: str) -> Released:
     """Look up a released denoiser by name.
 
     Raises:
-      ValueError: if there is none, with the nearest name that is known.
+      ValueError: if there is none, with the nearest name that is known; or for a pair of EDM2's,
+        with both.
     """
     if name in EDM:
         return EDM[name]
+    if pair := edm2_catalogue.GUIDED.get(name):
+        raise ValueError(
+            f"{name!r} is a pair of networks: name {pair.network!r}, guided from {pair.guide!r} "
+            f"with strength {pair.guidance:g} (config.guidance.negative, config.guidance.teacher)"
+        )
     begun = [each for each in EDM if name and each.startswith(name)]
     nearest = (
         begun

@@ -100,6 +100,15 @@ def test_other_settings(folder, settings, matches):
     refused(folder, starts=folder, matches=matches)
 
 
+def test_an_array_by_its_old_and_its_new_name(folder):
+    arrays = arrays_of(folder)
+    name = "decoder.mid_block.attentions.0.to_q.weight"
+    arrays[vae_cases.old_name(name)] = 2 * arrays[name]
+    network = diffusers_vae.describe(folder).network
+    with pytest.raises(ValueError, match=r"0\.query\.weight and .*0\.to_q\.weight are one array"):
+        diffusers_vae.variables(network, arrays)
+
+
 def test_arrays_that_do_not_fit(folder):
     arrays = arrays_of(folder)
     name, array = next(iter(arrays.items()))
