@@ -53,8 +53,8 @@ def find(name: str) -> Path:
     what = f"there is no config file {path} in {os.getcwd()}"
     if is_name:
         what += ", and no config of that name"
-        if path.with_suffix(".py").is_file():
-            raise ConfigFileError(f"{what}: did you mean --config={path}.py?")
+    if Path(f"{path}.py").is_file():  # also of a name with decimals, which are no ending
+        raise ConfigFileError(f"{what}: did you mean --config={path}.py?")
     may_be_ours = is_name or str(path.parent) in (".", "configs")
     nearest = difflib.get_close_matches(path.stem.lower(), own, n=1) if may_be_ours else []
     if nearest:

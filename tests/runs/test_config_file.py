@@ -73,6 +73,8 @@ def test_other_names(here):
     assert listed.split(", ") == sorted(OWN)
     (here / "zzz.py").write_text("")
     assert refusal("zzz").endswith("did you mean --config=zzz.py?")
+    (here / "zzz_0.1.py").write_text("")
+    assert refusal("zzz_0.1").endswith("did you mean --config=zzz_0.1.py?")
 
 
 @pytest.mark.parametrize("kind", ["wheel", "checkout", "neither"])
