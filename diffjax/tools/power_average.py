@@ -62,13 +62,16 @@ def make(workdir: Path, std: float, *, kimg: float | None = None, output: str = 
         snapshots = [each for each in snapshots if each.images <= end]
     behind = "" if kimg is None else f"_{_thousands(snapshots[-1].images)}"
     length = f"{std:.3f}" if round(std, 3) == std else f"{std:.9g}"
-    target = Path(paths.expanded(output) if output else f"{folder}_{length}{behind}")
+    target = Path(output or f"{folder}_{length}{behind}")
     if target.exists():
         raise FileExistsError(f"{target} is there already; delete it, or name another --output")
     last = networks.trained(str(snapshots[-1].folder), field="--workdir")
 
     def read(path: Path) -> Any:
-        return networks.trained(str(path), field="--workdir").load()
+        try:
+            return networks.trained(str(path), field="--workdir").load()
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{error}; {path} can be taken out, the others do") from error
 
     params, off = power_averages.average(snapshots, std, read)
     if isinstance(last.model, NetworkDenoiser):
@@ -110,9 +113,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         if arguments.modules:
+            if not Path(arguments.modules).is_dir():
+                raise RefusedError(f"--modules={arguments.modules}: there is no such folder")
             user_function.look_in(Path(arguments.modules))
-        workdir = Path(paths.expanded(arguments.workdir))
-        make(workdir, arguments.std, kimg=arguments.kimg, output=arguments.output)
+        try:
+            workdir = Path(paths.named(arguments.workdir, flag="--workdir"))
+            output = arguments.output and paths.named(arguments.output, flag="--output")
+        except ValueError as error:
+            raise RefusedError(str(error)) from error
+        make(workdir, arguments.std, kimg=arguments.kimg, output=output)
     except (OSError, ValueError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2 if isinstance(error, RefusedError) else 1

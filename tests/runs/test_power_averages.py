@@ -104,6 +104,10 @@ def test_one_that_is_there_is_found_again(run, tmp_path, capsys):
             ["--std=0.1", "--workdir=none"],
             "none/averages holds no averages; a run keeps",
         ),
+        (["--std=0.1", "--workdir=gs://a/b"], "--workdir=gs://a/b is a URL: mount the store"),
+        (["--std=0.1", "--workdir="], "--workdir is empty"),
+        (["--std=0.1", "--output=gs://a/b"], "--output=gs://a/b is a URL: mount the store"),
+        (["--std=0.1", "--modules=none"], "--modules=none: there is no such folder"),
     ],
 )
 def test_what_cannot_be_made_is_one_line(arguments, message, run, capsys):
@@ -134,6 +138,16 @@ def test_a_damaged_record_is_named(run, tmp_path, capsys):
     (tmp_path / "averages/a/average.json").write_text('{"images": 3}')
     assert power_average.main([f"--workdir={tmp_path}", "--std=0.1"]) == 1
     assert "averages/a/average.json is damaged" in capsys.readouterr().err
+
+
+def test_a_snapshot_without_its_parameters_can_be_taken_out(run, tmp_path, capsys):
+    shutil.copytree(run / "averages", tmp_path / "averages")
+    broken = tmp_path / "averages/0000000008_0.050"
+    shutil.rmtree(broken / "params")
+    assert power_average.main([f"--workdir={tmp_path}", "--std=0.1"]) == 1
+    assert f"{broken} can be taken out, the others do" in capsys.readouterr().err
+    shutil.rmtree(broken)
+    assert power_average.main([f"--workdir={tmp_path}", "--std=0.1"]) == 0
 
 
 def test_the_parameters_are_weighed_as_the_profile_says():
