@@ -60,13 +60,19 @@ def describe(source: Source, params: Params, function: Function | None = None) -
             "output": {
                 "shape": list(function.shape),
                 "dtype": "float32",
-                "holds": "samples in the teacher's units, images in [-1, 1]"
-                if source.network.origin is None
-                else "samples in the teacher's units",
+                "holds": _held(source),
             },
         }
     encoded = json_values.encode("card", described)
     return {name: _without_folders(value) for name, value in encoded.items() if value}
+
+
+def _held(source: Source) -> str:
+    """Say what a student's samples are, as far as its network says it."""
+    units = "samples in the teacher's units"
+    if getattr(source.network.model, "is_latent", False):
+        return f"{units}, latents of its autoencoder"
+    return units if source.network.origin else f"{units}, images in [-1, 1]"
 
 
 def path_of(output: Path) -> Path:

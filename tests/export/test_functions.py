@@ -94,6 +94,7 @@ def test_its_card_says_what_it_takes_and_of_what_it_was_made(run, tmp_path):
         ("class", [], "int32", "class, 0 to 2"),
     ]
     assert card["function"]["output"]["shape"] == [8, 8, 1]
+    assert card["function"]["output"]["holds"].endswith("units, images in [-1, 1]")
     assert card["network"]["init_sigma"] == 2.5
     assert card["network"]["classes"] == [0, 2]
     assert card["teacher"]["name"] == "edm-cifar10-32x32-cond-vp"
@@ -223,6 +224,17 @@ def two_steps(folder, kwargs):
     z, classes = generator.latent(jax.random.key(3), 5), np.arange(5, dtype=np.int32) % 3
     labels = jax.nn.one_hot(classes, 3)
     return (z, classes), jax.jit(generator)(params, z, labels=labels)
+
+
+def test_a_card_does_not_call_latents_images(tmp_path):
+    kwargs = {"class_name": "Precond", "img_resolution": 4, "img_channels": 4}
+    kwargs |= {"model_channels": 4, "channel_mult": [1], "num_blocks": 0, "logvar_channels": 4}
+    params = from_edm_kwargs(kwargs).init(jax.random.key(0))
+    card = ModelCard("student", "sid", conftest.SIGMA, 1)
+    network_folder.save_denoiser(tmp_path / "network", kwargs, params, card=card)
+    assert run_export(tmp_path / "network", tmp_path / "s") == 0
+    output = json.loads((tmp_path / "s.json").read_text())["function"]["output"]
+    assert output["holds"] == "samples in the teacher's units, latents of its autoencoder"
 
 
 @pytest.mark.slow
