@@ -224,7 +224,7 @@ def lookup(name: str) -> Released:
     if pair := edm2_catalogue.GUIDED.get(name):
         raise ValueError(
             f"{name!r} is a pair of networks: name {pair.network!r}, guided from {pair.guide!r} "
-            f"with strength {pair.guidance:g} (config.guidance.negative, config.guidance.teacher)"
+            f"with strength {pair.guidance:g} (guidance.negative and guidance.teacher of a config)"
         )
     begun = [each for each in EDM if name and each.startswith(name)]
     nearest = (
