@@ -150,7 +150,7 @@ def file_name(source: str) -> str:
       source: path, URL or released name, whose decimals (`averages_0.100`) are no ending.
 
     Returns:
-      Letters, digits and `._-`, beginning with none of these; "network" if nothing else is left.
+      Letters, digits and `._-`; "network" if nothing else is left.
     """
     path = urllib.parse.urlsplit(source).path if "://" in source else source
     last = Path(path).name

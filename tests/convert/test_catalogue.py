@@ -47,8 +47,7 @@ def test_an_unknown_name_gets_the_nearest_known_one():
 
 
 def test_a_published_pair_is_told_as_its_two_networks():
-    """Its name began like that of the network without guidance, which was said to be nearest."""
-    with pytest.raises(ValueError, match=r"pair of networks: name 'edm2-img512-s-2147483-0.025'.*"):
-        catalogue.lookup("edm2-img512-s-guid-fid")
-    with pytest.raises(ValueError, match=r"img512-xs-uncond-2147483-0.025' with strength 1.4"):
+    with pytest.raises(
+        ValueError, match=r"pair of networks: name 'edm2-img512-s-2147483-0.025', g"
+    ):
         catalogue.lookup("edm2-img512-s-guid-fid")

@@ -105,7 +105,6 @@ def test_one_that_is_there_is_found_again(run, tmp_path, capsys):
             "none/averages holds no averages; a run keeps",
         ),
         (["--std=0.1", "--workdir=gs://a/b"], "--workdir=gs://a/b is a URL: mount the store"),
-        (["--std=0.1", "--workdir="], "--workdir is empty"),
         (["--std=0.1", "--output=gs://a/b"], "--output=gs://a/b is a URL: mount the store"),
         (["--std=0.1", "--modules=none"], "--modules=none: there is no such folder"),
     ],
@@ -128,7 +127,6 @@ def test_lengths_and_ends_are_told_to_the_last_digit(run, tmp_path, capsys):
     for std in ("0.1", "0.1004"):
         arguments = [f"--workdir={tmp_path}", f"--std={std}", "--kimg=1234567.168"]
         assert power_average.main(arguments) == 0
-    assert "of 1 averages up to 1234567.168 kimg" in capsys.readouterr().out
     made = {path.name for path in tmp_path.iterdir()}
     assert made == {"averages", "averages_0.100_1234567.168", "averages_0.1004_1234567.168"}
 
@@ -146,8 +144,6 @@ def test_a_snapshot_without_its_parameters_can_be_taken_out(run, tmp_path, capsy
     shutil.rmtree(broken / "params")
     assert power_average.main([f"--workdir={tmp_path}", "--std=0.1"]) == 1
     assert f"{broken} can be taken out, the others do" in capsys.readouterr().err
-    shutil.rmtree(broken)
-    assert power_average.main([f"--workdir={tmp_path}", "--std=0.1"]) == 0
 
 
 def test_the_parameters_are_weighed_as_the_profile_says():

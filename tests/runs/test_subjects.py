@@ -213,7 +213,6 @@ def test_a_run_that_is_not_there_leaves_no_folder(run, tmp_path, mode, source):
     ("source", "name"),
     [
         ("w/averages_0.100", "averages_0.100"),
-        ("edm2-img512-s-2147483-0.130", "edm2-img512-s-2147483-0.130"),
         ("https://a/b/edm2-img64-s-0.075.pkl?download=1", "edm2-img64-s-0.075"),
         ("a/net.ema.pkl", "net.ema"),
         ("..", "network"),
@@ -221,8 +220,3 @@ def test_a_run_that_is_not_there_leaves_no_folder(run, tmp_path, mode, source):
 )
 def test_results_are_named_after_a_network_with_its_decimals(source, name):
     assert subjects.file_name(source) == name
-
-
-def test_a_folder_keeps_all_of_its_name(tmp_path):
-    (tmp_path / "net.v2").mkdir()
-    assert subjects.file_name(str(tmp_path / "net.v2")) == "net.v2"
