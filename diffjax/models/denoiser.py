@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import inspect
 import math
+import numbers
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -71,10 +72,11 @@ def from_edm_kwargs(
     for name in ("img_resolution", "img_channels"):
         if name not in kwargs:
             raise ValueError(f"{class_name}: the argument {name} is missing.")
+    whose = class_name if class_name in ("SiT", "DiT") else "EDM"
     resolution, channels = kwargs.pop("img_resolution"), kwargs.pop("img_channels")
     label_dim = kwargs.pop("label_dim", 0)
     for name, value in (("img_resolution", resolution), ("img_channels", channels)):
-        _check_argument(name, value, int)
+        _check_argument(name, value, int, whose)
     is_latent = class_name in _OWN_NETWORK and channels not in _OF_IMAGES
     kwargs.pop("use_fp16", None)
 
@@ -103,7 +105,7 @@ def from_edm_kwargs(
         for field in dataclasses.fields(cls)
     }
     for name, value in {**precond_kwargs, **kwargs, "label_dim": label_dim}.items():
-        _check_argument(name, value, types[name])
+        _check_argument(name, value, types[name], whose)
     if network_class is DiT:
         _check_transformer(kwargs, resolution)
     else:
@@ -126,7 +128,7 @@ def from_edm_kwargs(
     )
 
 
-def _check_argument(name: str, value: Any, kind: Any) -> None:
+def _check_argument(name: str, value: Any, kind: Any, whose: str) -> None:
     """Check an argument's type, and that it is a number that a network can be made of."""
     if kind not in _FORMS or (value is None and type(None) in typing.get_args(kind)):
         return
@@ -145,11 +147,13 @@ def _check_argument(name: str, value: Any, kind: Any) -> None:
         wanted = "two taps or more whose sum isn't 0"
         is_right = lambda x: _are(x, _is_finite) and len(x) > 1 and sum(x)  # noqa: E731
     if not is_right(value):
-        raise ValueError(f"the arguments describe no EDM network: {name}={value!r} is not {wanted}")
+        raise ValueError(
+            f"the arguments describe no {whose} network: {name}={value!r} is not {wanted}"
+        )
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _is_positive(value: Any) -> bool:
@@ -157,7 +161,7 @@ def _is_positive(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return _is_whole(value) or isinstance(value, float)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _is_finite(value: Any) -> bool:

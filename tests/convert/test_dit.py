@@ -275,12 +275,27 @@ def test_what_does_not_fit_is_named_in_one_line(name, tmp_path, capsys):
         ({"class_name": "SiT", "num_heads": 2, "path": "GVP"}, "path='GVP' is none of SiT's"),
         ({"class_name": "SiT", "num_heads": 2, "label_dim": 7}, "embedding_table.weight has shape"),
         ({"class_name": "SiT", "num_heads": 2, "depth": 2**20}, "depth=1048576 is not between"),
-        ({"class_name": "SiT", "num_heads": 2.0}, "num_heads=2.0: a whole number"),
-        ({"class_name": "SiT", "num_heads": 2, "sigma_data": "x"}, "sigma_data='x': a positive"),
-        ({"class_name": "SiT", "num_heads": 2, "sigma_data": 0}, "sigma_data=0: a positive"),
-        ({"class_name": "SiT", "num_heads": 2, "dropout": 5}, "dropout=5: a number in [0, 1)"),
-        ({"class_name": "SiT", "num_heads": 2, "label_dropout": "a"}, "label_dropout='a': a"),
-        ({"class_name": "SiT", "num_heads": 2, "learn_sigma": "no"}, "learn_sigma='no': True or"),
+        (
+            {"class_name": "SiT", "num_heads": 2.0},
+            "no SiT network: num_heads=2.0 is not a positive whole",
+        ),
+        (
+            {"class_name": "SiT", "num_heads": 2, "sigma_data": "x"},
+            "sigma_data='x' is not a positive",
+        ),
+        ({"class_name": "SiT", "num_heads": 2, "sigma_data": 0}, "sigma_data=0 is not a positive"),
+        (
+            {"class_name": "SiT", "num_heads": 2, "dropout": 5},
+            "dropout=5 is not a number from 0 to under 1",
+        ),
+        (
+            {"class_name": "SiT", "num_heads": 2, "label_dropout": "a"},
+            "label_dropout='a' is not a number",
+        ),
+        (
+            {"class_name": "SiT", "num_heads": 2, "learn_sigma": "no"},
+            "learn_sigma='no' is not true or",
+        ),
         ({"class_name": "SiT", "num_heads": 2, "rematerialize": True}, "unknown argument 'remat"),
     ],
 )
