@@ -37,5 +37,5 @@ def denoising(
     if log_variance is None:
         return loss
     _per_example.check_weight(log_variance, x.shape[0])
-    log_variance = _per_example.wide(log_variance)  # times an image's values it exceeds float16
-    return loss * jnp.exp(-log_variance) + x[0].size * log_variance
+    wide = _per_example.wide(log_variance)  # times an image's values it exceeds float16
+    return loss * jnp.exp(-wide) + x[0].size * wide
