@@ -13,14 +13,15 @@ def gpus() -> list[str]:
     """List the GPUs of this process.
 
     Returns:
-      Those of `CUDA_VISIBLE_DEVICES`, as named there, or all of the host; sorted. A host without
-      any has one, "none".
+      Those of `CUDA_VISIBLE_DEVICES`, as named there, or all of the host; sorted, each once, since
+      nobody waits for a lock of their own. Where there are none, "none" alone.
     """
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given:
-        return sorted(each.strip() for each in given.split(","))
-    found = sorted(each.name.removeprefix("nvidia") for each in Path("/dev").glob("nvidia[0-9]*"))
-    return found or ["none"]
+    if given is None:
+        found = {each.name.removeprefix("nvidia") for each in Path("/dev").glob("nvidia[0-9]*")}
+    else:
+        found = {each.strip() for each in given.split(",")} - {""}
+    return sorted(found) or ["none"]
 
 
 @contextlib.contextmanager

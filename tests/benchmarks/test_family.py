@@ -259,10 +259,23 @@ def test_runs_that_share_a_gpu_take_turns(study, tmp_path, monkeypatch):
     both.join()
     assert order[:2] == ["first", "another"]
     assert sorted(order[2:]) == ["both", "second"]
+    # One that is named twice is waited for once; none are none, whatever the host has.
+    for given, found in (("1,0,1", ["0", "1"]), ("", ["none"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        assert turns.gpus() == found
+        assert not waits(named(given))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert turns.gpus()
     arguments = (study, ["diff_instruct"], tmp_path, family.RATES, family.KIMG, 2)
     assert {each.weight for each in family.steps("rates", *arguments)} == {0.5}
+
+
+def test_samples_that_hold_nan_are_told_by_the_measures_alone(study, program, tmp_path):
+    measures = family_measures.Measures(study, program.exp, program.mesh, tmp_path)
+    params = program.exp.averaged(program.first_state(0))
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
+    measures.compile(program.measured, broken)
+    assert measures.distance(program.measured, broken) == {"distance": None}
 
 
 def test_flops_are_those_of_the_passes_that_a_method_needs(program):

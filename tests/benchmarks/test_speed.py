@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import cost, measuring, sample, step, synthetic, transformer, work
+from benchmarks import cost, edm2_weights, measuring, sample, step, synthetic, transformer, work
 from diffjax.models import network_folder
 from diffjax.models.denoiser import from_edm_kwargs
 from diffjax.runs import bases, building
@@ -152,6 +152,14 @@ def test_a_method_with_data_is_measured_without_any(channels, tmp_path):
         compiled = step.compile_update(config, exp, mesh)
         running = step.Running(exp, mesh, compiled, config.updates_per_call)
         assert np.isfinite(float(running().sums["discriminator"]))
+
+
+def test_edm2s_weights_are_timed_part_by_part(tmp_path, monkeypatch, capsys):
+    result, _ = measured(edm2_weights, tmp_path, monkeypatch, capsys, config="teacher_cifar_edm2")
+    parts = ("overwriting_ms", "weights_and_way_back_ms", "adding_ms")
+    assert all(result[name] > 0 for name in parts)
+    with pytest.raises(SystemExit, match="its network overwrites no weights"):
+        measured(edm2_weights, tmp_path, monkeypatch, capsys, config="teacher_digits")
 
 
 def counted(tmp_path, monkeypatch, capsys, *flags, config):
