@@ -28,7 +28,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cifar, family_jobs, family_report
+from benchmarks import cifar, family_jobs, family_report, schedule
 from benchmarks.family_jobs import Job, Study
 from diffjax.convert import teacher as teachers
 
@@ -114,7 +114,7 @@ def plan(
 
 def step(
     study: Study, stage: str, name: str, jobs: list[Job], output: Path, share: int = 1
-) -> cifar.Step:
+) -> schedule.Step:
     """Write the jobs of a row, and make the step that runs them.
 
     Args:
@@ -132,7 +132,7 @@ def step(
     (folder / "jobs.json").write_text(json.dumps(told), encoding="utf-8")
     arguments = ("-m", "benchmarks.family_run", f"--jobs={folder / 'jobs.json'}")
     arguments = (*arguments, f"--output={output}")
-    return cifar.Step(folder.name, arguments, f"steps/{folder.name}/done", weight=1 / share)
+    return schedule.Step(folder.name, arguments, f"steps/{folder.name}/done", weight=1 / share)
 
 
 def steps(
@@ -143,7 +143,7 @@ def steps(
     rates: Iterable[float],
     kimg: Mapping[str, float],
     share: int = 1,
-) -> list[cifar.Step]:
+) -> list[schedule.Step]:
     """List what is left of a stage.
 
     Args:
@@ -197,7 +197,7 @@ def execute(
     failed: list[str] = []
     for stage in [each for each in STAGES if each in stages]:
         todo = steps(stage, study, rows, output, rates, kimg, share)
-        runs = cifar.Study(todo, {each.name: output / each.result for each in todo}, gpus)
+        runs = schedule.Schedule(todo, {each.name: output / each.result for each in todo}, gpus)
         runs.run(output / "steps", deadline - time.monotonic())
         failed += runs.failed
         unfinished = [each.name for each in todo if not (output / each.result).exists()]

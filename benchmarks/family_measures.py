@@ -1,4 +1,7 @@
-"""Distance, precision, recall and grids of `benchmarks.family`, all of the same latents."""
+"""Distance, precision, recall and grids of `benchmarks.family`, all of the same latents.
+
+Only what a GPU does is done in a turn at it (`turns.py`); meanwhile others have it.
+"""
 
 import contextlib
 import dataclasses
@@ -7,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from jax.sharding import Mesh
 
-from benchmarks import family_jobs
+from benchmarks import family_jobs, turns
 from benchmarks.family_jobs import Study
+from diffjax import metrics
 from diffjax.evaluation import evaluator, features, references, sampling
 from diffjax.files import images, writing
 from diffjax.interfaces import Params
@@ -32,11 +36,13 @@ class Measures:
           mesh: one device.
           output: the study's folder.
         """
-        self._exp, self._mesh, self._batch = exp, mesh, min(_BATCH, study.count)
+        self._exp, self._mesh = exp, mesh
         extract = features.load(study.features)
-        reference = _reference(study, exp, extract, mesh, output)
+        with turns.turn():
+            reference = _reference(study, exp, extract, mesh, output)
         assert reference.rows is not None
-        few = dataclasses.replace(reference, rows=reference.rows[: study.few])
+        self._few = reference.rows[: study.few]
+        few = dataclasses.replace(reference, rows=self._few)
         self._measures = [
             evaluator.Evaluator(
                 features=extract,
@@ -54,51 +60,61 @@ class Measures:
             )
         ]
 
-    def compile(self, sampler: sampling.SampleBatch, params: Params) -> None:
-        """Make one batch as the measures do, so that a turn at a GPU isn't spent on compiling."""
-        exp = self._exp
+    def compile(
+        self, measured: sampling.SampleBatch, shown: sampling.SampleBatch, params: Params
+    ) -> None:
+        """Make a batch of each kind, so that a turn at a GPU isn't spent on compiling.
+
+        Args:
+          measured: sampler of what is measured.
+          shown: sampler of grids.
+          params: of their network.
+        """
         with contextlib.suppress(FloatingPointError):  # which the measures tell
-            sampling.first_images(
-                sampler,
-                params,
-                self._batch,
-                label_dim=exp.denoiser.label_dim,
-                mesh=self._mesh,
-                among=exp.classes,
-            )
+            for evaluating in self._measures:
+                evaluating.compile(measured, params, label_dim=self._exp.denoiser.label_dim)
+            self._tiles(shown, params)
+        metrics.precision_recall(self._few, self._few)
 
     def distance(self, sampler: sampling.SampleBatch, params: Params) -> dict[str, float | None]:
-        """Measure the distance; None where samples hold NaN."""
+        """Measure the distance; None where samples hold NaN. It waits for a turn at the GPU."""
         return self._call(0, sampler, params, ("distance",))
 
     def diversity(self, sampler: sampling.SampleBatch, params: Params) -> dict[str, float | None]:
-        """Measure precision and recall; None where samples hold NaN."""
+        """Measure precision and recall; None where samples hold NaN. It waits for a turn."""
         return self._call(1, sampler, params, ("precision", "recall"))
 
     def write_grid(self, path: Path, sampler: sampling.SampleBatch, params: Params) -> None:
-        """Write a grid from the study's latents, unless samples hold NaN."""
-        exp = self._exp
+        """Write a grid from the study's latents, unless samples hold NaN. It waits for a turn."""
         try:
-            tiles = sampling.first_images(
-                sampler,
-                params,
-                _GRID_ROWS * family_jobs.GRID_COLUMNS,
-                label_dim=exp.denoiser.label_dim,
-                mesh=self._mesh,
-                among=exp.classes,
-            )
+            with turns.turn():
+                tiles = self._tiles(sampler, params)
         except FloatingPointError:
             return
         images.save_png(path, images.grid(tiles, columns=family_jobs.GRID_COLUMNS, padding=0))
 
+    def _tiles(self, sampler: sampling.SampleBatch, params: Params) -> np.ndarray:
+        return sampling.first_images(
+            sampler,
+            params,
+            _GRID_ROWS * family_jobs.GRID_COLUMNS,
+            label_dim=self._exp.denoiser.label_dim,
+            mesh=self._mesh,
+            among=self._exp.classes,
+        )
+
     def _call(
         self, index: int, sampler: sampling.SampleBatch, params: Params, names: tuple[str, ...]
     ) -> dict[str, float | None]:
-        label_dim = self._exp.denoiser.label_dim
+        evaluating, label_dim = self._measures[index], self._exp.denoiser.label_dim
         try:
-            found = self._measures[index](sampler, params, label_dim=label_dim)
+            with turns.turn():
+                tally = evaluating.collect(sampler, params, label_dim=label_dim)
         except FloatingPointError:
             return dict.fromkeys(names)
+        # What neighbours there are the GPU finds, a distance of moments the host.
+        with contextlib.nullcontext() if names == ("distance",) else turns.turn():
+            found = evaluating.values(tally)
         return dict(zip(names, found.values(), strict=True))
 
 

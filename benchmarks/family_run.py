@@ -205,8 +205,7 @@ def run(
                 so_far["failed"] = "updates weren't finite"
             if step in stops or so_far["failed"]:
                 params = exp.averaged(state)
-                with turns.turn():
-                    measured = measures.distance(program.measured, params)
+                measured = measures.distance(program.measured, params)
                 point = {
                     "kimg": step * per_update / 1000,
                     "fake_kimg": step * program.an_update.get("fake_score", 0) / 1000,
@@ -218,9 +217,8 @@ def run(
                     so_far["failed"] = so_far["failed"] or "samples hold NaN"
                 print(name, point, flush=True)
         params = exp.averaged(state)
-        with turns.turn():
-            measures.write_grid(output / "grids" / f"{whole_name}.png", program.shown, params)
-            so_far |= measures.diversity(program.measured, params)
+        measures.write_grid(output / "grids" / f"{whole_name}.png", program.shown, params)
+        so_far |= measures.diversity(program.measured, params)
         if keeps and kept.latest_step() != step:
             kept.save_and_wait(step, state, _without_end(so_far) | made_by)
     if keeps:
@@ -319,13 +317,11 @@ def measure_teacher(study: Study, output: Path, name: str = family_jobs.TEACHER)
     exp = building.build(family_jobs.config_of(study, name))
     mesh = sharding.make_mesh(data=1)
     inputs = jax.device_put(exp.load_inputs(), sharding.replicated(mesh))
-    with turns.turn():
-        measures = Measures(study, exp, mesh, output)
+    measures = Measures(study, exp, mesh, output)
     (_, measured, params), *_ = exp.comparisons(inputs, seed=SAMPLES_SEED, mesh=mesh)
-    measures.compile(measured, params)
-    with turns.turn():
-        found = {**measures.distance(measured, params), **measures.diversity(measured, params)}
     (_, shown, _), *_ = exp.comparisons(inputs, seed=GRID_SEED, mesh=mesh)
+    measures.compile(measured, shown, params)
+    found = {**measures.distance(measured, params), **measures.diversity(measured, params)}
     grid = family_jobs.file_name(f"{study.name}_{name}.png")
     measures.write_grid(output / "grids" / grid, shown, params)
     result = {"teacher": study.name, "name": name, "stage": family_jobs.TEACHER}
@@ -370,10 +366,11 @@ def work(study: Study, jobs: list[Job], output: Path, stop: preemption.Preemptio
     if not todo or stop.requested():
         return not todo
     program = Program(study, todo[0].name)
+    measures = Measures(study, program.exp, program.mesh, output)
+    params = program.exp.averaged(program.first_state(0))
+    measures.compile(program.measured, program.shown, params)
     with turns.turn():
-        measures = Measures(study, program.exp, program.mesh, output)
         peak = measuring.matrix_peak(roles.DTYPES[study.dtype])
-    measures.compile(program.measured, program.exp.averaged(program.first_state(0)))
     for job in todo:
         try:
             found = run(study, program, measures, job, output, stop)

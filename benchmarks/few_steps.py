@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import cifar, family, family_jobs, family_report
+from benchmarks import cifar, family, family_jobs, family_report, schedule
 from benchmarks.family_jobs import TEACHER, Job, Study
 from diffjax.files import images
 from diffjax.runs import building
@@ -114,7 +114,7 @@ def execute(
     deadline = time.monotonic() + 60 * minutes
     jobs = plan(study, names, kimg, family_jobs.read(output))
     todo = [family.step(study, STAGE, job.name, [job], output, share) for job in jobs]
-    runs = cifar.Study(todo, {each.name: output / each.result for each in todo}, gpus)
+    runs = schedule.Schedule(todo, {each.name: output / each.result for each in todo}, gpus)
     runs.run(output / "steps", deadline - time.monotonic())
     return runs.failed
 

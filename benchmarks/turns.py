@@ -1,4 +1,7 @@
-"""Turns of processes that share a GPU: one computes, the others compile or wait."""
+"""Turns of processes that share a GPU: one computes, the others compile or wait.
+
+And shares of the host's cores, which they have in common too.
+"""
 
 import contextlib
 import fcntl
@@ -39,3 +42,19 @@ def turn() -> Iterator[None]:
             file = stack.enter_context((folder / name).open("ab"))
             fcntl.flock(file, fcntl.LOCK_EX)  # closing the file ends it
         yield
+
+
+def threads(share: float) -> dict[str, str]:
+    """Environment of a process whose linear algebra has a share of the host's cores.
+
+    By default each process takes all of them, and many such processes get in one another's way.
+
+    Args:
+      share: between 0 and 1.
+
+    Returns:
+      Variables, but those that are set already.
+    """
+    count = str(max(1, int(share * len(os.sched_getaffinity(0)))))
+    names = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
+    return {name: count for name in names if name not in os.environ}

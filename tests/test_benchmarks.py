@@ -1,6 +1,7 @@
 """The benchmarks that judge and steer: they are right about what they are given."""
 
 import argparse
+import dataclasses
 import gzip
 import importlib.util
 import json
@@ -13,7 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import cifar, cifar_picture, cifar_report, measuring, precision, profile, relations
+from benchmarks import (
+    cifar,
+    cifar_picture,
+    cifar_report,
+    measuring,
+    precision,
+    profile,
+    relations,
+    schedule,
+    turns,
+)
 from diffjax.files import images
 from diffjax.runs import checks
 from tests.runs.test_train import ROOT, load_config
@@ -25,11 +36,13 @@ needs_matplotlib = pytest.mark.skipif(
 
 
 def python(name, code, **kwargs):
-    return cifar.Step(name, ("-c", code), f"{name}/result", **kwargs)
+    return schedule.Step(name, ("-c", code), f"{name}/result", **kwargs)
 
 
 def study(steps, tmp_path, gpus=("0", "1")):
-    return cifar.Study(steps, {step.name: tmp_path / step.result for step in steps}, list(gpus))
+    return schedule.Schedule(
+        steps, {step.name: tmp_path / step.result for step in steps}, list(gpus)
+    )
 
 
 def writing(path, first="pass"):
@@ -70,6 +83,24 @@ class TestStudy:
         capsys.readouterr()
         study(steps, tmp_path).run(tmp_path)
         assert "started" not in capsys.readouterr().out
+
+    def test_each_step_has_its_share_of_the_cores(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(turns.os, "sched_getaffinity", lambda _: range(32))
+        monkeypatch.setenv("MKL_NUM_THREADS", "7")
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+        names = [f"{each}_NUM_THREADS" for each in ("OMP", "OPENBLAS", "MKL")]
+        code = f"import os; open('{{}}', 'w').write(' '.join(map(os.environ.get, {names})))"
+        weights = {"shared": 0.25, "whole": 1.0, "both": 1.0}
+        steps = [
+            python(name, code.format(tmp_path / name / "result"), weight=weight)
+            for name, weight in weights.items()
+        ]
+        steps[-1] = dataclasses.replace(steps[-1], gpus=2)
+        study(steps, tmp_path).run(tmp_path)
+        found = {name: (tmp_path / name / "result").read_text() for name in weights}
+        assert found == {"shared": "4 4 7", "whole": "16 16 7", "both": "32 32 7"}
+        assert turns.threads(0.001)["OMP_NUM_THREADS"] == "1"
 
     def test_a_failure_is_named_and_what_needs_it_is_not_run(self, tmp_path, capsys):
         steps = [

@@ -270,9 +270,32 @@ class Evaluator:
         Raises:
           FloatingPointError: if an image holds NaN, or a sample or its features infinity.
         """
+        return self.values(self.collect(sampler, params, label_dim=label_dim, repeat=repeat))
+
+    def collect(
+        self, sampler: sampling.SampleBatch, params: Params, *, label_dim: int, repeat: int = 0
+    ) -> measures.Tally:
+        """Make samples, and keep of them what the metrics need: all that is the devices' work.
+
+        Args:
+          sampler: as in a call.
+          params: likewise.
+          label_dim: likewise.
+          repeat: likewise.
+
+        Returns:
+          What `values` takes.
+
+        Raises:
+          FloatingPointError: as in a call.
+        """
         tally = measures.Tally(keep_rows=needs_rows(self.names), keep_logits="is" in self.names)
         for batch in self._generated(sampler, params, label_dim, repeat * self._count):
             tally.add(*batch)
+        return tally
+
+    def values(self, tally: measures.Tally) -> dict[str, float]:
+        """Compute the metrics of what `collect` kept; the result is that of a call."""
         return measures.measure(
             self.names,
             tally,
@@ -280,6 +303,19 @@ class Evaluator:
             logit_bias=self._features.logit_bias if self._features is not None else None,
             sigma_data=self._sigma_data,
         )
+
+    def compile(self, sampler: sampling.SampleBatch, params: Params, *, label_dim: int) -> None:
+        """Make the first batch and forget it, so that later calls needn't compile.
+
+        Args:
+          sampler: that they will have.
+          params: of its network.
+          label_dim: number of classes; 0 for none.
+
+        Raises:
+          FloatingPointError: if an image holds NaN, or a sample or its features infinity.
+        """
+        next(self._generated(sampler, params, label_dim, 0))
 
     def _generated(
         self, sampler: sampling.SampleBatch, params: Params, label_dim: int, first: int

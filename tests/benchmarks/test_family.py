@@ -27,6 +27,7 @@ from benchmarks import (
 from benchmarks.family_jobs import Job, Study
 from diffjax import methods
 from diffjax.distributed import preemption
+from diffjax.evaluation import evaluator
 from diffjax.methods.score_distillation import ScoreDistillation
 from diffjax.training import optimizer
 
@@ -274,8 +275,43 @@ def test_samples_that_hold_nan_are_told_by_the_measures_alone(study, program, tm
     measures = family_measures.Measures(study, program.exp, program.mesh, tmp_path)
     params = program.exp.averaged(program.first_state(0))
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
-    measures.compile(program.measured, broken)
+    measures.compile(program.measured, program.shown, broken)
     assert measures.distance(program.measured, broken) == {"distance": None}
+
+
+def test_the_host_measures_while_another_run_has_the_gpu(study, program, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    measures = family_measures.Measures(study, program.exp, program.mesh, tmp_path)
+    params = program.exp.averaged(program.first_state(0))
+    measures.compile(program.measured, program.shown, params)
+    seen = []
+
+    def is_free():
+        def body():
+            with turns.turn():
+                pass
+
+        other = threading.Thread(target=body, daemon=True)
+        other.start()
+        other.join(0.2)
+        return not other.is_alive()
+
+    def watched(name):
+        inner = getattr(evaluator.Evaluator, name)
+
+        def call(*args, **kwargs):
+            seen.append((name, is_free()))
+            return inner(*args, **kwargs)
+
+        monkeypatch.setattr(evaluator.Evaluator, name, call)
+
+    watched("collect")
+    watched("values")
+    measures.distance(program.measured, params)
+    assert seen == [("collect", False), ("values", True)]
+    seen.clear()
+    measures.diversity(program.measured, params)  # whose neighbours the GPU finds
+    assert seen == [("collect", False), ("values", False)]
 
 
 def test_flops_are_those_of_the_passes_that_a_method_needs(program):
@@ -324,7 +360,7 @@ def run(monkeypatch, *flags):
 
 
 def test_the_command_in_miniature(teacher, programs, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(family.cifar, "_launch", lambda step, *_: _Inline(step.arguments))
+    monkeypatch.setattr(family.schedule, "_launch", lambda step, *_: _Inline(step.arguments))
     output = tmp_path / "study"
     flags = [
         f"--output={output}",
@@ -350,7 +386,7 @@ def test_the_command_in_miniature(teacher, programs, tmp_path, monkeypatch, caps
     assert [each["stage"] for each in family_jobs.read(output)] == ["teacher", "rates", "rates"]
     assert np.asarray(Image.open(tmp_path / "new" / "grids.png")).shape[1] > 2 * 10 * 64
     # What is done isn't run again, and other settings don't mix with these.
-    monkeypatch.setattr(family.cifar, "_launch", None)
+    monkeypatch.setattr(family.schedule, "_launch", None)
     run(monkeypatch, *flags, "--stages=teacher,rates")
     with pytest.raises(SystemExit) as ended:
         run(monkeypatch, *flags, "--count=48")
@@ -375,7 +411,7 @@ def test_the_command_in_miniature(teacher, programs, tmp_path, monkeypatch, caps
     ],
 )
 def test_a_mistake_is_told_before_anything_starts(flags, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(family.cifar, "Study", None)
+    monkeypatch.setattr(family.schedule, "Schedule", None)
     teacher = ["--teacher=digits"] if not any("teacher" in each for each in flags) else []
     with pytest.raises(SystemExit) as ended:
         run(monkeypatch, f"--output={tmp_path / 'study'}", *teacher, *flags)
@@ -474,7 +510,7 @@ def test_tables_and_pictures_of_partial_and_broken_results(tmp_path, monkeypatch
 
 
 def test_settings_are_the_same_in_the_next_call(tmp_path, monkeypatch):
-    monkeypatch.setattr(family.cifar.Study, "run", lambda *_: None)
+    monkeypatch.setattr(family.schedule.Schedule, "run", lambda *_: None)
     monkeypatch.setattr(family_report, "report", str)
     family_jobs.add(tmp_path, result("sid", 1e-3, 4.0))
     flags = [f"--output={tmp_path}", "--data=digits", "--teacher=digits", "--only=sid"]

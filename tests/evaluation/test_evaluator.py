@@ -119,6 +119,23 @@ def test_a_function_of_ones_own(own_module, function):
     assert values == {f"fd_{function}_40": pytest.approx(expected, rel=1e-4)}
 
 
+def test_samples_are_collected_first_and_measured_afterwards(own_module):
+    extract = features.load("own_features:mean_colour")
+    rows, _ = rows_of(extract)
+    measure = evaluator(extract, ("fd", "precision"), reference=reference_of(rows))
+    sampled = []
+
+    def counted(params, indices, drawn):
+        sampled.append(len(indices))
+        return show(params, indices, drawn)
+
+    measure.compile(counted, jnp.float32(0), label_dim=0)
+    assert sum(sampled) < 40
+    tally = measure.collect(counted, jnp.float32(0), label_dim=0)
+    np.testing.assert_array_equal(tally.rows, rows[:40])
+    assert measure.values(tally) == measure(show, jnp.float32(0), label_dim=0)
+
+
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [

@@ -1,0 +1,133 @@
+"""Steps of a study, as commands: which run when, on which of a host's GPUs."""
+
+import dataclasses
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks import turns
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """Command of the study.
+
+    Attributes:
+      name: of its folder.
+      arguments: of Python.
+      result: the file or folder, below the study's own, that is there when it has ended.
+      after: names of the steps whose results it takes.
+      gpus: how many it uses.
+      weight: share of a GPU that it needs, for steps that run on one together.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    result: str
+    after: tuple[str, ...] = ()
+    gpus: int = 1
+    weight: float = 1.0
+
+
+class Schedule:
+    """Runner of steps as GPUs and forerunners allow, until all have ended or time is up.
+
+    Attributes:
+      failed: names of the steps that ended without their result.
+    """
+
+    def __init__(self, todo: list[Step], results: dict[str, Path], gpus: list[str]) -> None:
+        """Start nothing yet.
+
+        Args:
+          todo: the steps to run.
+          results: name of a step, of these and of all that they come after -> what it makes.
+          gpus: numbers of the GPUs, for CUDA_VISIBLE_DEVICES.
+        """
+        self.failed: list[str] = []
+        self._results = results
+        self._waiting = [step for step in todo if not results[step.name].exists()]
+        self._free = dict.fromkeys(gpus, 1.0)
+        self._running: dict[Step, tuple[subprocess.Popen[bytes], list[str]]] = {}
+
+    def run(self, logs: Path, seconds: float = math.inf) -> None:
+        """Start what can be started, until nothing is left; at the end of time stop all.
+
+        A stopped run saves and ends by itself, as under any scheduler.
+
+        Args:
+          logs: folder of each step's folder with its `log.txt`.
+          seconds: from now to the end of time.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            self._collect(logs)
+            if time.monotonic() >= deadline:
+                self._stop()
+                return
+            self._start(logs)
+            if not self._running:
+                break
+            time.sleep(0.5)
+        for step in self._waiting:
+            missing = [name for name in step.after if not self._results[name].exists()]
+            print(f"{step.name}: not run; it needs {', '.join(missing) or 'more GPUs'}", flush=True)
+
+    def _start(self, logs: Path) -> None:
+        for step in list(self._waiting):
+            ready = all(self._results[name].exists() for name in step.after)
+            free = [gpu for gpu, share in self._free.items() if share >= step.weight - 1e-9]
+            if not ready or len(free) < step.gpus:
+                continue
+            # A GPU that others are on already is filled first, so that whole ones stay free.
+            taken = sorted(free, key=self._free.__getitem__)[: step.gpus]
+            for gpu in taken:
+                self._free[gpu] -= step.weight
+            self._waiting.remove(step)
+            cores = step.weight * len(taken) / len(self._free)
+            self._running[step] = (_launch(step, taken, logs / step.name, cores), taken)
+
+    def _collect(self, logs: Path) -> None:
+        for step, (process, gpus) in list(self._running.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            del self._running[step]
+            for gpu in gpus:
+                self._free[gpu] += step.weight
+            if code == 0 and self._results[step.name].exists():
+                print(f"{step.name}: done", flush=True)
+                continue
+            self.failed.append(step.name)
+            log = logs / step.name / "log.txt"
+            last = log.read_text(errors="replace").strip().splitlines()[-1:]
+            print(f"{step.name}: ended with {code}: {last}; see {log}", flush=True)
+
+    def _stop(self) -> None:
+        for process, _ in self._running.values():
+            process.send_signal(signal.SIGTERM)
+        for step, (process, _) in self._running.items():
+            process.wait()
+            print(f"{step.name}: stopped; the same command goes on", flush=True)
+
+
+def _launch(step: Step, gpus: list[str], folder: Path, cores: float) -> subprocess.Popen[bytes]:
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, *step.arguments]
+    environment = (
+        os.environ
+        | turns.threads(cores)
+        | {
+            "CUDA_VISIBLE_DEVICES": ",".join(gpus),
+            # The features' PyTorch needs memory of the same card.
+            "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.6 * step.weight:.2f}",
+        }
+    )
+    print(f"{step.name}: started on {','.join(gpus)}: {shlex.join(command)}", flush=True)
+    with (folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
