@@ -15,7 +15,7 @@ import numpy as np
 
 from diffjax.data import digits
 from diffjax.distributed import sharding
-from diffjax.evaluation import evaluator, features
+from diffjax.evaluation import features, measures
 from diffjax.files import images
 from diffjax.runs import building, config_file, subjects
 
@@ -52,11 +52,11 @@ def scale_rows(seed: int) -> list[tuple[str, int, dict[str, float]]]:
     gaussian = rng.multivariate_normal(real.mean(axis=0), np.cov(real.T), len(real))
     first, second = (features.pixels(images.to_uint8(half)) for half in digits.halves(seed))
     return [
-        ("Gaussian fitted to the scans", 0, evaluator.compare(real, gaussian, name="pixels")),
+        ("Gaussian fitted to the scans", 0, measures.compare(real, gaussian, name="pixels")),
         (
             "half of the scans against the other",
             0,
-            evaluator.compare(first, second, name="pixels"),
+            measures.compare(first, second, name="pixels"),
         ),
     ]
 

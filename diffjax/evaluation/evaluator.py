@@ -8,7 +8,7 @@ Images of our own networks are measured as uint8, as they are stored, all other 
 float32 in the units of the data. Metrics that compare samples themselves keep all of them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,160 +17,20 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from diffjax import metrics
 from diffjax.diffusion.noise import PUBLISHED_SIGMA_DATA
 from diffjax.distributed import sharding
-from diffjax.evaluation import drawing, measures, sampling
+from diffjax.evaluation import drawing, measures, requests, sampling
 from diffjax.evaluation.features import (
-    OF_IMAGES,
     Features,
     compile_apply,
     one_behind,
     to_rows,
     values,
 )
-from diffjax.evaluation.measures import METRICS, result_name
+from diffjax.evaluation.measures import result_name
 from diffjax.evaluation.references import Reference
 from diffjax.interfaces import Array, Params
 from diffjax.models.teacher import CondLaw
-
-
-def check_request(
-    names: Sequence[str], *, count: int, reference: str, holds_images: bool, prefix: str = ""
-) -> None:
-    """Check that metrics can be measured, before anything is downloaded or computed.
-
-    Args:
-      names: metrics, of `METRICS`.
-      count: number of images to generate.
-      reference: name of the reference that they are compared with; "" for none.
-      holds_images: whether the reference holds images, not statistics alone.
-      prefix: put before the name of a setting in an error.
-
-    Raises:
-      ValueError: naming the setting, its value and what would do.
-    """
-    if not names:
-        raise ValueError(f"{prefix}metrics is empty; known are: {', '.join(METRICS)}.")
-    for name in names:
-        if name not in METRICS:
-            raise ValueError(f"{prefix}metrics has {name!r}; known are: {', '.join(METRICS)}.")
-        metric = METRICS[name]
-        if count < metric.at_least:
-            raise ValueError(
-                f"{prefix}count={count}: {name!r} needs at least {metric.at_least} images."
-            )
-        if metric.needs and not reference:
-            raise ValueError(
-                f"{prefix}metrics has {name!r}, but {prefix}reference is empty: "
-                "name real images, or their statistics, to compare with."
-            )
-        # Of moments a reference that is there must be one to compare samples with.
-        if not holds_images and (metric.needs == "images" or (metric.on_samples and reference)):
-            raise ValueError(
-                f"{prefix}metrics has {name!r}, which needs real images, but "
-                f"{prefix}reference={reference!r} holds their statistics only: name the "
-                "images instead (a folder, a zip, a TFDS data set)."
-            )
-
-
-def check_examples(
-    names: Sequence[str],
-    features: str,
-    shape: tuple[int, ...],
-    *,
-    reference: str,
-    prefix: str = "",
-) -> None:
-    """Check that known metrics can be measured on examples that aren't images.
-
-    Args:
-      names: metrics, of `METRICS`.
-      features: name of the features.
-      shape: of an example.
-      reference: name of what they are compared with; "" for none.
-      prefix: put before the name of a setting in an error.
-
-    Raises:
-      ValueError: naming the setting, its value and what would do.
-    """
-    needs = f"needs images; shape is {shape}"
-    known = [name for name in names if name in METRICS]
-    for name in known:
-        if METRICS[name].published_only:
-            raise ValueError(
-                f"{prefix}metrics=({name!r},) {needs}: use ('swd',), or "
-                "features='module:function' with ('fd',)."
-            )
-        if METRICS[name].needs and not reference:
-            raise ValueError(
-                f"{prefix}metrics has {name!r}, but {prefix}reference is empty: name an .npz or "
-                ".npy of data in the teacher's units, or 'module:function', which makes them of "
-                "(count, seed); ('moments',) needs none."
-            )
-    if uses_features(known) and features in OF_IMAGES:
-        raise ValueError(
-            f"{prefix}features={features!r} {needs}: use 'values', or 'module:function', for "
-            f"metrics={tuple(names)}; ('swd',) needs no features."
-        )
-
-
-def check_best(
-    best: str, names: Sequence[str], *, field: str = "best", among: str = "metrics"
-) -> None:
-    """Check that the metric by which the best network is kept is measured.
-
-    Args:
-      best: the metric; "" keeps no network.
-      names: metrics that are measured.
-      field: name of the setting `best` in an error.
-      among: name of the setting `names` in an error.
-
-    Raises:
-      ValueError: if the metric isn't measured.
-    """
-    if best and best not in names:
-        raise ValueError(
-            f"{field}={best!r} isn't among {among}={tuple(names)}; set it to "
-            "one of them, or to '' to keep no best network."
-        )
-
-
-def check_features(names: Sequence[str], features: Features | None, *, prefix: str = "") -> None:
-    """Check that metrics on these features may be called by their names.
-
-    Args:
-      names: metrics, of `METRICS`.
-      features: features that the metrics are computed on; None where none is on features.
-      prefix: put before the name of a setting in an error.
-
-    Raises:
-      ValueError: if a metric's name implies Inception, and the features are something else.
-    """
-    if features is None or features.is_published_inception:
-        return
-    instead = {"fid": "; ask for 'fd'", "kid": "; ask for 'kd'"}
-    for name in names:
-        if METRICS[name].published_only:
-            raise ValueError(
-                f"{prefix}metrics has {name!r}, which is defined on the published "
-                f"Inception network, but the features are {features.name!r}{instead.get(name, '')}."
-            )
-
-
-def needs_rows(names: Iterable[str]) -> bool:
-    """Whether any of these metrics compares features one by one."""
-    return any(METRICS[n].needs == "images" and not METRICS[n].on_samples for n in names)
-
-
-def uses_features(names: Iterable[str]) -> bool:
-    """Whether any of these metrics is computed on features."""
-    return any(not METRICS[name].on_samples for name in names)
-
-
-def uses_samples(names: Iterable[str]) -> bool:
-    """Whether any of these metrics is computed on samples as they are."""
-    return any(METRICS[name].on_samples for name in names)
 
 
 class Evaluator:
@@ -216,7 +76,7 @@ class Evaluator:
         Raises:
           ValueError: if a metric's name implies Inception, and the features are something else.
         """
-        check_features(names, features)
+        requests.check_features(names, features)
         self.seed = seed
         own = features.name if features is not None else ""
         self.names = {n: result_name(n, features=own, count=count) for n in names}
@@ -289,7 +149,9 @@ class Evaluator:
         Raises:
           FloatingPointError: as in a call.
         """
-        tally = measures.Tally(keep_rows=needs_rows(self.names), keep_logits="is" in self.names)
+        tally = measures.Tally(
+            keep_rows=requests.needs_rows(self.names), keep_logits="is" in self.names
+        )
         for batch in self._generated(sampler, params, label_dim, repeat * self._count):
             tally.add(*batch)
         return tally
@@ -336,7 +198,7 @@ class Evaluator:
             if features is not None and not features.compiled:
                 output = features.apply(features.variables, made)
             kept = None
-            if made is not None and uses_samples(self.names):
+            if made is not None and requests.uses_samples(self.names):
                 kept = values(made).astype(np.float32)
             if features is None:
                 yield None, None, kept
@@ -376,7 +238,7 @@ class Evaluator:
         extract = None
         if features is not None and features.compiled:
             extract = compile_apply(features, mesh)
-        needs_samples = extract is None or uses_samples(self.names)
+        needs_samples = extract is None or requests.uses_samples(self.names)
 
         def call(params: Params, variables: Params, first: Any, drawn: Any) -> tuple[Any, ...]:
             samples, is_bad = make(params, first, drawn)
@@ -405,25 +267,3 @@ def _quantise(x: Array) -> tuple[Array, Array]:
 def _as_float(x: Array) -> tuple[Array, Array]:
     """Leave samples as they are; tell whether they hold NaN or infinity."""
     return x.astype(jnp.float32), ~jnp.isfinite(x).all()
-
-
-def compare(real: np.ndarray, generated: np.ndarray, *, name: str) -> dict[str, float]:
-    """Fréchet distance, precision and recall of generated against real features.
-
-    Args:
-      real: [N, D].
-      generated: [M, D].
-      name: of the features, part of the values' names with M: `fd_pixels_1797`.
-
-    Returns:
-      Name -> value.
-    """
-    moments = [metrics.Moments.empty(real.shape[1]).update(x) for x in (generated, real)]
-    distance = metrics.frechet_distance(
-        moments[0].mean, moments[0].cov, moments[1].mean, moments[1].cov
-    )
-    found = {"fd": distance, **measures.precision_recall(real, generated)}
-    return {
-        result_name(metric, features=name, count=len(generated)): value
-        for metric, value in found.items()
-    }

@@ -180,6 +180,28 @@ def precision_recall(real: np.ndarray, generated: np.ndarray) -> dict[str, float
     return {"precision": precision, "recall": recall}
 
 
+def compare(real: np.ndarray, generated: np.ndarray, *, name: str) -> dict[str, float]:
+    """Fréchet distance, precision and recall of generated against real features.
+
+    Args:
+      real: [N, D].
+      generated: [M, D].
+      name: of the features, part of the values' names with M: `fd_pixels_1797`.
+
+    Returns:
+      Name -> value.
+    """
+    moments = [metrics.Moments.empty(real.shape[1]).update(x) for x in (generated, real)]
+    distance = metrics.frechet_distance(
+        moments[0].mean, moments[0].cov, moments[1].mean, moments[1].cov
+    )
+    found = {"fd": distance, **precision_recall(real, generated)}
+    return {
+        result_name(metric, features=name, count=len(generated)): value
+        for metric, value in found.items()
+    }
+
+
 def evenly_spaced(rows: np.ndarray, most: int) -> np.ndarray:
     """Take rows at even distances, all of them if there are no more than `most`.
 

@@ -17,6 +17,7 @@ from diffjax.evaluation import (
     features,
     measures,
     references,
+    requests,
     sample_references,
     sampling,
 )
@@ -159,7 +160,7 @@ def check_evaluation(config: ConfigDict, exp: Experiment | None = None) -> None:
     metrics, reference = tuple(settings.metrics), settings.reference
     is_images = exp is None or exp.examples.holds_images
     request = functools.partial(
-        evaluator.check_request,
+        requests.check_request,
         metrics,
         count=settings.count,
         reference=reference,
@@ -170,7 +171,7 @@ def check_evaluation(config: ConfigDict, exp: Experiment | None = None) -> None:
         return
     assert exp is not None
     try:
-        evaluator.check_examples(
+        requests.check_examples(
             metrics,
             settings.features,
             exp.denoiser.shape,
@@ -200,8 +201,8 @@ def make_evaluator(config: ConfigDict, exp: Experiment, mesh: Mesh) -> evaluator
     check_evaluation(config, exp)
     settings, examples = config.evaluate, exp.examples
     metrics = tuple(settings.metrics)
-    extract = _features(settings) if evaluator.uses_features(metrics) else None
-    evaluator.check_features(metrics, extract, prefix="config.evaluate.")
+    extract = _features(settings) if requests.uses_features(metrics) else None
+    requests.check_features(metrics, extract, prefix="config.evaluate.")
     if extract is not None and examples.holds_images:
         extract.check_channels(examples.shape[2], "the network's image")
     return evaluator.Evaluator(
@@ -237,7 +238,7 @@ def _reference(
     compares = any(measures.METRICS[n].needs or measures.METRICS[n].on_samples for n in metrics)
     if not source or not compares:
         return None
-    shape, keep_rows = exp.examples.shape, evaluator.needs_rows(metrics)
+    shape, keep_rows = exp.examples.shape, requests.needs_rows(metrics)
     if exp.examples.holds_images:
         return references.load(
             source,
@@ -247,7 +248,7 @@ def _reference(
             batch_size=settings.batch_size,
             mesh=mesh,
             prefix="config.evaluate.",
-            keep_values=evaluator.uses_samples(metrics),
+            keep_values=requests.uses_samples(metrics),
         )
     field = "config.evaluate.reference"
     if user_function.is_name(source):
@@ -298,7 +299,7 @@ def check_reporting(config: ConfigDict, exp: Experiment) -> None:
         )
     if config.evaluate.every_kimg:
         check_evaluation(config, exp)
-        evaluator.check_best(
+        requests.check_best(
             config.evaluate.best,
             config.evaluate.metrics,
             field="config.evaluate.best",

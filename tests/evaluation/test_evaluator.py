@@ -11,7 +11,7 @@ import pytest
 from diffjax import metrics
 from diffjax.distributed import sharding
 from diffjax.evaluation import evaluator as evaluating
-from diffjax.evaluation import features
+from diffjax.evaluation import features, requests
 from diffjax.evaluation.references import Reference
 from diffjax.models import network_folder
 from diffjax.runs import best_network
@@ -195,18 +195,18 @@ def test_names_say_what_was_measured(metric, name, count, expected):
 def test_a_request_that_cannot_be_met(names, changes, message):
     settings = {"count": 5000, "reference": "digits", "holds_images": True} | changes
     with pytest.raises(ValueError, match=message):
-        evaluating.check_request(names, **settings)
+        requests.check_request(names, **settings)
 
 
 def test_the_best_network_is_kept_by_a_metric_that_is_measured():
-    evaluating.check_best("", ("fd",))
-    evaluating.check_best("fd", ("kd", "fd"))
+    requests.check_best("", ("fd",))
+    requests.check_best("fd", ("kd", "fd"))
     with pytest.raises(ValueError, match=r"best='recall' isn't among metrics=\('fd',\)"):
-        evaluating.check_best("recall", ("fd",))
+        requests.check_best("recall", ("fd",))
 
 
 def test_an_inception_score_needs_no_reference():
-    evaluating.check_request(("is",), count=50_000, reference="", holds_images=False)
+    requests.check_request(("is",), count=50_000, reference="", holds_images=False)
 
 
 @pytest.mark.parametrize("metric", ["fid", "kid", "is"])
