@@ -1,5 +1,7 @@
 """Checks on entry, and sums over all axes but the first, for all losses."""
 
+import math
+
 import chex
 import jax.numpy as jnp
 
@@ -58,6 +60,11 @@ def along(weight: Array | float, x: Array) -> Array:
     """Give a weight, a number or [B], the rank of x [B, ...]."""
     weight = jnp.asarray(wide(weight))
     return weight.reshape(weight.shape + (1,) * (x.ndim - 1)) if weight.ndim else weight
+
+
+def elements(x: Array) -> int:
+    """Number of elements of one example of x [B, ...], where B is 0 too."""
+    return math.prod(x.shape[1:])
 
 
 def total(x: Array) -> Array:

@@ -38,4 +38,4 @@ def denoising(
         return loss
     _per_example.check_weight(log_variance, x.shape[0])
     wide = _per_example.wide(log_variance)  # times an image's values it exceeds float16
-    return loss * jnp.exp(-wide) + x[0].size * wide
+    return loss * jnp.exp(-wide) + _per_example.elements(x) * wide

@@ -43,9 +43,9 @@ def sida(
     logits = _per_example.logits_for(x, logits)
     if weight is None:
         weight = normalizing_weight(x, d_teacher)
-    elements = x[0].size
     score = sid(x, d_teacher, d_fake, alpha=alpha, weight=weight)
-    return (score + gan_scale * elements * sida_gan_generator(logits, weight=weight)) / 2
+    scale = gan_scale * _per_example.elements(x)
+    return (score + scale * sida_gan_generator(logits, weight=weight)) / 2
 
 
 def sida_gan_generator(logits: Array, *, weight: Array | float, max_logit: float = 10.0) -> Array:

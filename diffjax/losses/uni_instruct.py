@@ -110,7 +110,7 @@ def uni_instruct_released(
     logits = _per_example.logits_for(x, logits)
     if weight is None:
         weight = normalizing_weight(x, d_teacher)
-    adversarial = x[0].size * sida_gan_generator(logits, weight=weight)
+    adversarial = _per_example.elements(x) * sida_gan_generator(logits, weight=weight)
     ratio = jax.lax.stop_gradient(-adversarial / (1 - adversarial))
     if reduce_variance:
         ratio = ratio / (ratio.sum() + 1e-8)

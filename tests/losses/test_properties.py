@@ -147,6 +147,23 @@ def test_one_value_an_example_also_compiled(name):
     np.testing.assert_allclose(jax.jit(CALLS[name])(X, TEACHER, FAKE), value, rtol=2e-5)
 
 
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_a_batch_of_none_has_no_values_and_gradients(name):
+    stopped, open_ = GRADIENTS[name]
+    none = {key: VALUES[key][:0] for key in (*stopped, *open_)}
+    none |= {"weight": jnp.ones(0)} if takes_weight(name) else {}
+    chex.assert_shape(call(name, **none), (0,))
+    for key in open_:
+        found = jax.grad(lambda value, key=key: call(name, **none | {key: value}).sum())(none[key])
+        chex.assert_equal_shape([found, none[key]])
+
+
+def test_uncertainty_of_a_batch_of_none():
+    none = X[:0]
+    value = losses.denoising(none, none, weight=jnp.ones(0), log_variance=jnp.ones(0))
+    chex.assert_shape(value, (0,))
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_vmap_maps_batches(name):
     stack = arrays.normal((2, BATCH, 4, 4, 2), 3)
