@@ -31,6 +31,8 @@ from typing import Any
 from benchmarks import cifar, family_jobs, family_report, schedule
 from benchmarks.family_jobs import Job, Study
 from diffjax.convert import teacher as teachers
+from diffjax.files import digests
+from diffjax.runs import networks
 
 STAGES = ("teacher", "rates", "seeds", "once", "long")
 RATES = (2e-5, 5e-5, 1.25e-4)
@@ -350,14 +352,34 @@ def check(
     path = output / f"study_{study.name}.json"
     told = dataclasses.asdict(study) | {"teacher": study.name, "data": Path(study.data).name}
     told = json.loads(json.dumps(told))  # tuples as lists, as they are read again
-    if path.exists() and (before := json.loads(path.read_text(encoding="utf-8"))) != told:
-        other = next(name for name in told if told[name] != before.get(name))
-        parser.error(
-            f"--output={output} holds runs with {other}={before.get(other)!r}, not "
-            f"{told[other]!r}: name another folder"
-        )
+    own = contents(study)
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        known = before.pop("contents", own)  # which studies didn't use to hold
+        if other := next((name for name in told if told[name] != before.get(name)), ""):
+            parser.error(
+                f"--output={output} holds runs with {other}={before.get(other)!r}, not "
+                f"{told[other]!r}: name another folder"
+            )
+        if other := next((name for name in own if own[name] != known.get(name)), ""):
+            parser.error(
+                f"--output={output} holds runs of another {told[other]} than --{other}="
+                f"{vars(study)[other]}: name another folder"
+            )
     output.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(told), encoding="utf-8")
+    path.write_text(json.dumps(told | {"contents": own}), encoding="utf-8")
+
+
+def contents(study: Study) -> dict[str, str]:
+    """Tell by digests what teacher and data are, whatever they are called and wherever they lie.
+
+    Args:
+      study: both of which are there.
+    """
+    found = {"teacher": networks.content(study.teacher)}
+    if (data := Path(study.data)).exists():
+        found["data"] = digests.of_path(data)
+    return {name: str(each["sha256"]) for name, each in found.items()}
 
 
 if __name__ == "__main__":

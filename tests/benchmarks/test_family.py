@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import json
+import shutil
 import sys
 import tempfile
 import threading
 import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ import optax
 import pytest
 from PIL import Image
 
+import diffjax
 from benchmarks import (
     family,
     family_jobs,
@@ -520,3 +523,40 @@ def test_settings_are_the_same_in_the_next_call(tmp_path, monkeypatch):
     told = json.loads(told.read_text())
     assert len(told["jobs"]) == 1
     assert family_jobs.config_of(Study(**told["study"]), "sid").time_range == (0.1, 0.9)
+
+
+def test_another_teacher_or_data_of_the_same_name_is_refused(
+    teacher, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(family.schedule.Schedule, "run", lambda *_: None)
+    monkeypatch.setattr(family_report, "report", str)
+    own, other = tmp_path / "a" / "net", tmp_path / "b" / "net"
+    shutil.copytree(teacher, own)
+    shutil.copytree(Path(diffjax.__file__).parent / "assets" / "digits", other)
+    files = [tmp_path / name / "real.zip" for name in "ab"]
+    for content, file in zip((b"one", b"two"), files, strict=True):
+        file.write_bytes(content)  # nobody looks into it before a run does
+    output = tmp_path / "study"
+    output.mkdir()
+    family_jobs.add(output, result("sid", 1e-3, 4.0))
+
+    def start(network, data):
+        flags = [f"--teacher={network}", f"--data={data}", "--only=sid", "--stages=rates"]
+        run(monkeypatch, f"--output={output}", *flags)
+
+    for _ in range(2):
+        start(own, files[0])
+    path = output / "study_net.json"
+    known = path.read_text()
+    for network, data, message in (
+        (other, files[0], f"holds runs of another net than --teacher={other}: name another folder"),
+        (own, files[1], f"holds runs of another real.zip than --data={files[1]}: name another"),
+    ):
+        with pytest.raises(SystemExit):
+            start(network, data)
+        assert message in capsys.readouterr().err
+        assert path.read_text() == known
+    # A study of before knows no digests.
+    path.write_text(json.dumps({k: v for k, v in json.loads(known).items() if k != "contents"}))
+    start(own, files[0])
+    assert path.read_text() == known
