@@ -73,7 +73,7 @@ def test_a_teacher_of_other_units_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["sida", pytest.param("dmd2", marks=pytest.mark.slow)])
-def test_streamed_images_are_those_that_updates_read(method, tmp_path, monkeypatch):
+def test_streamed_images_are_those_that_updates_read(method, teacher, tmp_path, monkeypatch):
     """Several batches an update, where images come an update's at a time; and resumed."""
     from diffjax.training import dataset
 
@@ -81,7 +81,7 @@ def test_streamed_images_are_those_that_updates_read(method, tmp_path, monkeypat
     data = images(tmp_path / "real.zip")
 
     def config(updates):
-        config = config_of(method, data, seed=3)
+        config = config_of(method, data, seed=3, teacher=str(teacher))
         config.mesh.data = 1
         config.generator.frozen_kimg = 0.0
         config.fake_score.updates = 2
