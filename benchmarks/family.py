@@ -349,10 +349,13 @@ def check(
             family_jobs.config_of(study, name)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             parser.error(f"{name}: {error}")
+    try:
+        own = contents(study)  # last, since it may download the teacher
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     path = output / f"study_{study.name}.json"
     told = dataclasses.asdict(study) | {"teacher": study.name, "data": Path(study.data).name}
     told = json.loads(json.dumps(told))  # tuples as lists, as they are read again
-    own = contents(study)
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         known = before.pop("contents", own)  # which studies didn't use to hold
@@ -374,7 +377,11 @@ def contents(study: Study) -> dict[str, str]:
     """Tell by digests what teacher and data are, whatever they are called and wherever they lie.
 
     Args:
-      study: both of which are there.
+      study: whose they are.
+
+    Raises:
+      OSError: if one can't be read, or the teacher can't be downloaded.
+      ValueError: if the teacher's folder is damaged.
     """
     found = {"teacher": networks.content(study.teacher)}
     if (data := Path(study.data)).exists():

@@ -19,8 +19,8 @@ TEACHER = "teacher"  # name of the row that measures it
 # images within which the published phases of an adversarial method begin would be all there are.
 # Greatest norms are those of `benchmarks.cifar`, without which SiD breaks down at these rates.
 # DMD, DMD2, f-distill and SMD ask the generator's network at sigma 80, where it begins with the
-# mean of all images and was still near it after 128,000 images: here they begin as SiD does. Their
-# own beginning is a variant, "dmd:init_sigma=80.0".
+# mean of all images, which runs so short don't leave behind: here they begin as SiD does. Their own
+# beginning is a variant, "dmd:init_sigma=80.0".
 CHANGES: dict[str, dict[str, Any]] = {
     "diff_instruct": {
         "init_sigma": 1.0,

@@ -78,11 +78,12 @@ class Measures:
 
     def distance(self, sampler: sampling.SampleBatch, params: Params) -> dict[str, float | None]:
         """Measure the distance; None where samples hold NaN. It waits for a turn at the GPU."""
-        return self._call(0, sampler, params, ("distance",))
+        # Of the moments the host finds it, while others have the GPU.
+        return self._call(0, sampler, params, ("distance",), contextlib.nullcontext())
 
     def diversity(self, sampler: sampling.SampleBatch, params: Params) -> dict[str, float | None]:
         """Measure precision and recall; None where samples hold NaN. It waits for a turn."""
-        return self._call(1, sampler, params, ("precision", "recall"))
+        return self._call(1, sampler, params, ("precision", "recall"), turns.turn())
 
     def write_grid(self, path: Path, sampler: sampling.SampleBatch, params: Params) -> None:
         """Write a grid from the study's latents, unless samples hold NaN. It waits for a turn."""
@@ -104,7 +105,12 @@ class Measures:
         )
 
     def _call(
-        self, index: int, sampler: sampling.SampleBatch, params: Params, names: tuple[str, ...]
+        self,
+        index: int,
+        sampler: sampling.SampleBatch,
+        params: Params,
+        names: tuple[str, ...],
+        while_finding: contextlib.AbstractContextManager[None],
     ) -> dict[str, float | None]:
         evaluating, label_dim = self._measures[index], self._exp.denoiser.label_dim
         try:
@@ -112,8 +118,7 @@ class Measures:
                 tally = evaluating.collect(sampler, params, label_dim=label_dim)
         except FloatingPointError:
             return dict.fromkeys(names)
-        # What neighbours there are the GPU finds, a distance of moments the host.
-        with contextlib.nullcontext() if names == ("distance",) else turns.turn():
+        with while_finding:
             found = evaluating.values(tally)
         return dict(zip(names, found.values(), strict=True))
 

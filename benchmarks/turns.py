@@ -55,6 +55,6 @@ def threads(share: float) -> dict[str, str]:
     Returns:
       Variables, but those that are set already.
     """
-    count = str(max(1, int(share * len(os.sched_getaffinity(0)))))
+    count = str(max(1, int(share * (os.cpu_count() or 1))))
     names = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
     return {name: count for name in names if name not in os.environ}

@@ -560,3 +560,16 @@ def test_another_teacher_or_data_of_the_same_name_is_refused(
     path.write_text(json.dumps({k: v for k, v in json.loads(known).items() if k != "contents"}))
     start(own, files[0])
     assert path.read_text() == known
+
+
+def test_a_teacher_that_cannot_be_downloaded_is_one_line(tmp_path, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise ConnectionError("https://example.org/teacher.pkl can't be downloaded")
+
+    monkeypatch.setattr(family.networks, "content", fail)
+    monkeypatch.setattr(family.schedule, "Schedule", None)
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, f"--output={tmp_path / 'study'}", "--teacher=digits", "--data=digits")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("teacher.pkl can't be downloaded")
+    assert not (tmp_path / "study").exists()
