@@ -19,7 +19,8 @@ from typing import NamedTuple
 COLLECTIVES = "collectives"
 KINDS = {
     COLLECTIVES: r"nccl",
-    "convolutions, forward": r"fprop",
+    # cuDNN's kernels of attention are fprop and bprop too, after "flash".
+    "convolutions, forward": r"^(?!.*(?:flash|fmha|sdpa)).*fprop",
     "convolutions, gradient of the input": r"dgrad",
     "convolutions, gradient of the weights": r"wgrad",
     "matrix products and attention": r"gemm|nvjet|cutlass|flash|fmha|cudnn_generated",

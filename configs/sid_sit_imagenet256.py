@@ -7,8 +7,8 @@ in bfloat16 with its epsilon of 1e-6, and a shorter run. The network is of laten
 Stable Diffusion's autoencoder times 0.18215, which config.decoder undoes. The teacher isn't guided.
 imagenet-256x256.zip are 256-pixel images as EDM2's dataset_tool writes them.
 Hardware: 8 devices of 80 GB, 16 latents each in a round: 45 GiB on one H200
-  with attention = "cudnn", at 132 latents/s.
-Time: not measured; on one H200 it would be 4.4 days, of its updates alone.
+  with attention = "cudnn", at 132 latents/s; 32 each, 62 GiB, at 144.
+Time: not measured; on one H200 it would be 4.0 to 4.4 days, of its updates alone.
 Result: not known; the teacher's FID with guidance is 2.06 by its paper.
 """
 

@@ -359,6 +359,8 @@ def test_kernels_are_sorted_into_kinds(tmp_path):
         title(1, "XLA Ops", 8, "thread_name"),
         title(2, "Stream #7(Compute)", 7, "thread_name"),
         kernel("sm90_xmma_fprop_implicit_gemm_bf16", 5),
+        kernel("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7", 3),
+        kernel("cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16_knob_30", 3),
         kernel("input_reduce_fusion_12", 2),
         kernel("loop_add_fusion", 1),
         kernel("something_else_3", 4),
@@ -374,6 +376,7 @@ def test_kernels_are_sorted_into_kinds(tmp_path):
     kinds = profile.by_kind(profile.kernel_seconds(tmp_path))
     assert kinds == Counter(
         {
+            "matrix products and attention": pytest.approx(0.006),
             "convolutions, forward": pytest.approx(0.005),
             "something_else": pytest.approx(0.004),
             "fusions that end in reductions": pytest.approx(0.002),

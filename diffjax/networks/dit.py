@@ -71,39 +71,6 @@ class Block(nn.Module):
         return y if seed is None else dropout.dropout(y, self.style.dropout, seed[mask])
 
 
-class PatchEmbedding(nn.Module):
-    """Linear map of each patch of an image: a convolution whose stride is its size.
-
-    As a matrix product, since cuDNN was seen to choose a kernel for this convolution that reaches
-    a thousandth of what the GPU can do (docs/performance/transformers.md).
-
-    Attributes:
-      features: channels of a token.
-      size: height and width of a patch.
-      dtype: of the computation; parameters are float32 and have a convolution's shapes.
-    """
-
-    features: int
-    size: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Map x [B, H, W, C] to [B, H / size, W / size, features]."""
-        _, height, width, channels = x.shape
-        size = self.size
-        shape = size, size, channels, self.features
-        kernel = self.param("kernel", _of_patches, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        patches = x.astype(self.dtype).reshape(
-            -1, height // size, size, width // size, size, channels
-        )
-        patches = patches.transpose(0, 1, 3, 2, 4, 5)
-        patches = patches.reshape(*patches.shape[:3], size * size * channels)
-        weights = kernel.astype(self.dtype).reshape(-1, self.features)
-        return jnp.dot(patches, weights) + bias.astype(self.dtype)
-
-
 class DiT(nn.Module):
     """Raw network F(x; noise label) of DiT and of SiT, of images or latents cut into patches.
 
@@ -170,7 +137,15 @@ class DiT(nn.Module):
         """
         assert augment_labels is None, "DiT takes no augmentation labels"
         size, rows = self.patch_size, self.img_resolution // self.patch_size
-        tokens = PatchEmbedding(self.hidden_size, size, self.dtype, name="x_embedder")(x)
+        tokens = nn.Conv(
+            self.hidden_size,
+            (size, size),
+            strides=(size, size),
+            padding="VALID",
+            dtype=self.dtype,
+            kernel_init=_of_patches,
+            name="x_embedder",
+        )(x.astype(self.dtype))
         tokens = tokens + positions(rows, self.hidden_size).astype(self.dtype)
         grid = tokens.shape
         tokens = tokens.reshape(grid[0], -1, grid[-1])
