@@ -145,7 +145,7 @@ def test_a_method_with_data_is_measured_without_any(channels, tmp_path):
     config.teacher, config.data, config.dropout = str(teacher), "none.zip", 0.1
     config.batch_size, config.mesh.data = 4, 2
     exp, mesh = measuring.build(config)
-    assert step.forwards("sida", exp.update.turns) == 14
+    assert step.forwards("sida", exp.update.turns) is None  # real images pass a part alone
     data = exp.inputs["data"].abstract()
     assert (data.images.shape[1:], data.std is None) == ((8, 8, channels), channels == 1)
     if channels == 4:
