@@ -1,4 +1,4 @@
-"""f-distill under the forward KL divergence on CIFAR-10 with classes (Xu et al., CVPR 2025).
+"""f-distill under the forward KL divergence on CIFAR-10 with classes (Xu et al. 2025).
 
     python -m diffjax.main --config=configs/f_distill_cifar_cond.py
 

@@ -1,4 +1,4 @@
-"""f-distill under the Jensen-Shannon divergence on ImageNet 64x64 (Xu et al., CVPR 2025).
+"""f-distill under the Jensen-Shannon divergence on ImageNet 64x64 (Xu et al. 2025).
 
     python -m diffjax.main --config=configs/f_distill_imagenet64.py
 

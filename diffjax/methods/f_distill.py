@@ -1,4 +1,4 @@
-"""f-distill, distribution matching under f-divergences (Xu et al., CVPR 2025, arXiv:2502.15681).
+"""f-distill, distribution matching under f-divergences (Xu et al. 2025, arXiv:2502.15681).
 
     repeat:
       θ: x = G_θ(z);  follow  −∇_θ [ mean ½ (x − sg(x − h w (D_ψ − D_φ)))² + 3e-3 softplus(−ℓ(y)) ]
