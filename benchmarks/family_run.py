@@ -27,7 +27,7 @@ from diffjax import methods
 from diffjax.distributed import numerics, preemption, runtime, sharding
 from diffjax.interfaces import Array
 from diffjax.runs import building, roles
-from diffjax.training import checkpointing, compilation
+from diffjax.training import checkpointing
 
 # Of runs so short nothing is kept but their numbers and a grid.
 PASSING = "rates"
@@ -127,10 +127,7 @@ class Program:
         lowered = building.updates(config, self.exp, self.mesh).lower(*arguments)
         self.call = lowered.compile()
         self.compile_seconds = time.perf_counter() - start
-        one = compilation.compile_updates(
-            self.exp.update, self.exp.abstract_state(), self.mesh, updates_per_call=1
-        )
-        self.flops = measuring.matrix_flops(jax.make_jaxpr(one)(*arguments[:3], 1).jaxpr)
+        self.flops = measuring.update_flops(config)
 
     def first_state(self, seed: int) -> Any:
         """Make the state before the first update of a run from a seed."""

@@ -27,6 +27,8 @@ from diffjax.models.denoiser import NetworkDenoiser
 from diffjax.models.records import RecordGenerator
 from diffjax.runs import building, checks, config_file, networks, user_function
 from diffjax.runs.experiment import Experiment
+from diffjax.tools import aot
+from diffjax.training import compilation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,15 +108,23 @@ def build(config: ConfigDict, rounds: int = 1) -> tuple[Experiment, Mesh]:
     try:
         mesh = sharding.make_mesh(**config.mesh)
         sharding.check_batch(config.batch_size, rounds, mesh)
-        source: DataSource | None = None
-        method = methods.get(config.method)
-        if "data" in method.reads and "teacher" in method.reads:
-            source = synthetic.like_examples_of(networks.teacher(config.teacher).model)
-        elif "data" in method.reads:
-            source = synthetic.images_like(config.dataset, conditional=config.conditional)
-        return building.build(config, source=source), mesh
+        return building.build(config, source=random_source(config)), mesh
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
+
+
+def random_source(config: ConfigDict) -> DataSource | None:
+    """Make random images, or latents, for a config that reads real ones; None for one that doesn't.
+
+    Args:
+      config: of any method.
+    """
+    method = methods.get(config.method)
+    if "data" not in method.reads:
+        return None
+    if "teacher" in method.reads:
+        return synthetic.like_examples_of(networks.teacher(config.teacher).model)
+    return synthetic.images_like(config.dataset, conditional=config.conditional)
 
 
 def random_params(denoiser: Any, mesh: Mesh) -> Params:
@@ -237,22 +247,55 @@ def generator_flops(generator: RecordGenerator, denoiser: Any) -> float:
     return matrix_flops(jax.make_jaxpr(generate)(generator.abstract_params(), key).jaxpr)
 
 
-def matrix_flops(jaxpr: Any) -> float:
-    """Count FLOPs of convolutions and matrix products, of a choice those of its dearest branch."""
+def update_flops(config: ConfigDict, source: DataSource | None = None) -> float:
+    """Count those of an update, on average: a turn that comes every n-th time counts as 1/n.
+
+    Attention's are among them as above, and what `rematerialize` computes again isn't.
+
+    Args:
+      config: of any method.
+      source: real images instead of those that the config names.
+    """
+    config = config.copy_and_resolve_references()
+    config.update({"attention": "xla", "rematerialize": False})
+    exp = building.build(config, source=source)
+    mesh = sharding.make_mesh(data=1, devices=jax.devices()[:1])
+    one = compilation.compile_updates(exp.update, exp.abstract_state(), mesh, updates_per_call=1)
+    share = min(1 / turn.every for turn in exp.update.turns)
+    return matrix_flops(jax.make_jaxpr(one)(*aot.abstract_arguments(exp, mesh)).jaxpr, share)
+
+
+def matrix_flops(jaxpr: Any, share: float = 1.0) -> float:
+    """Count FLOPs of convolutions and matrix products, of a loop those of all its rounds.
+
+    Of a choice, such as that between platforms, those of its dearest branch count.
+
+    Args:
+      jaxpr: of a program.
+      share: of a choice between something and nothing, how often it is something.
+
+    Raises:
+      ValueError: if they are in a loop of unknown length.
+    """
     total = 0.0
     for equation in jaxpr.eqns:
-        output = math.prod(equation.outvars[0].aval.shape)
-        if equation.primitive.name == "conv_general_dilated":
+        name, params = equation.primitive.name, equation.params
+        if name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
-            features = equation.params["dimension_numbers"].rhs_spec[0]
+            features = params["dimension_numbers"].rhs_spec[0]
             # Between the inputs of a transposed convolution there are zeros, which aren't counted.
-            output /= math.prod(equation.params["lhs_dilation"])
+            output = equation.outvars[0].aval.size / math.prod(params["lhs_dilation"])
             total += 2 * output * math.prod(kernel) / kernel[features]
-        elif equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
+        elif name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
+            output = equation.outvars[0].aval.size
             total += 2 * output * math.prod(shape[axis] for axis in contracted)
-        inner = [matrix_flops(jaxpr) for jaxpr in jaxprs_in_params(equation.params)]
-        # Of a choice, such as that between platforms, one branch runs.
-        total += max(inner) if equation.primitive.name == "cond" else sum(inner)
+        inner = [matrix_flops(jaxpr, share) for jaxpr in jaxprs_in_params(params)]
+        if name == "cond":
+            total += max(inner) * (1 if all(inner) else share)
+        elif name == "while" and any(inner):
+            raise ValueError("a loop of unknown length has matrix products: it can't be counted")
+        else:
+            total += sum(inner) * (params["length"] if name == "scan" else 1)
     return total

@@ -6,7 +6,8 @@ The real update of the config, on weights drawn at random, so that nothing is do
 teacher's on random images, which lie on the devices. Model FLOPs are those of the networks' passes
 that the method needs, whatever the compiler adds or saves: 11 forward passes an image for SiD, 9
 for Diff-Instruct, whose scores are constants, fewer where the config saves some, and 3 for a
-teacher.
+teacher. Of methods that aren't listed here, with guidance and with several steps they are counted
+in the update as it is traced.
 """
 
 import argparse
@@ -42,6 +43,9 @@ PASSES = {
     "moment_matching": {"fake_score": 5, "generator": 5},
 }
 
+# Of guidance; where one isn't 1, a network is asked twice, or a third one too.
+SCALES = ("teacher", "fake_training", "fake_loss")
+
 
 def forwards(method: str, turns: Iterable[Turn]) -> float | None:
     """Count forward passes an image that an update needs, backward ones as above.
@@ -62,13 +66,17 @@ def forwards(method: str, turns: Iterable[Turn]) -> float | None:
     )
 
 
-def model_flops(exp: Experiment, passes: float) -> float:
+def model_flops(config: ConfigDict, exp: Experiment) -> float:
     """Count FLOPs an image of an update, of a student of its own architecture too.
 
     Args:
-      exp: whose update it is.
-      passes: forward passes, as `forwards` counts them.
+      config: of any method.
+      exp: built from it.
     """
+    passes = forwards(config.method, exp.update.turns)
+    scales = [value for name, value in config.get("guidance", {}).items() if name in SCALES]
+    if passes is None or any(scale != 1 for scale in scales) or exp.sigmas:
+        return measuring.update_flops(config, measuring.random_source(config)) / exp.batch_size
     flops = passes * measuring.forward_flops(exp.denoiser)
     student = exp.networks.get(exp.method.samples_from)
     if student is None:
@@ -189,8 +197,7 @@ def timed(
     """
     update = float(np.median(seconds))
     peak = measuring.matrix_peak(roles.DTYPES[config.dtype]) * mesh.size
-    passes = forwards(config.method, exp.update.turns)
-    flops = passes and model_flops(exp, passes)
+    flops = model_flops(config, exp)
     return {
         "compiled_apart": compiled.apart,
         **measuring.speed(config.batch_size, update, flops, peak),

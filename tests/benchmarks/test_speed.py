@@ -117,6 +117,33 @@ def test_passes_of_an_update(config, changes, passes):
     assert step.forwards("another", exp.update.turns) is None
 
 
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [
+        ({"fake_score.updates": 4}, 23),  # a loop
+        ({"fake_score.every": 2, "accumulation": 2}, 9),  # a choice, and a loop
+        ({"generator.steps": 2}, 13),  # in each turn the sample of the first step, by no gradient
+        ({"guidance.teacher": 1.5, "guidance.null": "zeros"}, 13),  # the teacher's twice
+    ],
+)
+def test_passes_that_no_list_has_are_counted_in_the_update(changes, passes):
+    config = load_config("sid_digits")
+    config.batch_size = 4
+    config.update_from_flattened_dict(changes)
+    exp = building.build(config)
+    forward = measuring.forward_flops(exp.denoiser)
+    assert measuring.update_flops(config) / 4 / forward == pytest.approx(passes, abs=0.05)
+    assert step.model_flops(config, exp) / forward == pytest.approx(passes, abs=0.05)
+
+
+def test_a_loop_of_unknown_length_is_not_counted():
+    def loop(count, x):
+        return jax.lax.fori_loop(0, count, lambda _, x: x @ x, x)
+
+    with pytest.raises(ValueError, match="a loop of unknown length has matrix products"):
+        measuring.matrix_flops(jax.make_jaxpr(loop)(3, jnp.ones((2, 2))).jaxpr)
+
+
 @pytest.fixture
 def small_teacher(tmp_path):
     """A folder with a network of CIFAR-10's shape."""
@@ -146,6 +173,9 @@ def test_a_method_with_data_is_measured_without_any(channels, tmp_path):
     config.batch_size, config.mesh.data = 4, 2
     exp, mesh = measuring.build(config)
     assert step.forwards("sida", exp.update.turns) is None  # real images pass a part alone
+    # A real image goes through the encoder alone beside each of the generator's.
+    passes = step.model_flops(config, exp) / measuring.forward_flops(exp.denoiser)
+    assert 11.5 < passes < 13.5
     data = exp.inputs["data"].abstract()
     assert (data.images.shape[1:], data.std is None) == ((8, 8, channels), channels == 1)
     if channels == 4:
