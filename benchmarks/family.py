@@ -23,16 +23,15 @@ import argparse
 import dataclasses
 import json
 import math
+import secrets
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cifar, family_jobs, family_report, schedule
+from benchmarks import cifar, family_jobs, family_report, family_study, schedule
 from benchmarks.family_jobs import Job, Study
 from diffjax.convert import teacher as teachers
-from diffjax.files import digests
-from diffjax.runs import networks
 
 STAGES = ("teacher", "rates", "seeds", "once", "long")
 RATES = (2e-5, 5e-5, 1.25e-4)
@@ -129,12 +128,13 @@ def step(
     """
     folder = output / "steps" / family_jobs.file_name(f"{study.name}_{stage}_{name}")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "done").unlink(missing_ok=True)
     told = {"study": dataclasses.asdict(study), "jobs": [dataclasses.asdict(job) for job in jobs]}
-    (folder / "jobs.json").write_text(json.dumps(told), encoding="utf-8")
-    arguments = ("-m", "benchmarks.family_run", f"--jobs={folder / 'jobs.json'}")
-    arguments = (*arguments, f"--output={output}")
-    return schedule.Step(folder.name, arguments, f"steps/{folder.name}/done", weight=1 / share)
+    # Of this call alone: another process may have other jobs of the same row and stage.
+    path = folder / f"jobs_{secrets.token_hex(4)}.json"
+    path.write_text(json.dumps(told), encoding="utf-8")
+    arguments = ("-m", "benchmarks.family_run", f"--jobs={path}", f"--output={output}")
+    done = family_jobs.done_of(path).relative_to(output)
+    return schedule.Step(folder.name, arguments, str(done), weight=1 / share)
 
 
 def steps(
@@ -161,8 +161,7 @@ def steps(
     if stage != "teacher":
         todo = plan(stage, study, rows, results, rates=rates, kimg=kimg)
         return [step(study, stage, name, jobs, output, share) for name, jobs in todo.items()]
-    of_teacher = ("teacher", study.name)
-    if any((each["stage"], each["teacher"]) == of_teacher for each in results):
+    if family_jobs.is_measured(study, family_jobs.TEACHER, results):
         return []
     return [step(study, stage, "teacher", [], output, share)]
 
@@ -350,43 +349,9 @@ def check(
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             parser.error(f"{name}: {error}")
     try:
-        own = contents(study)  # last, since it may download the teacher
+        family_study.keep(study, rows, output)  # last, since it may download the teacher
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    path = output / f"study_{study.name}.json"
-    told = dataclasses.asdict(study) | {"teacher": study.name, "data": Path(study.data).name}
-    told = json.loads(json.dumps(told))  # tuples as lists, as they are read again
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        known = before.pop("contents", own)  # which studies didn't use to hold
-        if other := next((name for name in told if told[name] != before.get(name)), ""):
-            parser.error(
-                f"--output={output} holds runs with {other}={before.get(other)!r}, not "
-                f"{told[other]!r}: name another folder"
-            )
-        if other := next((name for name in own if own[name] != known.get(name)), ""):
-            parser.error(
-                f"--output={output} holds runs of another {told[other]} than --{other}="
-                f"{vars(study)[other]}: name another folder"
-            )
-    output.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(told | {"contents": own}), encoding="utf-8")
-
-
-def contents(study: Study) -> dict[str, str]:
-    """Tell by digests what teacher and data are, whatever they are called and wherever they lie.
-
-    Args:
-      study: whose they are.
-
-    Raises:
-      OSError: if one can't be read, or the teacher can't be downloaded.
-      ValueError: if the teacher's folder is damaged.
-    """
-    found = {"teacher": networks.content(study.teacher)}
-    if (data := Path(study.data)).exists():
-        found["data"] = digests.of_path(data)
-    return {name: str(each["sha256"]) for name, each in found.items()}
 
 
 if __name__ == "__main__":

@@ -128,6 +128,34 @@ class Job:
         return any(own.items() <= each.items() for each in results)
 
 
+def is_measured(study: Study, name: str, results: Iterable[Mapping[str, Any]]) -> bool:
+    """Tell whether the teacher, or a variant of it, has a result.
+
+    Args:
+      study: whose teacher it is.
+      name: "teacher", or that of the variant.
+      results: as `read` gives them.
+    """
+    own = {"teacher": study.name, "name": name, "stage": TEACHER}
+    return any(own.items() <= each.items() for each in results)
+
+
+def done_of(jobs: Path) -> Path:
+    """Name the file that is there once the jobs of a file have ended."""
+    return jobs.with_name(jobs.stem.replace("jobs", "done", 1))
+
+
+def changes_of(name: str, of_all: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Fields of the config that a row changes: the method's, those of all rows, the variant's own.
+
+    Args:
+      name: of the row.
+      of_all: those of all rows.
+    """
+    job = Job(name, 0.0, 0, 0.0)
+    return {**CHANGES.get(job.method, {}), **(of_all or {}), **job.changes}
+
+
 def label(teacher: str, name: str, rate: float, seed: int) -> str:
     """Name of a run for files.
 
@@ -201,7 +229,7 @@ def config_of(study: Study, name: str) -> ConfigDict:
         job = dataclasses.replace(job, name=f"sid{name.removeprefix(TEACHER)}")
     method = methods.get(job.method)
     config = bases.distillation(job.method)
-    changes = {**CHANGES.get(job.method, {}), **study.changes, **job.changes}
+    changes = changes_of(job.name, study.changes)
     of_network = [field for field in changes if field.startswith("network.")]
     if of_network:
         values = {field.partition(".")[2]: changes.pop(field) for field in of_network}

@@ -7,132 +7,29 @@ and isn't run again.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import json
 import math
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from benchmarks import family_jobs, measuring, turns
 from benchmarks.family_jobs import Job, Study
 from benchmarks.family_measures import GRID_SEED, SAMPLES_SEED, Measures
+from benchmarks.family_program import Program, with_factors
 from diffjax import methods
 from diffjax.distributed import numerics, preemption, runtime, sharding
-from diffjax.interfaces import Array
 from diffjax.runs import building, roles
 from diffjax.training import checkpointing
 
 # Of runs so short nothing is kept but their numbers and a grid.
 PASSING = "rates"
-
-
-class Rated(NamedTuple):
-    """State of an optimiser whose learning rate has a factor.
-
-    Attributes:
-      inner: state of the optimiser.
-      factor: scalar, on its updates.
-    """
-
-    inner: optax.OptState
-    factor: Array
-
-
-def rated(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Have a factor on an optimiser's learning rate in its state, so that no program depends on it.
-
-    Args:
-      optimizer: one whose updates are proportional to its rate.
-    """
-    inner = optax.with_extra_args_support(optimizer)
-
-    def init(params: optax.Params) -> Rated:
-        return Rated(inner.init(params), jnp.float32(1))
-
-    def update(
-        updates: optax.Updates, state: Rated, params: optax.Params | None = None, **extra: Any
-    ) -> tuple[optax.Updates, Rated]:
-        updates, after = inner.update(updates, state.inner, params, **extra)
-        scaled = jax.tree.map(lambda x: state.factor.astype(x.dtype) * x, updates)
-        return scaled, Rated(after, state.factor)
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
-def with_factors(state: Any, factors: dict[str, float]) -> Any:
-    """Set the factors of learners' rates in a training state.
-
-    Args:
-      state: of an update whose optimisers are `rated`.
-      factors: by learner.
-    """
-    opt = dict(state.opt)
-    for name, factor in factors.items():
-        placed = jax.device_put(np.float32(factor), opt[name].factor.sharding)
-        opt[name] = opt[name]._replace(factor=placed)
-    return dataclasses.replace(state, opt=opt)
-
-
-class Program:
-    """A row's update, compiled, and what it reads.
-
-    Attributes:
-      exp: the experiment, its optimisers rated.
-      mesh: one device.
-      call: (state, inputs, key, count) -> (state, sums of metrics).
-      inputs: what updates read.
-      compile_seconds: of tracing and compiling.
-      flops: of matrix products and convolutions of an update.
-      an_update: learner -> images that an update has of it.
-      networks: learners with a learning rate.
-      measured: sampler of what is measured.
-      shown: sampler of grids.
-    """
-
-    def __init__(self, study: Study, name: str) -> None:
-        """Build, load and compile.
-
-        Args:
-          study: that the row is part of.
-          name: of the row.
-        """
-        config = family_jobs.config_of(study, name)
-        exp = building.build(config)
-        self.networks = [each.name for each in exp.method.learners if each.is_network]
-        optimizers = dict(exp.update.optimizers)
-        optimizers |= {name: rated(optimizers[name]) for name in self.networks}
-        self.exp = dataclasses.replace(
-            exp, update=dataclasses.replace(exp.update, optimizers=optimizers)
-        )
-        self.mesh = sharding.make_mesh(data=1)
-        self.measured = self.exp.sampler(seed=SAMPLES_SEED, mesh=self.mesh)
-        self.shown = self.exp.sampler(seed=GRID_SEED, mesh=self.mesh)
-        inputs = self.exp.load_inputs()
-        self._initial_inputs = sharding.put(inputs, sharding.state(inputs, self.mesh))
-        self.inputs = self.exp.narrowed(self._initial_inputs)
-        self.an_update = {
-            turn.learner: study.batch_size * turn.times / turn.every
-            for turn in self.exp.update.turns
-        }
-        state = self.first_state(0)
-        arguments = (state, self.inputs, numerics.key(0), study.updates_per_call)
-        start = time.perf_counter()
-        lowered = building.updates(config, self.exp, self.mesh).lower(*arguments)
-        self.call = lowered.compile()
-        self.compile_seconds = time.perf_counter() - start
-        self.flops = measuring.update_flops(config)
-
-    def first_state(self, seed: int) -> Any:
-        """Make the state before the first update of a run from a seed."""
-        exp = dataclasses.replace(self.exp, seed=seed)
-        return exp.first_state(self._initial_inputs, {}, self.mesh)
 
 
 class StoppedError(Exception):
@@ -284,6 +181,7 @@ def described(
         **dataclasses.asdict(job),
         **{name: value for name, value in found.items() if name != "seconds"},
         "method": job.method,
+        "changes": family_jobs.changes_of(job.name, study.changes),
         "reads_data": "data" in methods.get(job.method).reads,
         "rates": {
             name: job.rate * (1 if name == program.exp.method.samples_from else study.ratio)
@@ -340,7 +238,7 @@ def main() -> None:
         jax.config.update("jax_compilation_cache_dir", str(arguments.output / "compilation_cache"))
     with numerics.own(), preemption.Preemption() as stop:
         if work(study, jobs, arguments.output, stop):
-            (arguments.jobs.parent / "done").touch()
+            family_jobs.done_of(arguments.jobs).touch()
 
 
 def work(study: Study, jobs: list[Job], output: Path, stop: preemption.Preemption) -> bool:
@@ -352,12 +250,14 @@ def work(study: Study, jobs: list[Job], output: Path, stop: preemption.Preemptio
       output: the study's folder.
       stop: told to stop.
     """
-    if not jobs:
-        measure_teacher(study, output)
-        return True
-    if jobs[0].method == family_jobs.TEACHER:
-        for job in jobs:
-            measure_teacher(study, output, job.name)
+    teachers = [job.name for job in jobs if job.method == family_jobs.TEACHER]
+    if teachers or not jobs:
+        for name in teachers or [family_jobs.TEACHER]:
+            with _alone(study, name, output, stop) as is_first:
+                if not is_first:
+                    return False
+                if not family_jobs.is_measured(study, name, family_jobs.read(output)):
+                    measure_teacher(study, output, name)
         return True
     todo = [job for job in jobs if not job.is_done(study, family_jobs.read(output))]
     if not todo or stop.requested():
@@ -369,12 +269,25 @@ def work(study: Study, jobs: list[Job], output: Path, stop: preemption.Preemptio
     with turns.turn():
         peak = measuring.matrix_peak(roles.DTYPES[study.dtype])
     for job in todo:
-        try:
-            found = run(study, program, measures, job, output, stop)
-        except StoppedError:
-            return False
-        family_jobs.add(output, described(study, program, job, found, peak))
+        with _alone(study, job.label(study), output, stop) as is_first:
+            if not is_first:
+                return False
+            if job.is_done(study, family_jobs.read(output)):  # by another process, meanwhile
+                continue
+            try:
+                found = run(study, program, measures, job, output, stop)
+            except StoppedError:
+                return False
+            family_jobs.add(output, described(study, program, job, found, peak))
     return True
+
+
+def _alone(
+    study: Study, name: str, output: Path, stop: preemption.Preemption
+) -> contextlib.AbstractContextManager[bool]:
+    """Keep other processes off a run, whose checkpoints those of other stages share."""
+    path = output / "locks" / family_jobs.file_name(f"{study.name}_{name}")
+    return turns.alone(path, stop.requested)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import fcntl
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -42,6 +43,32 @@ def turn() -> Iterator[None]:
             file = stack.enter_context((folder / name).open("ab"))
             fcntl.flock(file, fcntl.LOCK_EX)  # closing the file ends it
         yield
+
+
+@contextlib.contextmanager
+def alone(path: Path, is_over: Callable[[], bool] = lambda: False) -> Iterator[bool]:
+    """Wait until no other process has the lock of a file, and have it.
+
+    Args:
+      path: of the file, which is made, its folder too, and stays.
+      is_over: asked while it waits, whether to give up.
+
+    Yields:
+      False if it gave up.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if is_over():
+                    yield False
+                    return
+                time.sleep(0.2)
+                continue
+            yield True
+            return
 
 
 def threads(share: float) -> dict[str, str]:

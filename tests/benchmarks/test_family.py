@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 import types
 from pathlib import Path
 
@@ -22,8 +23,10 @@ from benchmarks import (
     family,
     family_jobs,
     family_measures,
+    family_program,
     family_report,
     family_run,
+    family_study,
     measuring,
     turns,
 )
@@ -168,7 +171,7 @@ def test_a_factor_on_the_rate_is_another_rate():
             updates, state = made.update(gradient, state, params)
         return optax.apply_updates(params, updates)
 
-    rated = family_run.rated(optimizer.adam(1e-2, b1=0.5))
+    rated = family_program.rated(optimizer.adam(1e-2, b1=0.5))
     state = rated.init(params)._replace(factor=jnp.float32(3))
     plain = optimizer.adam(3e-2, b1=0.5)
     jax.tree.map(
@@ -180,7 +183,7 @@ def test_a_factor_on_the_rate_is_another_rate():
 
 @pytest.fixture(scope="module")
 def program(study):
-    return family_run.Program(study, "diff_instruct")
+    return family_program.Program(study, "diff_instruct")
 
 
 @pytest.fixture
@@ -519,7 +522,8 @@ def test_settings_are_the_same_in_the_next_call(tmp_path, monkeypatch):
     flags = [f"--output={tmp_path}", "--data=digits", "--teacher=digits", "--only=sid"]
     for _ in range(2):  # a tuple is a list in a file
         run(monkeypatch, *flags, "--stages=rates", "--rates=1,1", "--set=time_range=(0.1, 0.9)")
-    (told,) = (tmp_path / "steps").glob("*/jobs.json")
+    told, again = (tmp_path / "steps").glob("*/jobs_*.json")
+    assert told.read_text() == again.read_text()
     told = json.loads(told.read_text())
     assert len(told["jobs"]) == 1
     assert family_jobs.config_of(Study(**told["study"]), "sid").time_range == (0.1, 0.9)
@@ -562,11 +566,114 @@ def test_another_teacher_or_data_of_the_same_name_is_refused(
     assert path.read_text() == known
 
 
+def test_runs_of_a_row_with_other_settings_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(family.schedule.Schedule, "run", lambda *_: None)
+    monkeypatch.setattr(family_report, "report", str)
+    family_jobs.add(tmp_path, result("sid", 1e-3, 4.0))
+
+    def start(*rows):
+        flags = ["--data=digits", "--teacher=digits", "--stages=rates", f"--only={','.join(rows)}"]
+        run(monkeypatch, f"--output={tmp_path}", *flags)
+
+    start("sid", "dmd:init_sigma=80.0")
+    start("fgm")
+    path = tmp_path / "study_digits.json"
+    kept = json.loads(path.read_text())
+    assert kept["rows"].keys() == {"sid", "dmd:init_sigma=80.0", "fgm"}
+    for changes, message in (
+        ({"sid": {"init_sigma": 1}}, "runs of sid with fake_score.max_grad_norm=1000.0, not its d"),
+        ({"fgm": {"init_sigma": 1}}, "runs of fgm with init_sigma=its default, not 1: name anothe"),
+    ):
+        monkeypatch.setattr(family_jobs, "CHANGES", family_jobs.CHANGES | changes)
+        with pytest.raises(SystemExit):
+            start("sid", "fgm")
+        assert message in capsys.readouterr().err.splitlines()[-1]
+        monkeypatch.undo()
+        monkeypatch.setattr(family.schedule.Schedule, "run", lambda *_: None)
+        monkeypatch.setattr(family_report, "report", str)
+    assert json.loads(path.read_text()) == kept
+    # What a folder of before doesn't tell is taken as it is now.
+    path.write_text(json.dumps({name: value for name, value in kept.items() if name != "rows"}))
+    start("sid")
+    assert json.loads(path.read_text())["rows"] == {"sid": kept["rows"]["sid"]}
+
+
+def test_data_of_one_name_are_the_same_for_all_teachers(teacher, tmp_path, monkeypatch, capsys):
+    """Their reference is one file."""
+    monkeypatch.setattr(family.schedule.Schedule, "run", lambda *_: None)
+    monkeypatch.setattr(family_report, "report", str)
+    files = [tmp_path / "a" / "real.zip", tmp_path / "b" / "real.zip"]
+    for content, file in zip((b"one", b"two"), files, strict=True):
+        file.parent.mkdir()
+        file.write_bytes(content)
+    family_jobs.add(tmp_path, result("sid", 1e-3, 4.0))
+    flags = [f"--output={tmp_path}", "--only=sid", "--stages=rates"]
+    run(monkeypatch, *flags, f"--data={files[0]}", "--teacher=digits")
+    run(monkeypatch, *flags, f"--data={files[0]}", f"--teacher={teacher}")
+    other = tmp_path / "c" / "third"
+    shutil.copytree(teacher, other)
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *flags, f"--data={files[1]}", f"--teacher={other}")
+    assert f"runs of another real.zip than --data={files[1]}: name" in capsys.readouterr().err
+
+
+def test_calls_at_the_same_time_have_jobs_of_their_own(tmp_path):
+    """Each reads and ends its own, though row and stage are one."""
+    jobs = [job(256.0), job(512.0)]
+    steps = [family.step(TestPlan.study, "once", "sid", [each], tmp_path) for each in jobs]
+    for asked, made in zip(jobs, steps, strict=True):
+        (path,) = (Path(each[7:]) for each in made.arguments if each.startswith("--jobs="))
+        assert json.loads(path.read_text())["jobs"] == [dataclasses.asdict(asked)]
+        assert family_jobs.done_of(path) == tmp_path / made.result
+    assert steps[0].result != steps[1].result
+
+
+def test_a_run_that_another_process_is_at_is_waited_for(study, programs, tmp_path, monkeypatch):
+    (asked,) = jobs_of("once", 4)
+    monkeypatch.setattr(family_run, "run", None)  # it isn't run again
+    ended = []
+
+    def work(stop):
+        ended.append(family_run.work(study, [asked], tmp_path, stop))
+
+    name = family_jobs.file_name(f"{study.name}_{asked.label(study)}")
+    with turns.alone(tmp_path / "locks" / name):
+        work(StopAfter(1))  # asked before it compiles, and told to stop as it waits
+        assert ended == [False]
+        other = threading.Thread(target=work, args=[NEVER])
+        other.start()
+        while len(programs) < 2:
+            time.sleep(0.01)
+        found = {"teacher": study.name, **dataclasses.asdict(asked)}
+        family_jobs.add(tmp_path, found)
+    other.join()
+    assert ended == [False, True]
+    assert family_jobs.read(tmp_path) == [found]
+
+
+def test_a_teacher_is_measured_once_and_not_by_a_variant(study, tmp_path, monkeypatch):
+    asked = []
+
+    def measure(study, output, name):
+        asked.append(name)
+        family_jobs.add(output, {"teacher": study.name, "name": name, "stage": "teacher"})
+
+    monkeypatch.setattr(family_run, "measure_teacher", measure)
+    variant = Job("teacher:guidance.teacher=2.0", 0.0, 0, 0.0, 0.0, "teacher")
+    arguments = (study, ["sid"], tmp_path, family.RATES, family.KIMG)
+    assert family_run.work(study, [variant], tmp_path, NEVER)
+    assert len(family.steps("teacher", *arguments)) == 1
+    for _ in range(2):  # by processes that both found it missing
+        assert family_run.work(study, [], tmp_path, NEVER)
+    assert asked == [variant.name, "teacher"]
+    assert family.steps("teacher", *arguments) == []
+
+
 def test_a_teacher_that_cannot_be_downloaded_is_one_line(tmp_path, monkeypatch, capsys):
     def fail(*_, **__):
         raise ConnectionError("https://example.org/teacher.pkl can't be downloaded")
 
-    monkeypatch.setattr(family.networks, "content", fail)
+    monkeypatch.setattr(family_study.networks, "content", fail)
     monkeypatch.setattr(family.schedule, "Schedule", None)
     with pytest.raises(SystemExit) as ended:
         run(monkeypatch, f"--output={tmp_path / 'study'}", "--teacher=digits", "--data=digits")
