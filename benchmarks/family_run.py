@@ -113,7 +113,8 @@ def run(
         params = exp.averaged(state)
         measures.write_grid(output / "grids" / f"{whole_name}.png", program.shown, params)
         so_far |= measures.diversity(program.measured, params)
-        if keeps and kept.latest_step() != step:
+        # The state of a run that broke down may have stopped counting before its call ended.
+        if keeps and step > (kept.latest_step() or 0):
             kept.save_and_wait(step, state, _without_end(so_far) | made_by)
     if keeps:
         folder = output / "students" / whole_name

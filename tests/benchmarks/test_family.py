@@ -335,6 +335,16 @@ def test_a_run_that_breaks_down_is_a_result(study, programs, tmp_path):
     assert "Diff-Instruct" in family_report.report([found])
 
 
+def test_a_run_that_broke_down_within_a_call_is_a_result_of_each_length(study, programs, tmp_path):
+    """Its state stops counting before the call ends."""
+    for kimg, stage in ((14, "once"), (20, "long")):
+        (job,) = jobs_of(stage, kimg, rates=(float("inf"),))
+        assert family_run.work(study, [job], tmp_path, NEVER)
+    once, long = family_jobs.read(tmp_path)
+    assert (once["stage"], long["stage"]) == ("once", "long")
+    assert once["failed"] == long["failed"] == "updates weren't finite"
+
+
 class _Inline:
     """A step's process, run within this one."""
 
