@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import family_jobs, measuring
+from benchmarks import family_jobs, measuring, turns
 from benchmarks.family_jobs import Study
 from benchmarks.family_measures import GRID_SEED, SAMPLES_SEED
-from diffjax.distributed import numerics, sharding
+from diffjax.distributed import numerics, runtime, sharding
 from diffjax.interfaces import Array
 from diffjax.runs import building
+
+_WARM_UP = 3  # updates
 
 
 class Rated(NamedTuple):
@@ -73,6 +75,7 @@ class Program:
       call: (state, inputs, key, count) -> (state, sums of metrics).
       inputs: what updates read.
       compile_seconds: of tracing and compiling.
+      memory_gib: the most memory so far, once it is warm; None before and where nobody counts.
       flops: of matrix products and convolutions of an update.
       an_update: learner -> images that an update has of it.
       networks: learners with a learning rate.
@@ -105,6 +108,8 @@ class Program:
             turn.learner: study.batch_size * turn.times / turn.every
             for turn in self.exp.update.turns
         }
+        self.memory_gib: float | None = None
+        self._most = study.updates_per_call
         state = self.first_state(0)
         arguments = (state, self.inputs, numerics.key(0), study.updates_per_call)
         start = time.perf_counter()
@@ -117,3 +122,14 @@ class Program:
         """Make the state before the first update of a run from a seed."""
         exp = dataclasses.replace(self.exp, seed=seed)
         return exp.first_state(self._initial_inputs, {}, self.mesh)
+
+    def warm_up(self) -> None:
+        """Do a few updates and forget them, before anything is timed or takes memory of its own.
+
+        Kernels are loaded when they first run, which takes a process seconds.
+        """
+        with turns.turn():
+            count = min(_WARM_UP, self._most)
+            after = self.call(self.first_state(0), self.inputs, numerics.key(0), count)
+            jax.block_until_ready(after)
+            self.memory_gib = runtime.peak_memory_gib()

@@ -24,7 +24,7 @@ from benchmarks.family_jobs import Job, Study
 from benchmarks.family_measures import GRID_SEED, SAMPLES_SEED, Measures
 from benchmarks.family_program import Program, with_factors
 from diffjax import methods
-from diffjax.distributed import numerics, preemption, runtime, sharding
+from diffjax.distributed import numerics, preemption, sharding
 from diffjax.runs import building, roles
 from diffjax.training import checkpointing
 
@@ -92,8 +92,6 @@ def run(
             so_far["gpu_seconds"] += seconds
             so_far["seconds"].append(seconds / count)
             step += count
-            if so_far["memory_gib"] is None:  # before anything else takes memory
-                so_far["memory_gib"] = runtime.peak_memory_gib()
             so_far["skipped"] += int(sums.skipped)
             if int(sums.skipped_in_a_row) >= (exp.update.max_skipped_in_a_row or math.inf):
                 so_far["failed"] = "updates weren't finite"
@@ -149,7 +147,6 @@ def _nothing() -> dict[str, Any]:
         "curve": [],
         "gpu_seconds": 0.0,
         "seconds": [],
-        "memory_gib": None,
         "skipped": 0,
         "failed": "",
     }
@@ -193,6 +190,7 @@ def described(
         "tflop_per_update": program.flops / 1e12,
         "share_of_peak": program.flops / per_update / peak,
         "compile_seconds": program.compile_seconds,
+        "memory_gib": program.memory_gib,
         **_where(),
     }
 
@@ -264,6 +262,7 @@ def work(study: Study, jobs: list[Job], output: Path, stop: preemption.Preemptio
     if not todo or stop.requested():
         return not todo
     program = Program(study, todo[0].name)
+    program.warm_up()
     measures = Measures(study, program.exp, program.mesh, output)
     params = program.exp.averaged(program.first_state(0))
     measures.compile(program.measured, program.shown, params)

@@ -679,6 +679,35 @@ def test_a_teacher_is_measured_once_and_not_by_a_variant(study, tmp_path, monkey
     assert family.steps("teacher", *arguments) == []
 
 
+def test_what_is_timed_is_warm_and_its_memory_the_updates_alone(
+    study, programs, program, tmp_path, monkeypatch
+):
+    """A process's first call loads its kernels, and measuring takes memory of its own."""
+    order = []
+    kept = program.call
+    (asked,) = jobs_of("rates", 4)
+
+    def call(*arguments):
+        order.append("call")
+        return kept(*arguments)
+
+    def peak():
+        order.append("memory")
+        return float(len(order))
+
+    def measures(*arguments):
+        order.append("measures")
+        return family_measures.Measures(*arguments)
+
+    monkeypatch.setattr(program, "call", call)
+    monkeypatch.setattr(family_program.runtime, "peak_memory_gib", peak)
+    monkeypatch.setattr(family_run, "Measures", measures)
+    assert family_run.work(study, [asked], tmp_path, NEVER)
+    assert order == ["call", "memory", "measures", "call", "call"]
+    (found,) = family_jobs.read(tmp_path)
+    assert found["memory_gib"] == 2
+
+
 def test_a_teacher_that_cannot_be_downloaded_is_one_line(tmp_path, monkeypatch, capsys):
     def fail(*_, **__):
         raise ConnectionError("https://example.org/teacher.pkl can't be downloaded")
