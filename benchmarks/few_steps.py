@@ -35,6 +35,7 @@ METHOD = "sid"
 STEPS, SCALES = (1, 2, 4), (1.0, 1.5, 2.0, 3.0)
 LABEL_DROPOUT = 0.1  # SiD-LSG's
 _SCALE, _STEPS = "guidance.teacher", "generator.steps"
+_FAKE = "guidance.fake_loss"
 _SHOWN, _COLUMNS, _IN_A_LINE = 10, 5, 4  # samples of a row of the table, and how they lie
 
 Results = list[dict[str, Any]]
@@ -123,9 +124,10 @@ def in_order(results: Results) -> Results:
     """Choose the rows of the last result's teacher: first the teacher's own, then students'.
 
     Args:
-      results: as they came, one at least.
+      results: as they came; those of `benchmarks.family` may be among them, and are left out.
     """
-    own = [each for each in results if each["teacher"] == results[-1]["teacher"]]
+    found = [each for each in results if each["stage"] in (TEACHER, STAGE)]
+    own = [each for each in found if each["teacher"] == found[-1]["teacher"]]
 
     def place(result: dict[str, Any]) -> tuple[Any, ...]:
         changes = changes_of(result)
@@ -183,15 +185,41 @@ def plot(results: Results, path: Path) -> None:
     figure = Figure(figsize=(10, 3.5), layout="constrained")
     panels = figure.subplots(1, 3)
     for axes, key in zip(panels, ("distance", "precision", "recall"), strict=True):
-        for stage, label in ((TEACHER, "teacher"), (STAGE, "student, one step")):
-            own = [each for each in results if each["stage"] == stage]
-            own = [each for each in own if _STEPS not in changes_of(each)]
+        for label, own in lines(results).items():
             points = sorted((changes_of(each).get(_SCALE, 1.0), _value(each, key)) for each in own)
             axes.plot([x for x, _ in points], [y for _, y in points], marker="o", label=label)
         axes.set(xlabel="scale of guidance", ylabel=key)
     panels[0].legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
+
+
+def lines(results: Results) -> dict[str, Results]:
+    """Choose what a line over scales of guidance is of: results that differ in nothing else.
+
+    Args:
+      results: of one teacher.
+
+    Returns:
+      Label -> results.
+    """
+    found: dict[str, Results] = {}
+    for each in results:
+        if _STEPS in (changes := changes_of(each)):
+            continue
+        labels = ["teacher"]
+        if each["stage"] == STAGE:
+            end = each["curve"][-1] if each["curve"] else {"kimg": math.nan}
+            of = f"student, one step, {end['kimg']:g} thousand images"
+            both = f"{of}, fake score guided too"
+            # Without guidance they are one run.
+            labels = [of, both] if _SCALE not in changes else [both if _FAKE in changes else of]
+        for label in labels:
+            found.setdefault(label, []).append(each)
+    guided = {
+        label: own for label, own in found.items() if any(_SCALE in changes_of(one) for one in own)
+    }
+    return guided or found
 
 
 def picture(results: Results, output: Path, path: Path) -> None:
@@ -229,7 +257,7 @@ def picture(results: Results, output: Path, path: Path) -> None:
 
 def _guidance(changes: dict[str, Any]) -> str:
     scale = f"{changes.get(_SCALE, 1.0):g}"
-    return f"{scale}, of the fake score too" if "guidance.fake_loss" in changes else scale
+    return f"{scale}, of the fake score too" if _FAKE in changes else scale
 
 
 def _value(result: dict[str, Any], key: str) -> float:
@@ -317,7 +345,7 @@ def main() -> None:
             share=arguments.share,
         )
     results = family_jobs.read(output)
-    if not results:
+    if not any(each["stage"] in (TEACHER, STAGE) for each in results):
         parser.error(f"--output={output} has no results; --data=… makes them")
     results = in_order(results)
     print(report(results))

@@ -94,6 +94,28 @@ def test_the_table_and_the_picture(tmp_path, monkeypatch, capsys):
     assert Image.open(picture).height > 2 * 128
 
 
+def test_what_differs_in_more_than_the_scale_is_no_line_of_it():
+    both = "sid:guidance.teacher=2.0:guidance.fake_training=2.0:guidance.fake_loss=2.0"
+    results = [
+        result("teacher:guidance.teacher=2.0", 3.0, stage=TEACHER, evaluations=70),
+        *(result(name, 1.0) for name in ("sid", "sid:generator.steps=2", both)),
+        result("sid:guidance.teacher=2.0", 2.0),
+        result("sid:guidance.teacher=2.0", 4.0) | {"curve": [{"kimg": 32.0, "distance": 4.0}]},
+        result("sid", 9.0, stage="rates"),  # of benchmarks.family
+        result("dmd", 9.0, stage="once"),
+    ]
+    shown = few_steps.in_order(results)
+    assert len(shown) == 6
+    lines = few_steps.lines(shown)
+    one = "student, one step, 64 thousand images"
+    assert {label: len(own) for label, own in lines.items()} == {
+        "teacher": 1,
+        one: 2,
+        f"{one}, fake score guided too": 2,
+        "student, one step, 32 thousand images": 1,
+    }
+
+
 @pytest.mark.slow
 def test_runs_are_measured_and_keep_their_students(study, tmp_path):
     names = {"teacher": ["teacher:guidance.teacher=2.0"], "student": ["sid:generator.steps=2"]}
