@@ -45,7 +45,9 @@ Results = list[dict[str, Any]]
 
 
 def best_rate(results: Results, name: str, teacher: str) -> float | None:
-    """Find the rate with the least distance, on this teacher if it has been tried there.
+    """Find the rate with the least distance after the longest of the runs that try rates.
+
+    Those on this teacher count, if there are any.
 
     Args:
       results: so far.
@@ -57,12 +59,12 @@ def best_rate(results: Results, name: str, teacher: str) -> float | None:
     """
     tried = [each for each in results if each["stage"] == "rates" and each["name"] == name]
     own = [each for each in tried if each["teacher"] == teacher]
-    best = min(own or tried, key=family_jobs.distance, default=None)
+    best = min(family_jobs.longest(own or tried), key=family_jobs.distance, default=None)
     return None if best is None else float(best["rate"])
 
 
 def best_rows(results: Results, stage: str, teacher: str) -> list[str]:
-    """List the rows of a stage, the least distance first.
+    """List the rows of a stage, the least distance first, as far as their runs are the longest.
 
     Args:
       results: so far.
@@ -70,7 +72,8 @@ def best_rows(results: Results, stage: str, teacher: str) -> list[str]:
       teacher: its name.
     """
     own = [each for each in results if (each["stage"], each["teacher"]) == (stage, teacher)]
-    return list(dict.fromkeys(each["name"] for each in sorted(own, key=family_jobs.distance)))
+    ordered = sorted(family_jobs.longest(own), key=family_jobs.distance)
+    return list(dict.fromkeys(each["name"] for each in ordered))
 
 
 def plan(

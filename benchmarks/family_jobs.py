@@ -283,3 +283,14 @@ def distance(result: Mapping[str, Any]) -> float:
     """Distance at the end of a run; infinite where it broke down."""
     last = result["curve"][-1]["distance"] if result["curve"] else None
     return float("inf") if last is None or result["failed"] else float(last)
+
+
+def longest(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Choose the runs of the greatest length, since distances of others don't compare with theirs.
+
+    Args:
+      results: of runs.
+    """
+    lengths = [((each["kimg"], each["decay_kimg"]), each) for each in results]
+    most = max((length for length, _ in lengths), default=None)
+    return [each for length, each in lengths if length == most]

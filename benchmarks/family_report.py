@@ -55,9 +55,7 @@ def best_runs(results: Iterable[dict[str, Any]]) -> dict[str, Results]:
     found: dict[str, Results] = {}
     of_methods = [each for each in results if each["stage"] in _STAGES]
     for name in dict.fromkeys(each["name"] for each in of_methods):
-        own = [each for each in of_methods if each["name"] == name]
-        length = max((each["kimg"], each["decay_kimg"]) for each in own)
-        own = [each for each in own if (each["kimg"], each["decay_kimg"]) == length]
+        own = family_jobs.longest(each for each in of_methods if each["name"] == name)
         rate = min(own, key=family_jobs.distance)["rate"]
         # Where stages are equally long, one run may be of two of them.
         found[name] = list({each["seed"]: each for each in own if each["rate"] == rate}.values())
@@ -98,28 +96,37 @@ def _table(own: Results) -> list[str]:
     for each in own:
         if each["stage"] == family_jobs.TEACHER:
             rows.append(
-                f"| the teacher, {each['evaluations']} evaluations | | | | | | "
+                f"| {_teacher(each['name'])}, {each['evaluations']} evaluations | | | | | | "
                 f"{_spread([each['distance']], '.2f')} | {_spread([each['precision']], '.3f')} | "
                 f"{_spread([each['recall']], '.3f')} | |"
             )
     return rows
 
 
+def _teacher(name: str) -> str:
+    """Name a teacher's row, which may be of a guided one."""
+    return title(name).replace(family_jobs.TEACHER, "the teacher", 1)
+
+
 def _rates(own: Results) -> list[str]:
+    """Write a table of each length of the runs that try rates, the longest first."""
     tried = [each for each in own if each["stage"] == "rates"]
-    if not tried:
-        return []
-    rates = sorted({each["rate"] for each in tried})
-    rows = [
-        f"| distance after {tried[0]['kimg'] * 1000:,.0f} images | "
-        + " | ".join(f"rate {rate:g}" for rate in rates)
-        + " |",
-        "|-|" + "-|" * len(rates),
-    ]
-    for name in dict.fromkeys(each["name"] for each in tried):
-        at = {each["rate"]: each for each in tried if each["name"] == name}
-        shown = [_end(at[rate]) if rate in at else "-" for rate in rates]
-        rows.append(f"| {title(name)} | {' | '.join(shown)} |")
+    rows: list[str] = []
+    while tried:
+        longest = family_jobs.longest(tried)
+        tried = [each for each in tried if each not in longest]
+        rates = sorted({each["rate"] for each in longest})
+        rows += [""] if rows else []
+        rows += [
+            f"| distance after {longest[0]['kimg'] * 1000:,.0f} images | "
+            + " | ".join(f"rate {rate:g}" for rate in rates)
+            + " |",
+            "|-|" + "-|" * len(rates),
+        ]
+        for name in dict.fromkeys(each["name"] for each in longest):
+            at = {each["rate"]: each for each in longest if each["name"] == name}
+            shown = [_end(at[rate]) if rate in at else "-" for rate in rates]
+            rows.append(f"| {title(name)} | {' | '.join(shown)} |")
     return rows
 
 
@@ -142,7 +149,9 @@ def _costs(own: Results) -> list[str]:
         for name, each in runs.items()
     }
     unit = costs.get(UNIT, [math.nan] * len(_COSTS))
-    for name, (seconds, tflop, share, compiling) in costs.items():
+    for name, (seconds, tflop, share) in costs.items():
+        # Later processes find in the cache what the first one compiled.
+        compiling = max(run["compile_seconds"] for run in runs[name])
         memory = [run["memory_gib"] for run in runs[name] if run["memory_gib"] is not None]
         rows.append(
             f"| {title(name)} | {1000 * seconds:.1f} | {seconds / unit[0]:.2f} | {tflop:.3g} | "
@@ -153,7 +162,7 @@ def _costs(own: Results) -> list[str]:
     return [*rows, "", f"On {'; '.join(sorted(where))}."] if costs else []
 
 
-_COSTS = ("seconds_per_update", "tflop_per_update", "share_of_peak", "compile_seconds")
+_COSTS = ("seconds_per_update", "tflop_per_update", "share_of_peak")
 
 
 def plot(results: Results, path: Path) -> None:

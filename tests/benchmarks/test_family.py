@@ -452,6 +452,36 @@ def test_tables_say_what_was_measured():
     assert list(best) == ["sid", "diff_instruct"]
 
 
+def test_runs_of_unequal_length_are_not_compared():
+    """A short run at a rate that is no good is better than a shorter one at a good rate, and so."""
+    short = [result("sid", 5e-5, 9.0, kimg=64.0), result("sid", 2e-5, 3.0, kimg=64.0)]
+    long = [result("sid", 5e-5, 4.0), result("fgm", 5e-5, 6.0)]
+    assert family.best_rate([*short, *long], "sid", "tiny") == 5e-5
+    assert family.best_rows(
+        [*short, *long, result("dmd", 5e-5, 1.0, kimg=64.0)], "rates", "tiny"
+    ) == [
+        "sid",
+        "fgm",
+    ]
+    text = family_report.report([*short, *long])
+    first, second = text.split("| distance after ")[1:]
+    assert first.startswith("128,000 images | rate 5e-05 |\n|-|-|\n| SiD | 4.00 |\n| FGM | 6.00 |")
+    assert second.startswith("64,000 images | rate 2e-05 | rate 5e-05 |\n|-|-|-|\n| SiD | 3.00 | 9")
+
+
+def test_compiling_is_that_of_an_empty_cache():
+    runs = [result("sid", 5e-5, 4.0), result("sid", 5e-5, 4.0, seed=1, stage="seeds")]
+    runs += [runs[1] | {"seed": seed, "compile_seconds": 2.0} for seed in (2, 3)]
+    assert "| 0.20 | 3.0 | 30 |" in family_report.report(runs)
+
+
+def test_a_guided_teacher_is_named():
+    measured = {"distance": 3.0, "precision": 0.5, "recall": 0.5, "evaluations": 70}
+    guided = result("teacher:guidance.teacher=1.5", 0.0, 0.0, stage="teacher") | measured
+    text = family_report.report([guided, result("sid", 5e-5, 4.0)])
+    assert "| the teacher, guidance.teacher=1.5, 70 evaluations |" in text
+
+
 def test_the_plot_has_a_panel_for_images_and_one_for_seconds(tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib isn't installed: diffjax[plot]")
     teacher = {"teacher": "tiny", "name": "teacher", "stage": "teacher", "distance": 2.0}
