@@ -96,12 +96,13 @@ def measure(case: Case, folder: Path, wait: Any = lambda: None) -> dict[str, Any
     with turns.turn():
         running = step.Running(exp, mesh, compiled, case.updates_per_call)
         seconds = running.seconds(case.repeats)
+        memory = peaks(list(mesh.devices.flat))  # before the matrices that are timed take theirs
         result = {
             "device": jax.devices()[0].device_kind,
             "jax": jax.__version__,
             **step.timed(config, exp, mesh, compiled, seconds),
             "skipped": running.skipped,
-            "memory_gib": peaks(list(mesh.devices.flat)),
+            "memory_gib": memory,
             "planned_gib": None,
             "collectives": None,
         }

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from benchmarks import measuring, turns
-from diffjax.distributed import numerics, sharding
+from diffjax.distributed import numerics, runtime, sharding
 from diffjax.methods import Turn
 from diffjax.runs import building, roles
 from diffjax.runs.experiment import Experiment
@@ -196,6 +196,7 @@ def timed(
       seconds: of an update, in each call.
     """
     update = float(np.median(seconds))
+    memory = runtime.peak_memory_gib()  # before the matrices that are timed take theirs
     peak = measuring.matrix_peak(roles.DTYPES[config.dtype]) * mesh.size
     flops = model_flops(config, exp)
     return {
@@ -204,6 +205,7 @@ def timed(
         "seconds_per_update": update,
         "slowest_over_median": max(seconds) / update,
         **measuring.of_devices(peak),
+        "peak_memory_gib": memory,
         "trace_seconds": compiled.trace_seconds,
         "compile_seconds": compiled.seconds,
     }
