@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -264,9 +263,7 @@ def read(output: Path) -> list[dict[str, Any]]:
     Args:
       output: its folder.
     """
-    path = output / "results.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines]
+    return measuring.read_lines(output / "results.jsonl")
 
 
 def add(output: Path, result: dict[str, Any]) -> None:

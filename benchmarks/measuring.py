@@ -3,6 +3,7 @@
 import argparse
 import ast
 import dataclasses
+import fcntl
 import gzip
 import json
 import math
@@ -22,6 +23,7 @@ from benchmarks import synthetic
 from diffjax import methods
 from diffjax.data import DataSource
 from diffjax.distributed import runtime, sharding
+from diffjax.files import writing
 from diffjax.interfaces import Params
 from diffjax.models.denoiser import NetworkDenoiser
 from diffjax.models.records import RecordGenerator
@@ -195,10 +197,29 @@ def report(result: dict[str, Any], json_file: str | None) -> None:
 
 
 def add_line(result: dict[str, Any], json_file: str | None) -> None:
-    """Add a line of JSON to a file if one is named."""
-    if json_file:
-        with Path(json_file).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(result) + "\n")
+    """Add a line of JSON to a file if one is named, whole, whoever else adds to it.
+
+    What a process that died left of a line is taken away.
+    """
+    if not json_file:
+        return
+    with Path(json_file).open("a+b", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # closing the file ends it
+        file.seek(0)
+        text = file.read()
+        if not text.endswith(b"\n"):
+            file.truncate(text.rfind(b"\n") + 1)
+        writing.append(file, json.dumps(result).encode() + b"\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the lines that `add_line` wrote; what is left of one that wasn't finished is none.
+
+    Args:
+      path: of the file, which may be missing.
+    """
+    text = path.read_bytes() if path.exists() else b""
+    return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
 
 
 def matrix_peak(dtype: Any, size: int = 8192) -> float:

@@ -39,6 +39,8 @@ from benchmarks.scale_case import A_GPU, PUBLISHED, TOTAL, Case
 
 SUBJECTS = "sid_cifar:256,sid_imagenet64:128:attention=cudnn"
 WORKER = (sys.executable, "-m", "benchmarks.scale_case")
+# What decides about a result and isn't in a case's name.
+_UNNAMED = ("config", "updates_per_call", "repeats")
 _LOOK_SECONDS = 0.2
 _TURN_SECONDS = 25  # that a compiled case takes, more or less
 _OUT_OF_MEMORY = re.compile(r".*(?:RESOURCE_EXHAUSTED|[Oo]ut of memory).*")
@@ -139,9 +141,7 @@ def _rounds(of: Subject) -> int | None:
 
 def read(output: Path) -> Results:
     """Read the results in a folder; of a case that was run again the last."""
-    path = output / "results.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    found = [json.loads(line) for line in lines]
+    found = measuring.read_lines(output / "results.jsonl")
     return list({each["name"]: each for each in found}.values())
 
 
@@ -242,6 +242,9 @@ def execute(
 
     def is_done(case: Case) -> bool:
         result = known.get(case.name, {"failed": ""})
+        told = json.loads(json.dumps(dataclasses.asdict(case)))  # tuples as lists, as read
+        if case.name in known and any(result.get(name) != told[name] for name in _UNNAMED):
+            return False  # it is of another config of the same name, or timed in another way
         if "failed" in result:
             return case.name in known and not retry
         return "profile" in result or not case.profiled

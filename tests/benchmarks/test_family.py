@@ -499,6 +499,16 @@ def test_results_are_lines_of_json(tmp_path):
     assert list(map(json.loads, lines)) == family_jobs.read(tmp_path)
 
 
+def test_half_a_line_is_none(tmp_path):
+    """Of a process that was killed, or whose disk was full."""
+    family_jobs.add(tmp_path, {"name": "sid"})
+    with (tmp_path / "results.jsonl").open("a") as file:
+        file.write('{"name": "dm')
+    assert family_jobs.read(tmp_path) == [{"name": "sid"}]
+    family_jobs.add(tmp_path, {"name": "fgm"})
+    assert family_jobs.read(tmp_path) == [{"name": "sid"}, {"name": "fgm"}]
+
+
 def job(kimg, decay=0.0, stage="once"):
     return Job("sid", 1e-3, 0, kimg, decay, stage)
 

@@ -1,15 +1,17 @@
 """One update on several devices, in miniature, and the runner of such cases."""
 
+import contextlib
 import dataclasses
 import gzip
 import json
 import sys
 import time
+import types
 
 import jax
 import pytest
 
-from benchmarks import scale, scale_case, scale_report
+from benchmarks import measuring, scale, scale_case, scale_report, step
 from benchmarks.scale import Subject
 from benchmarks.scale_case import PUBLISHED, TOTAL, Case
 from diffjax.convert import teacher as teachers
@@ -71,6 +73,29 @@ def test_what_has_a_row_is_not_run_again(run, tmp_path):
     first, second, third = (tmp_path / "results.jsonl").read_text().splitlines()
     assert json.loads(third)["name"] == json.loads(second)["name"] != json.loads(first)["name"]
     assert run("works", profile=True)["works"]["profile"] is None  # which it lacked
+
+
+def test_what_was_timed_in_another_way_is_run_again(tmp_path, monkeypatch):
+    """A case's name tells neither updates a call nor the folder of its config."""
+    started = []
+    monkeypatch.setattr(scale, "_started", lambda cases, *_: started.extend(cases) or NOTHING)
+    case = Case("sid_x", "float32", 8, 1, 1, changes=("a=1",), updates_per_call=4)
+    told = {"name": case.name, **dataclasses.asdict(case), "images_per_second": 1.0}
+    scale.measuring.add_line(told, str(tmp_path / "results.jsonl"))
+    scale.execute([case], tmp_path, cache=tmp_path)
+    assert not started
+    others = [
+        dataclasses.replace(case, updates_per_call=8),
+        dataclasses.replace(case, repeats=9),
+        dataclasses.replace(case, config="mine/sid_x.py"),
+    ]
+    for other in others:
+        assert other.name == case.name
+        scale.execute([other], tmp_path, cache=tmp_path)
+    assert started == others
+
+
+NOTHING = contextlib.nullcontext([])
 
 
 def test_time_that_is_up_leaves_what_has_compiled(run, capsys):
@@ -163,6 +188,25 @@ def test_efficiency_is_against_one_gpu_alone():
     assert found["8", "in all", "2"][1:3] == ["1.60", "80.0%"]
     assert found["64 in 4", "published", "2"][1:3] == ["1.80", "90.0%"]
     assert found["8", "a GPU", "1, number 1"][2] == "104.8%"
+
+
+def test_memory_is_read_before_the_peak_takes_its_own(monkeypatch, tmp_path):
+    order = []
+
+    def told(name, value):
+        return lambda *_: order.append(name) or value
+
+    compiled = step.Compiled(None, True, 1.0, 2.0)
+    monkeypatch.setattr(step, "compile_update", told("compile", compiled))
+    monkeypatch.setattr(
+        step, "Running", lambda *_: types.SimpleNamespace(seconds=seconds, skipped=0)
+    )
+    monkeypatch.setattr(measuring, "matrix_peak", told("peak", 1e12))
+    monkeypatch.setattr(measuring.runtime, "peak_memory_gib", told("memory", 3.0))
+    monkeypatch.setattr(scale_case, "peaks", told("memories", [3.0]))
+    seconds = told("seconds", [1.0])
+    scale_case.measure(Case("teacher_digits", "float32", 8, None, 1), tmp_path)
+    assert order[:5] == ["compile", "seconds", "memories", "memory", "peak"]
 
 
 def test_a_profile_tells_what_collectives_cost(tmp_path):
