@@ -212,6 +212,22 @@ def test_an_update_costs_its_passes(config, passes, small_teacher, tmp_path, mon
     assert in_rounds["bytes_accessed"] > whole["bytes_accessed"]
 
 
+def test_each_repetition_of_a_turn_costs(teacher, tmp_path, monkeypatch, capsys):
+    flags = ["--batch_size=8", f"--set=teacher={teacher}"]
+    of_two, of_four = (
+        counted(
+            tmp_path,
+            monkeypatch,
+            capsys,
+            *flags,
+            f"--set=fake_score.updates={count}",
+            config="sid_digits",
+        )["flops"]
+        for count in (2, 4)
+    )
+    assert of_four / of_two == pytest.approx((7 + 4 * 4) / (7 + 4 * 2), rel=0.05)
+
+
 def test_a_compiled_update_costs_a_device_its_part(tmp_path, monkeypatch, capsys):
     flags = ["--batch_size=4", "--compiled"]
     result = counted(tmp_path, monkeypatch, capsys, *flags, config="teacher_cifar_small")
@@ -326,3 +342,16 @@ def test_a_transformer_is_timed_and_counted(monkeypatch):
     assert rated["with_gradient_share_of_peak"] == pytest.approx(
         1.5 * rated["forward_share_of_peak"]
     )
+
+
+def test_the_peak_of_either_side_is_the_best_of_five_times_ten(monkeypatch):
+    """Of torch it was the median of products that each waited for the one before."""
+    clock, counts = [0.0], []
+
+    def products(count):
+        counts.append(count)
+        clock[0] += 0.5 + count * (1.0 if len(counts) == 4 else 2.0)
+
+    monkeypatch.setattr(transformer.time, "perf_counter", lambda: clock[0])
+    assert transformer.product_seconds(products) == pytest.approx(1.05)
+    assert counts == [1, *[10] * 5]
