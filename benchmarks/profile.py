@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 COLLECTIVES = "collectives"
+# cuDNN's kernels of attention are fprop, bprop and dgrad too; what it does before and after them is
+# in a namespace called fusion, as in `cudnn::fusion::compute_dot_do_o_specialized`.
+_ATTENTION = r"flash|fmha|sdpa|cudnn(?:::|\d)fusion"
 KINDS = {
     COLLECTIVES: r"nccl",
-    # cuDNN's kernels of attention are fprop and bprop too, after "flash".
-    "convolutions, forward": r"^(?!.*(?:flash|fmha|sdpa)).*fprop",
-    "convolutions, gradient of the input": r"dgrad",
+    "convolutions, forward": rf"^(?!.*(?:{_ATTENTION})).*fprop",
+    "convolutions, gradient of the input": rf"^(?!.*(?:{_ATTENTION})).*dgrad",
     "convolutions, gradient of the weights": r"wgrad",
-    "matrix products and attention": r"gemm|nvjet|cutlass|flash|fmha|cudnn_generated",
+    "matrix products and attention": rf"gemm|nvjet|cutlass|{_ATTENTION}|cudnn_generated",
     "fusions that end in reductions": r"reduce",
     "concatenations, transposes, copies, fills": r"concat|transpose|copy|memcpy|memset|nchw|nhwc",
     "other elementwise fusions": r"fusion|wrapped",
