@@ -73,7 +73,7 @@ def teacher(tmp_path_factory):
         "label_dim": 10,
         "model_channels": 8,
         "channel_mult": (1,),
-        "num_blocks": 1,
+        "num_blocks": 0,
         "attn_resolutions": (),
         "dropout": 0.0,
     }
