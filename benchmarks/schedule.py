@@ -1,5 +1,6 @@
 """Steps of a study, as commands: which run when, on which of a host's GPUs."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -7,7 +8,9 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import turns
@@ -58,25 +61,32 @@ class Schedule:
     def run(self, logs: Path, seconds: float = math.inf) -> None:
         """Start what can be started, until nothing is left; at the end of time stop all.
 
-        A stopped run saves and ends by itself, as under any scheduler.
+        A stopped run saves and ends by itself, as under any scheduler. SIGTERM and Ctrl-C end this
+        program, and stop its steps first.
 
         Args:
           logs: folder of each step's folder with its `log.txt`.
           seconds: from now to the end of time.
         """
         deadline = time.monotonic() + seconds
-        while True:
-            self._collect(logs)
-            if time.monotonic() >= deadline:
+        with _ended_by_sigterm():
+            try:
+                while not self._is_over(logs, deadline):
+                    time.sleep(0.5)
+            finally:  # whatever ends it, nothing is left on the GPUs
                 self._stop()
-                return
-            self._start(logs)
-            if not self._running:
-                break
-            time.sleep(0.5)
+        if time.monotonic() >= deadline:
+            return
         for step in self._waiting:
             missing = [name for name in step.after if not self._results[name].exists()]
             print(f"{step.name}: not run; it needs {', '.join(missing) or 'more GPUs'}", flush=True)
+
+    def _is_over(self, logs: Path, deadline: float) -> bool:
+        self._collect(logs)
+        if time.monotonic() >= deadline:
+            return True
+        self._start(logs)
+        return not self._running
 
     def _start(self, logs: Path) -> None:
         for step in list(self._waiting):
@@ -114,6 +124,24 @@ class Schedule:
         for step, (process, _) in self._running.items():
             process.wait()
             print(f"{step.name}: stopped; the same command goes on", flush=True)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Have SIGTERM leave the context by an exception; outside the main thread nothing is caught."""
+
+    def end(number: int, frame: object) -> None:
+        del frame
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _launch(step: Step, gpus: list[str], folder: Path, cores: float) -> subprocess.Popen[bytes]:

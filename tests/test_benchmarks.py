@@ -6,7 +6,11 @@ import gzip
 import importlib.util
 import json
 import math
+import os
+import signal
 import sys
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -134,6 +138,29 @@ class TestStudy:
         )
         study([python("long", code)], tmp_path).run(tmp_path, seconds=2.0)
         assert "long: stopped; the same command goes on" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_a_signal_that_ends_the_program_stops_its_steps_first(self, tmp_path, capsys, number):
+        begun = tmp_path / "begun"
+        code = (
+            "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(0)); "
+            f"open({str(begun)!r}, 'w').close(); time.sleep(10**6)"
+        )
+        runs = study([python("long", code)], tmp_path)
+
+        def strike():
+            while not begun.exists():
+                time.sleep(0.05)
+            os.kill(os.getpid(), number)
+
+        before = signal.getsignal(signal.SIGTERM)
+        thread = threading.Thread(target=strike)
+        thread.start()
+        with pytest.raises(SystemExit if number == signal.SIGTERM else KeyboardInterrupt):
+            runs.run(tmp_path)
+        thread.join()
+        assert "long: stopped; the same command goes on" in capsys.readouterr().out
+        assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_whole_name_is_one_step_and_the_beginning_of_one_all_that_begin_so():
