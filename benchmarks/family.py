@@ -2,7 +2,7 @@ r"""All methods of the family on one teacher: tables, plots, a picture. It goes 
 
     python -m benchmarks.family --output=runs/family --data=cifar10-32x32.zip --minutes=9
     python -m benchmarks.family --output=runs/family --data=cifar10-32x32.zip --minutes=9 \
-        --teacher=teachers/cifar_cond --stages=teacher,once,long --count=50000
+        --teacher=teachers/cifar_cond --stages=teacher,once,long --count=50000 --wait
     python -m benchmarks.family --output=runs/family --plot=docs/family.png --picture=docs/grids.png
 
 Stages, in this order: `teacher` measures it; `rates` runs each method at three learning rates;
@@ -15,8 +15,9 @@ All registered methods with one step and a fake score take part; their settings 
 as many GPUs as are named, one each or `--share` of them, so that one compiles while another runs:
 they take turns at computing, so that GPU seconds are a run's own. They write a line to
 `results.jsonl` for each run that ended; such runs aren't run again. Tables are printed at the end,
-of what there is. Images are those that the generator is updated on. The distance is a Frechet
-distance of `--features`.
+of what there is. Several processes may share a folder, and take turns at the GPUs; with `--wait`
+one begins a row when the other has tried its rates. Images are those that the generator is updated
+on. The distance is a Frechet distance of `--features`.
 """
 
 import argparse
@@ -27,93 +28,11 @@ import secrets
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from benchmarks import cifar, family_jobs, family_report, family_study, schedule
 from benchmarks.family_jobs import Job, Study
+from benchmarks.family_plan import KIMG, RATES, STAGES, plan, ready
 from diffjax.convert import teacher as teachers
-
-STAGES = ("teacher", "rates", "seeds", "once", "long")
-RATES = (2e-5, 5e-5, 1.25e-4)
-KIMG = {"rates": 128.0, "seeds": 128.0, "once": 256.0, "long": 1000.0}
-SEEDS = (1, 2)  # besides 0, which `rates` has
-BEST = 3
-# Runs whatever its place, and what it is measured by.
-ALWAYS = {"seeds": ("sid", "diff_instruct"), "long": ("diff_instruct",)}
-
-Results = list[dict[str, Any]]
-
-
-def best_rate(results: Results, name: str, teacher: str) -> float | None:
-    """Find the rate with the least distance after the longest of the runs that try rates.
-
-    Those on this teacher count, if there are any.
-
-    Args:
-      results: so far.
-      name: of a row.
-      teacher: its name.
-
-    Returns:
-      None if no rate has been tried.
-    """
-    tried = [each for each in results if each["stage"] == "rates" and each["name"] == name]
-    own = [each for each in tried if each["teacher"] == teacher]
-    best = min(family_jobs.longest(own or tried), key=family_jobs.distance, default=None)
-    return None if best is None else float(best["rate"])
-
-
-def best_rows(results: Results, stage: str, teacher: str) -> list[str]:
-    """List the rows of a stage, the least distance first, as far as their runs are the longest.
-
-    Args:
-      results: so far.
-      stage: whose runs count.
-      teacher: its name.
-    """
-    own = [each for each in results if (each["stage"], each["teacher"]) == (stage, teacher)]
-    ordered = sorted(family_jobs.longest(own), key=family_jobs.distance)
-    return list(dict.fromkeys(each["name"] for each in ordered))
-
-
-def plan(
-    stage: str,
-    study: Study,
-    rows: Iterable[str],
-    results: Results,
-    *,
-    rates: Iterable[float] = RATES,
-    kimg: Mapping[str, float] = KIMG,
-) -> dict[str, list[Job]]:
-    """List the runs of a stage that have no result, by row; those of `seeds` and on as known now.
-
-    Args:
-      stage: one of `STAGES` but "teacher".
-      study: that they are part of.
-      rows: methods and variants.
-      results: so far.
-      rates: that are tried.
-      kimg: length of a stage's runs.
-    """
-    rows = list(rows)
-    if stage in ALWAYS:
-        before = {"seeds": "rates", "long": "once"}[stage]
-        best = [name for name in best_rows(results, before, study.name) if name in rows][:BEST]
-        always = [name for name in ALWAYS[stage] if name in rows and name not in best]
-        rows = best + always
-    length = kimg[stage]
-    decay = length / 2 if stage == "long" else 0.0
-    found = {}
-    for name in rows:
-        best = best_rate(results, name, study.name)
-        tried = list(dict.fromkeys(rates)) if stage == "rates" else [best] if best else []
-        jobs = [
-            Job(name, rate, seed, length, decay, stage)
-            for rate in tried
-            for seed in (SEEDS if stage == "seeds" else (0,))
-        ]
-        found[name] = [job for job in jobs if not job.is_done(study, results)]
-    return {name: jobs for name, jobs in found.items() if jobs}
 
 
 def step(
@@ -180,6 +99,7 @@ def execute(
     kimg: Mapping[str, float] = KIMG,
     minutes: float = math.inf,
     share: int = 1,
+    wait: bool = False,
 ) -> list[str]:
     """Run what isn't done, a stage after the other, until time is up.
 
@@ -193,6 +113,7 @@ def execute(
       kimg: length of a stage's runs.
       minutes: to stop after.
       share: steps that a GPU runs at the same time.
+      wait: begins a row when what its stage chooses by is known; otherwise that is taken as it is.
 
     Returns:
       Names of the steps that failed.
@@ -200,12 +121,29 @@ def execute(
     deadline = time.monotonic() + 60 * minutes
     failed: list[str] = []
     for stage in [each for each in STAGES if each in stages]:
-        todo = steps(stage, study, rows, output, rates, kimg, share)
-        runs = schedule.Schedule(todo, {each.name: output / each.result for each in todo}, gpus)
+        begun: set[str] = set()
+        todo: list[schedule.Step] = []
+
+        def more(
+            stage: str = stage, begun: set[str] = begun, todo: list[schedule.Step] = todo
+        ) -> tuple[dict[schedule.Step, Path], bool]:
+            results = family_jobs.read(output)
+            known = ready(stage, study, rows, results, rates) if wait else rows
+            new = [name for name in known if name not in begun]
+            begun.update(new)
+            found = steps(stage, study, new, output, rates, kimg, share) if new else []
+            todo.extend(found)
+            return {each: output / each.result for each in found}, begun == set(rows)
+
+        first, are_all = more()
+        paths = {each.name: path for each, path in first.items()}
+        runs = schedule.Schedule(list(first), paths, gpus, None if are_all else more)
         runs.run(output / "steps", deadline - time.monotonic())
         failed += runs.failed
-        unfinished = [each.name for each in todo if not (output / each.result).exists()]
-        if set(unfinished) - set(failed):
+        for name in [name for name in rows if name not in begun]:
+            print(f"{stage}: {name} wasn't begun; what it waits for isn't known", flush=True)
+        unfinished = {each.name for each in todo if not (output / each.result).exists()}
+        if unfinished - set(failed) or begun != set(rows):
             break  # what follows depends on it
     return failed
 
@@ -258,6 +196,7 @@ def _arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add("--gpus", default="0", help="their numbers, such as 0,1")
     add("--share", type=int, choices=range(1, 5), default=1, help="runs on a GPU at once, to 4")
     add("--minutes", type=float, default=math.inf, help="to stop after")
+    add("--wait", action="store_true", help="for rates that another process tries")
     for name in ("dtype", "batch_size", "updates_per_call", "ratio", "count", "few", "points"):
         default = defaults[name]
         kind = count if isinstance(default, int) else type(default)
@@ -288,6 +227,7 @@ def main() -> None:
             kimg=arguments.kimg,
             minutes=arguments.minutes,
             share=arguments.share,
+            wait=arguments.wait,
         )
     results = family_jobs.read(output)
     if not results:

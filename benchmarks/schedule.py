@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks import turns
@@ -37,6 +37,9 @@ class Step:
     weight: float = 1.0
 
 
+More = Callable[[], tuple[dict[Step, Path], bool]]
+
+
 class Schedule:
     """Runner of steps as GPUs and forerunners allow, until all have ended or time is up.
 
@@ -44,16 +47,25 @@ class Schedule:
       failed: names of the steps that ended without their result.
     """
 
-    def __init__(self, todo: list[Step], results: dict[str, Path], gpus: list[str]) -> None:
+    def __init__(
+        self,
+        todo: list[Step],
+        results: dict[str, Path],
+        gpus: list[str],
+        more: More | None = None,
+    ) -> None:
         """Start nothing yet.
 
         Args:
           todo: the steps to run.
           results: name of a step, of these and of all that they come after -> what it makes.
           gpus: numbers of the GPUs, for CUDA_VISIBLE_DEVICES.
+          more: asked again and again for steps that have come up, with what they make, and whether
+            they are the last.
         """
         self.failed: list[str] = []
-        self._results = results
+        self._results = dict(results)
+        self._more = more
         self._waiting = [step for step in todo if not results[step.name].exists()]
         self._free = dict.fromkeys(gpus, 1.0)
         self._running: dict[Step, tuple[subprocess.Popen[bytes], list[str]]] = {}
@@ -85,8 +97,14 @@ class Schedule:
         self._collect(logs)
         if time.monotonic() >= deadline:
             return True
+        if self._more is not None:
+            found, are_last = self._more()
+            self._results |= {step.name: path for step, path in found.items()}
+            self._waiting += [step for step, path in found.items() if not path.exists()]
+            if are_last:
+                self._more = None
         self._start(logs)
-        return not self._running
+        return not self._running and self._more is None
 
     def _start(self, logs: Path) -> None:
         for step in list(self._waiting):

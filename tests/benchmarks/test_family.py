@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import shutil
 import sys
@@ -23,6 +24,7 @@ from benchmarks import (
     family,
     family_jobs,
     family_measures,
+    family_plan,
     family_program,
     family_report,
     family_run,
@@ -132,34 +134,53 @@ class TestPlan:
         return [*worse, *best]
 
     def test_each_method_is_tried_at_each_rate_once(self):
-        jobs = family.plan("rates", self.study, self.rows, [])
+        jobs = family_plan.plan("rates", self.study, self.rows, [])
         assert list(jobs) == list(self.rows)
-        assert [job.rate for job in jobs["sid"]] == list(family.RATES)
+        assert [job.rate for job in jobs["sid"]] == list(family_plan.RATES)
         assert {(job.kimg, job.seed, job.decay_kimg) for job in jobs["sid"]} == {(128.0, 0, 0.0)}
-        left = family.plan("rates", self.study, self.rows, self.results())
+        left = family_plan.plan("rates", self.study, self.rows, self.results())
         assert [job.rate for job in left["sid"]] == [2e-5]
         assert [job.rate for job in left["sim"]] == [5e-5]
 
     def test_seeds_are_of_the_best_three_and_the_founders_at_their_best_rates(self):
-        jobs = family.plan("seeds", self.study, self.rows, self.results())
+        jobs = family_plan.plan("seeds", self.study, self.rows, self.results())
         assert list(jobs) == ["sim", "fgm", "dmd", "sid", "diff_instruct"]
         assert [(job.rate, job.seed) for job in jobs["sim"]] == [(2e-5, 1), (2e-5, 2)]
 
     def test_longer_runs_take_rates_from_another_teacher_and_end_in_a_decay(self):
         other = dataclasses.replace(self.study, teacher="small")
-        once = family.plan("once", other, self.rows, self.results())
+        once = family_plan.plan("once", other, self.rows, self.results())
         assert [job.rate for job in once["sim"]] == [2e-5]
         done = [
             result(name, rate, distance, stage="once", teacher="small", kimg=256.0)
             for name, rate, distance in (*self.at_best, ("diff_instruct", 5e-5, 9.0))
         ]
-        jobs = family.plan("long", other, self.rows, self.results() + done)
+        jobs = family_plan.plan("long", other, self.rows, self.results() + done)
         assert list(jobs) == ["sim", "fgm", "dmd", "diff_instruct"]
         assert [(job.kimg, job.decay_kimg) for job in jobs["sim"]] == [(1000.0, 500.0)]
 
+    def test_a_row_is_ready_when_its_rates_have_been_tried_and_a_choice_when_all_have(self):
+        other = dataclasses.replace(self.study, teacher="small")
+        missing = result("sim", 5e-5, 4.0)
+        tried = [
+            *self.results(),
+            *(result(*each) for each in (("sid", 2e-5, 5.0), ("sim", 5e-5, 5.0))),
+            *(result(name, 2e-5, 5.0) for name in ("dmd", "fgm", "diff_instruct")),
+        ]
+        known = [each for each in tried if (each["name"], each["rate"]) != ("sim", 5e-5)]
+        rows = list(self.rows)
+        assert family_plan.ready("rates", self.study, rows, []) == rows
+        assert family_plan.ready("once", other, rows, known) == rows[:-1]
+        assert family_plan.ready("seeds", self.study, rows, known) == []
+        assert family_plan.ready("once", other, rows, [*known, missing]) == rows
+        assert family_plan.ready("seeds", self.study, rows, [*known, missing]) == rows
+        done = [result(name, 5e-5, 1.0, stage="once", teacher="small") for name in rows]
+        assert family_plan.ready("long", other, rows, [*tried, *done[:-1]]) == []
+        assert family_plan.ready("long", other, rows, [*tried, *done]) == rows
+
     def test_a_run_that_broke_down_is_no_best_one(self):
         broken = result("sim", 5e-5, 0.1) | {"failed": "samples hold NaN"}
-        assert family.best_rate([broken, *self.results()], "sim", "tiny") == 2e-5
+        assert family_plan.best_rate([broken, *self.results()], "sim", "tiny") == 2e-5
 
 
 def test_a_factor_on_the_rate_is_another_rate():
@@ -273,7 +294,7 @@ def test_runs_that_share_a_gpu_take_turns(study, tmp_path, monkeypatch):
         assert not waits(named(given))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert turns.gpus()
-    arguments = (study, ["diff_instruct"], tmp_path, family.RATES, family.KIMG, 2)
+    arguments = (study, ["diff_instruct"], tmp_path, family_plan.RATES, family_plan.KIMG, 2)
     assert {each.weight for each in family.steps("rates", *arguments)} == {0.5}
 
 
@@ -410,6 +431,36 @@ def test_the_command_in_miniature(teacher, programs, tmp_path, monkeypatch, caps
     assert "holds runs with count=24, not 48: name another folder" in capsys.readouterr().err
 
 
+def test_rows_wait_for_rates_that_another_process_tries(tmp_path, monkeypatch, capsys):
+    """Of three rows one is known, one becomes so while the first runs, and one never does."""
+    study = Study(teacher="small", data="digits", features="pixels")
+    rows, begun = ["sid", "sim", "fgm"], []
+    family_jobs.add(tmp_path, result("sid", 1e-4, 3.0))
+
+    class Process:
+        """Its first look at itself is when the other process ends."""
+
+        def __init__(self, step, *_):
+            (told,) = (tmp_path / "steps" / step.name).glob("jobs_*.json")
+            jobs = json.loads(told.read_text())["jobs"]
+            begun.extend((job["name"], job["rate"]) for job in jobs)
+            self.done = tmp_path / step.result
+
+        def poll(self):
+            if not self.done.exists():
+                self.done.touch()
+                family_jobs.add(tmp_path, result("sim", 1e-4, 3.0))
+            return 0
+
+    monkeypatch.setattr(family.schedule, "_launch", Process)
+    call = functools.partial(family.execute, study, ["once", "long"], rows, tmp_path, gpus=["0"])
+    assert call(rates=[1e-4], wait=True, minutes=0.05) == []
+    assert begun == [("sid", 1e-4), ("sim", 1e-4)]
+    out = capsys.readouterr().out
+    assert "once: fgm wasn't begun; what it waits for isn't known" in out
+    assert "long" not in out
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -456,8 +507,8 @@ def test_runs_of_unequal_length_are_not_compared():
     """A short run at a rate that is no good is better than a shorter one at a good rate, and so."""
     short = [result("sid", 5e-5, 9.0, kimg=64.0), result("sid", 2e-5, 3.0, kimg=64.0)]
     long = [result("sid", 5e-5, 4.0), result("fgm", 5e-5, 6.0)]
-    assert family.best_rate([*short, *long], "sid", "tiny") == 5e-5
-    assert family.best_rows(
+    assert family_plan.best_rate([*short, *long], "sid", "tiny") == 5e-5
+    assert family_plan.best_rows(
         [*short, *long, result("dmd", 5e-5, 1.0, kimg=64.0)], "rates", "tiny"
     ) == [
         "sid",
@@ -710,7 +761,7 @@ def test_a_teacher_is_measured_once_and_not_by_a_variant(study, tmp_path, monkey
 
     monkeypatch.setattr(family_run, "measure_teacher", measure)
     variant = Job("teacher:guidance.teacher=2.0", 0.0, 0, 0.0, 0.0, "teacher")
-    arguments = (study, ["sid"], tmp_path, family.RATES, family.KIMG)
+    arguments = (study, ["sid"], tmp_path, family_plan.RATES, family_plan.KIMG)
     assert family_run.work(study, [variant], tmp_path, NEVER)
     assert len(family.steps("teacher", *arguments)) == 1
     for _ in range(2):  # by processes that both found it missing
