@@ -132,6 +132,17 @@ class TestStudy:
         assert runs.failed == []
         assert c.read_text() == "0"
 
+    @pytest.mark.parametrize("whole", [False, True])
+    def test_steps_spread_unless_a_heavier_one_waits(self, tmp_path, whole):
+        a, b, c = (tmp_path / name / "result" for name in "abc")
+        both = [str(a), str(b)]
+        steps = [python(name, writing(path), weight=0.5) for name, path in (("a", a), ("b", b))]
+        if whole:
+            steps.append(python("c", writing(c, f"assert all(map(os.path.exists, {both}))")))
+            steps[-1] = dataclasses.replace(steps[-1], after=("a", "b"))
+        study(steps, tmp_path).run(tmp_path)
+        assert [a.read_text(), b.read_text()] == (["0", "0"] if whole else ["0", "1"])
+
     def test_at_the_end_of_time_steps_are_told_to_stop(self, tmp_path, capsys):
         code = (
             "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(0)); time.sleep(10**6)"
