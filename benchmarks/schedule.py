@@ -112,8 +112,8 @@ class Schedule:
             free = [gpu for gpu, share in self._free.items() if share >= step.weight - 1e-9]
             if not ready or len(free) < step.gpus:
                 continue
-            # Steps spread over the GPUs. Where a heavier one waits, a GPU that others are on already
-            # is filled first, so that it finds room.
+            # Steps spread over the GPUs. Where a heavier one waits, a GPU that others are on is
+            # filled first, so that it finds room.
             is_lighter = any(each.weight > step.weight for each in self._waiting)
             ordered = sorted(free, key=self._free.__getitem__, reverse=not is_lighter)
             taken = ordered[: step.gpus]
