@@ -219,5 +219,17 @@ def test_sphinx_builds_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_the_page_of_configs_lists_them_all():
+    page = (ROOT / "docs" / "guides" / "configs.md").read_text()
+    section = page.partition("## The configs that are there")[2].partition("\n## ")[0]
+    sizes = ["xs", "s", "m", "l", "xl", "xxl"]
+    listed = set(re.findall(r"`([a-z]\w+)`", section))
+    for family, last in re.findall(r"`(\w+)` to `_(\w+)`", section):
+        stem, _, first = family.rpartition("_")
+        between = sizes[sizes.index(first) : sizes.index(last) + 1]
+        listed |= {f"{stem}_{size}" for size in between}
+    assert listed == {path.stem for path in (ROOT / "configs").glob("[a-z]*.py")}
+
+
 def test_the_front_page_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130
