@@ -35,6 +35,11 @@ from benchmarks.family_plan import KIMG, RATES, STAGES, plan, ready
 from diffjax.convert import teacher as teachers
 
 
+def step_name(study: Study, stage: str, name: str) -> str:
+    """Name of the step that runs a stage's jobs of a row."""
+    return family_jobs.file_name(f"{study.name}_{stage}_{name}")
+
+
 def step(
     study: Study, stage: str, name: str, jobs: list[Job], output: Path, share: int = 1
 ) -> schedule.Step:
@@ -48,7 +53,7 @@ def step(
       output: the study's folder.
       share: steps that a GPU runs at the same time.
     """
-    folder = output / "steps" / family_jobs.file_name(f"{study.name}_{stage}_{name}")
+    folder = output / "steps" / step_name(study, stage, name)
     folder.mkdir(parents=True, exist_ok=True)
     told = {"study": dataclasses.asdict(study), "jobs": [dataclasses.asdict(job) for job in jobs]}
     # Of this call alone: another process may have other jobs of the same row and stage.
@@ -125,7 +130,10 @@ def execute(
         todo: list[schedule.Step] = []
 
         def more(
-            stage: str = stage, begun: set[str] = begun, todo: list[schedule.Step] = todo
+            stage: str = stage,
+            rows: list[str] = rows,
+            begun: set[str] = begun,
+            todo: list[schedule.Step] = todo,
         ) -> tuple[dict[schedule.Step, Path], bool]:
             results = family_jobs.read(output)
             known = ready(stage, study, rows, results, rates) if wait else rows
@@ -140,10 +148,12 @@ def execute(
         runs = schedule.Schedule(list(first), paths, gpus, None if are_all else more)
         runs.run(output / "steps", deadline - time.monotonic())
         failed += runs.failed
+        if wait:  # for what is to come: not for a row that failed
+            rows = [name for name in rows if step_name(study, stage, name) not in runs.failed]
         for name in [name for name in rows if name not in begun]:
             print(f"{stage}: {name} wasn't begun; what it waits for isn't known", flush=True)
         unfinished = {each.name for each in todo if not (output / each.result).exists()}
-        if unfinished - set(failed) or begun != set(rows):
+        if unfinished - set(failed) or not begun.issuperset(rows):
             break  # what follows depends on it
     return failed
 

@@ -461,6 +461,30 @@ def test_rows_wait_for_rates_that_another_process_tries(tmp_path, monkeypatch, c
     assert "long" not in out
 
 
+def test_a_row_that_fails_keeps_no_stage_waiting(tmp_path, monkeypatch, capsys):
+    study = Study(teacher="small", data="digits", features="pixels")
+    for name in ("sid", "sim"):
+        family_jobs.add(tmp_path, result(name, 1e-4, 3.0))
+
+    class Process:
+        def __init__(self, step, *_):
+            self.code = int(step.name == "small_once_sim")
+            (tmp_path / "steps" / step.name / "log.txt").touch()
+            if not self.code:
+                (tmp_path / step.result).touch()
+                if "once" in step.name:
+                    once = {"stage": "once", "teacher": "small", "kimg": 256.0}
+                    family_jobs.add(tmp_path, result("sid", 1e-4, 3.0, **once))
+
+        def poll(self):
+            return self.code
+
+    monkeypatch.setattr(family.schedule, "_launch", Process)
+    call = functools.partial(family.execute, study, ["once", "long"], gpus=["0"], wait=True)
+    assert call(["sid", "sim"], tmp_path, rates=[1e-4], minutes=1) == ["small_once_sim"]
+    assert "small_long_sid: done" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
