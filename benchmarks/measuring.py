@@ -252,13 +252,15 @@ def forward_flops(denoiser: NetworkDenoiser) -> float:
     return matrix_flops(jax.make_jaxpr(denoiser)(denoiser.abstract_params(), x, sigma).jaxpr)
 
 
-def generator_flops(generator: RecordGenerator, denoiser: Any) -> float:
+def generator_flops(generator: Any, denoiser: Any) -> float:
     """Count those of a generator of any architecture, making one sample.
 
     Args:
-      generator: the student.
+      generator: the student; a denoiser is asked once.
       denoiser: whose conditions it takes.
     """
+    if not isinstance(generator, RecordGenerator):
+        return forward_flops(generator)
 
     def generate(params: Params, key: Any) -> Any:
         cond = None if denoiser.cond is None else denoiser.cond(key, 1)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import measuring
+from diffjax.distributed import runtime
 from diffjax.evaluation import sampling
 from diffjax.interfaces import Array, Params
 from diffjax.runs import roles
@@ -26,36 +27,44 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Compile the samplers and time them."""
     config = measuring.config_of(arguments)
     exp, mesh = measuring.build(config)
-    samplers: dict[str, tuple[sampling.SampleBatch, int]] = {}  # with evaluations an image
+    # With the network of each, its evaluations an image, and FLOPs of one of them.
+    samplers: dict[str, tuple[sampling.SampleBatch, Any, int, float]] = {}
+    flops = measuring.forward_flops(exp.denoiser)
     if exp.is_one_step:
-        samplers["one_step"] = exp.sampler(seed=0, mesh=mesh), exp.evaluations
+        student, of_student = exp.denoiser, flops
+        if own := exp.networks.get(exp.method.samples_from):
+            student, of_student = own.model, measuring.generator_flops(own.model, exp.denoiser)
+        samplers["one_step"] = exp.sampler(seed=0, mesh=mesh), student, exp.evaluations, of_student
     if arguments.heun:
         heun = sampling.heun(exp.denoiser, settings=exp.heun, seed=0, mesh=mesh)
-        samplers["heun"] = heun, exp.heun.evaluations
+        samplers["heun"] = heun, exp.denoiser, exp.heun.evaluations, flops
     if not samplers:
         raise SystemExit("error: --no-heun leaves nothing: a teacher has no other sampler")
-    params = measuring.random_params(exp.denoiser, mesh)
     classes = jnp.zeros(config.batch_size, jnp.int32)
-    flops = measuring.forward_flops(exp.denoiser)
-    peak = measuring.matrix_peak(roles.DTYPES[config.dtype]) * mesh.size
-    result = measuring.describe(arguments, config, mesh)
-    for name, (sampler, evaluations) in samplers.items():
+    timed: dict[str, tuple[float, float]] = {}
+    for name, (sampler, model, *_) in samplers.items():
+        params = measuring.random_params(model, mesh)
         batch = functools.partial(_batch, sampler, params, classes)
-        compile_seconds, seconds = _time(batch, arguments.repeats)
+        timed[name] = _time(batch, arguments.repeats)
         if arguments.profile:
             measuring.write_profile(
                 Path(arguments.profile) / name,
                 functools.partial(batch, 0),
                 _program(sampler, params, jnp.arange(config.batch_size), classes),
             )
+    memory = runtime.peak_memory_gib()  # before the matrices that are timed take theirs
+    peak = measuring.matrix_peak(roles.DTYPES[config.dtype]) * mesh.size
+    result = measuring.describe(arguments, config, mesh)
+    for name, (*_, evaluations, of_an_evaluation) in samplers.items():
+        compile_seconds, seconds = timed[name]
         of_one = {
-            **measuring.speed(config.batch_size, seconds, flops * evaluations, peak),
+            **measuring.speed(config.batch_size, seconds, of_an_evaluation * evaluations, peak),
             "seconds_per_batch": seconds,
             "evaluations": evaluations,
             "compile_seconds": compile_seconds,
         }
         result |= {f"{name}_{key}": value for key, value in of_one.items()}
-    return result | measuring.of_devices(peak)
+    return result | measuring.of_devices(peak) | {"peak_memory_gib": memory}
 
 
 def _batch(sampler: sampling.SampleBatch, params: Params, classes: Array, number: int) -> Array:

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import cost, edm2_weights, measuring, sample, step, synthetic, transformer, work
 from diffjax.models import network_folder
 from diffjax.models.denoiser import from_edm_kwargs
-from diffjax.runs import bases, building
+from diffjax.runs import bases, building, config_file, networks
 from tests.runs import test_edm2
 from tests.runs.test_train import ROOT, load_config
 from tests.support import golden_cases, image_files
@@ -276,6 +276,27 @@ def test_a_student_is_sampled_in_one_step_and_by_heun(small_teacher, tmp_path, m
         assert list((trace / name).rglob("*.trace.json.gz"))
     text = gzip.decompress((trace / "one_step/module.txt.gz").read_bytes()).decode()
     assert sum(kernel.flops for kernel in work.kernels(text, 1)) > 0
+
+
+def test_a_student_of_its_own_architecture_is_sampled(tmp_path, monkeypatch, capsys):
+    own = {"model_channels": 4, "channel_mult": (1,), "num_blocks": 1, "attn_resolutions": ()}
+    (tmp_path / "small.py").write_text(f"""
+from diffjax.runs import bases
+def get_config():
+    config = bases.distillation("sid")
+    config.teacher = "digits"
+    return bases.with_network(config, **{own})
+""")
+    flags = ["--batch_size=4", "--repeats=2", "--no-heun"]
+    config = tmp_path / "small"
+    result, _ = measured(sample, tmp_path, monkeypatch, capsys, *flags, config=str(config))
+    done = result["one_step_model_tflops_per_second"] * 1e12 * result["one_step_seconds_per_batch"]
+    whole = measuring.forward_flops(networks.teacher("digits").model)
+    assert 0 < done / 4 < whole / 10
+    # Of an update's 11 passes four are the student's.
+    exp = building.build(config_file.load(f"{config}.py"))
+    flops = step.model_flops(config_file.load(f"{config}.py"), exp)
+    assert flops == pytest.approx(7 * whole + 4 * done / 4)
 
 
 def test_a_teacher_without_heun_leaves_nothing_to_measure(tmp_path, monkeypatch, capsys):
