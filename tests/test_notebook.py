@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parents[1] / "colab"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 SMALL = "DIFFJAX_NOTEBOOK_SMALL"
 MOST_BYTES = 500_000  # of a notebook's pictures
-SLOW = ("distil_cifar", "refine_a_gan")
+SLOW = ("distil_cifar", "refine_a_gan", "your_own_teacher")
 
 
 def read(name):

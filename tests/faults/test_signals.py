@@ -13,8 +13,8 @@ from tests.support import fault_config
 from tests.support.processes import PATIENCE
 from tests.support.running import Process, assert_same_runs, names, run_here
 
-KILLS, KILLS_IN_ALL = 2, 20
-STOPS, STOPS_IN_ALL = 2, 10
+KILLS, KILLS_IN_ALL = 1, 20
+STOPS, STOPS_IN_ALL = 1, 10
 LONGER = "--config.duration_kimg=100"  # never at its end when it is disturbed
 
 
