@@ -1,7 +1,7 @@
 """The notebooks run from top to bottom in a checkout, at the reduced size that they offer.
 
-One compiles two methods of a U-Net and is slow: `python -m pytest -m slow
-tests/test_notebook.py` passed in 52 s on two cores, on 2026-11-29.
+Three are slow: `python -m pytest -m slow tests/test_notebook.py` passed in 165 s on two cores
+beside other tests, on 2026-11-30.
 """
 
 import base64
