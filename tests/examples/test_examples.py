@@ -1,7 +1,8 @@
 """The examples of teachers: each is trained a little, passes the check, and is distilled.
 
 The whole table of docs/results/toys.md is slow: `python -m pytest -m slow tests/examples`. It was
-last made on 2026-11-28 by `python -m benchmarks.examples`, whose functions these tests call.
+last made on 2026-11-28 by `python -m benchmarks.examples`, whose functions these tests call. Those
+of a teacher trained a little (`-k "check_finds or few_hundred"`) passed in 66 s on 2026-11-30.
 """
 
 import ast
