@@ -27,7 +27,7 @@ from diffjax.files import writing
 from diffjax.interfaces import Params
 from diffjax.models.denoiser import NetworkDenoiser
 from diffjax.models.records import RecordGenerator
-from diffjax.runs import building, checks, config_file, networks, user_function
+from diffjax.runs import building, checks, config_file, networks, roles, user_function
 from diffjax.runs.experiment import Experiment
 from diffjax.tools import aot
 from diffjax.training import compilation
@@ -170,12 +170,14 @@ def speed(images: int, seconds: float, flops: float | None, peak: float) -> dict
     }
 
 
-def of_devices(peak: float) -> dict[str, float | None]:
-    """Report their peak in FLOP/s, and the most memory of the first, None where nobody counts."""
-    return {
-        "matrix_peak_tflops_per_second": peak / 1e12,
-        "peak_memory_gib": runtime.peak_memory_gib(),
-    }
+def of_devices(config: ConfigDict, mesh: Mesh) -> tuple[float, dict[str, float | None]]:
+    """Measure their peak in FLOP/s; report it, and the most memory of the first so far.
+
+    That is None where nobody counts.
+    """
+    memory = runtime.peak_memory_gib()  # before the matrices that are timed take theirs
+    peak = matrix_peak(roles.DTYPES[config.dtype]) * mesh.size
+    return peak, {"matrix_peak_tflops_per_second": peak / 1e12, "peak_memory_gib": memory}
 
 
 def write_profile(folder: Path, call: Callable[[], Any], compiled: Any = None) -> None:

@@ -17,10 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import measuring
-from diffjax.distributed import runtime
 from diffjax.evaluation import sampling
 from diffjax.interfaces import Array, Params
-from diffjax.runs import roles
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -52,8 +50,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 functools.partial(batch, 0),
                 _program(sampler, params, jnp.arange(config.batch_size), classes),
             )
-    memory = runtime.peak_memory_gib()  # before the matrices that are timed take theirs
-    peak = measuring.matrix_peak(roles.DTYPES[config.dtype]) * mesh.size
+    peak, of_devices = measuring.of_devices(config, mesh)
     result = measuring.describe(arguments, config, mesh)
     for name, (*_, evaluations, of_an_evaluation) in samplers.items():
         compile_seconds, seconds = timed[name]
@@ -64,7 +61,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "compile_seconds": compile_seconds,
         }
         result |= {f"{name}_{key}": value for key, value in of_one.items()}
-    return result | measuring.of_devices(peak) | {"peak_memory_gib": memory}
+    return result | of_devices
 
 
 def _batch(sampler: sampling.SampleBatch, params: Params, classes: Array, number: int) -> Array:

@@ -22,9 +22,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from benchmarks import measuring, turns
-from diffjax.distributed import numerics, runtime, sharding
+from diffjax.distributed import numerics, sharding
 from diffjax.methods import Turn
-from diffjax.runs import building, roles
+from diffjax.runs import building
 from diffjax.runs.experiment import Experiment
 from diffjax.tools import aot
 from diffjax.training.state import TrainState
@@ -196,16 +196,14 @@ def timed(
       seconds: of an update, in each call.
     """
     update = float(np.median(seconds))
-    memory = runtime.peak_memory_gib()  # before the matrices that are timed take theirs
-    peak = measuring.matrix_peak(roles.DTYPES[config.dtype]) * mesh.size
+    peak, of_devices = measuring.of_devices(config, mesh)
     flops = model_flops(config, exp)
     return {
         "compiled_apart": compiled.apart,
         **measuring.speed(config.batch_size, update, flops, peak),
         "seconds_per_update": update,
         "slowest_over_median": max(seconds) / update,
-        **measuring.of_devices(peak),
-        "peak_memory_gib": memory,
+        **of_devices,
         "trace_seconds": compiled.trace_seconds,
         "compile_seconds": compiled.seconds,
     }
