@@ -182,14 +182,15 @@ def plot(results: Results, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 3.5), layout="constrained")
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
     panels = figure.subplots(1, 3)
     for axes, key in zip(panels, ("distance", "precision", "recall"), strict=True):
         for label, own in lines(results).items():
             points = sorted((changes_of(each).get(_SCALE, 1.0), _value(each, key)) for each in own)
             axes.plot([x for x, _ in points], [y for _, y in points], marker="o", label=label)
         axes.set(xlabel="scale of guidance", ylabel=key)
-    panels[0].legend()
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
