@@ -19,6 +19,7 @@ def uni_instruct(
     sigma: Array | float,
     *,
     divergence: str,
+    through_ratio: bool = True,
     weight: Array | float | None = None,
 ) -> Array:
     """Uni-Instruct's generator loss w (hΔ · (D_ψ − x) + ½ (h − rh′) ‖Δ‖²) (Wang et al. 2025).
@@ -34,14 +35,19 @@ def uni_instruct(
     ½ E w h(r) ‖Δ‖². For `reverse_kl` this is SiD at α = ½. The weights on ‖Δ‖² and its gradient
     are those that the released code has for Jensen-Shannon and χ², which can't run there.
 
+    The slope of log r takes the denoisers for exact, and grows as 1/σ²: of trained networks it is
+    mostly their error. `through_ratio` False leaves it out, as the released code stops its ratio.
+    What remains is the gradient of no divergence but for `reverse_kl`.
+
     Args:
       x: [B, ...] generated data.
       d_teacher: [B, ...] D_φ(x + σn; σ); gradients flow through it.
       d_fake: [B, ...] D_ψ(x + σn; σ); gradients flow through it.
       log_ratio: [B] log r at x + σn: a discriminator's logit, clipped so that exp doesn't overflow.
         No gradient flows into it.
-      sigma: noise levels, [B] or a number.
+      sigma: noise levels, [B] or a number; it counts where the gradient flows through the ratio.
       divergence: a name that `f_divergence_weight` knows.
+      through_ratio: whether gradients flow through the ratio's dependence on x.
       weight: w, [B] or a number; None is 1 / max(mean|x − D_φ|, 1e-5). No gradient flows through
         it.
 
@@ -58,10 +64,10 @@ def uni_instruct(
     if weight is None:
         weight = normalizing_weight(x, d_teacher)
     delta = d_teacher - d_fake
-    # The value of log_ratio with the gradient Δ/σ²; x − sg(x) is 0.
-    slope = jax.lax.stop_gradient(delta / jnp.square(_per_example.along(sigma, x)))
-    moved = _per_example.total(slope * (x - jax.lax.stop_gradient(x)))
-    log_ratio = jax.lax.stop_gradient(log_ratio) + moved
+    log_ratio = jax.lax.stop_gradient(log_ratio)
+    if through_ratio:  # the same value, with the gradient Δ/σ²; x − sg(x) is 0
+        slope = jax.lax.stop_gradient(delta / jnp.square(_per_example.along(sigma, x)))
+        log_ratio += _per_example.total(slope * (x - jax.lax.stop_gradient(x)))
     weight_of_log = _f_divergences.WEIGHTS_OF_LOG[_f_divergences.full_name(divergence)]
     h, rh = jax.jvp(weight_of_log, (log_ratio,), (jnp.ones_like(log_ratio),))  # h, dh/d log r
     first = h * _per_example.total(delta * (d_fake - x))

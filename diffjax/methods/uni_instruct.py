@@ -28,6 +28,9 @@ class UniInstruct(SiDALoop):
       divergence: a name of `losses.F_DIVERGENCES`; "none" leaves the adversarial term alone.
       max_logit: the greatest absolute logarithm of the density ratio; what the paper takes isn't
         known.
+      through_ratio: whether gradients flow through the ratio's dependence on the sample, as in the
+        gradient of the divergence; the released code stops its ratio. With trained networks it
+        broke all runs down that were tried on photographs.
       ratio: "logit" for the paper's ratio; "released" for what the released code has in its place,
         which is 1 to a part in a thousand: to compare with that code, for which alone it is.
       reduce_variance: whether the released ratio is divided by its sum over the batch.
@@ -35,6 +38,7 @@ class UniInstruct(SiDALoop):
 
     divergence: str = setting("forward_kl", named(*losses.F_DIVERGENCES, _NONE))
     max_logit: float = setting(10.0, POSITIVE)
+    through_ratio: bool = setting(False, FLAG)
     ratio: str = setting("logit", named("logit", "released"))
     reduce_variance: bool = setting(False, FLAG)
 
@@ -48,6 +52,8 @@ class UniInstruct(SiDALoop):
                 f"divergence={self.divergence!r}: the released code runs "
                 f"{', '.join(_RELEASED)} and {_NONE} alone; name one, or set ratio='logit'."
             )
+        if self.through_ratio and released:
+            raise ValueError("through_ratio=True is an option of ratio='logit'; set it to False.")
         if self.reduce_variance and not released:
             raise ValueError(
                 "reduce_variance=True is an option of ratio='released'; set it to False."
@@ -80,5 +86,12 @@ class UniInstruct(SiDALoop):
         log_ratio = logits.reshape(len(x), -1).mean(axis=1)
         log_ratio = jnp.clip(log_ratio, -self.max_logit, self.max_logit)
         return loss + losses.uni_instruct(
-            x, d_teacher, d_fake, log_ratio, sigma, divergence=self.divergence, weight=weight
+            x,
+            d_teacher,
+            d_fake,
+            log_ratio,
+            sigma,
+            divergence=self.divergence,
+            through_ratio=self.through_ratio,
+            weight=weight,
         )

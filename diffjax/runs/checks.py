@@ -141,8 +141,9 @@ def upgraded(config: ConfigDict) -> ConfigDict:
 
     Earlier ones named a task: "distill", besides the method, or "pretrain", instead of one, and
     had no field for another student, fake score, decoder, metric writer, steps, guidance or noise
-    levels of a process. Their `image_shape` and `label_dim` stay and are compared with the
-    teacher's. Texts that start with `~` are paths, and get the home directory that it stands for.
+    levels of a process, and Uni-Instruct's gradient always went through the ratio. Their
+    `image_shape` and `label_dim` stay and are compared with the teacher's. Texts that start with
+    `~` are paths, and get the home directory that it stands for.
 
     Raises:
       ValueError: if the task is unknown, or there is no such home directory.
@@ -158,6 +159,8 @@ def upgraded(config: ConfigDict) -> ConfigDict:
         if config.get("method") in methods.names():
             config.metric_writer = config.get("metric_writer", "")
             _add_networks(config)
+        if config.get("method") == "uni_instruct" and "through_ratio" not in config:
+            config.through_ratio = config.get("ratio") == "logit"
     return config
 
 

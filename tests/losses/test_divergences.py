@@ -395,15 +395,23 @@ def test_the_expansion_is_the_divergences_slope_along_the_diffusion(pair, diverg
     np.testing.assert_allclose(slope, -integrand / 2, rtol=1e-6)
 
 
-def test_uni_instruct_with_a_constant_ratio_descends_nothing_of_the_kind(pair):
-    """As the released code has it: the ratio is stopped, and so its slope is missing."""
+@pytest.mark.parametrize("divergence", F)
+def test_uni_instruct_with_a_stopped_ratio_descends_the_reverse_kl_alone(pair, divergence):
+    """As the released code has it: the slope of the ratio is missing."""
 
     def loss(x, y, sigma):
-        ratio = jax.lax.stop_gradient(jnp.exp(log_ratio(pair, y, sigma)))
-        both = denoisers(pair, y, sigma)
-        return losses.sid(x, *both, alpha=1.0, weight=ratio * weight(sigma))
+        return losses.uni_instruct(
+            x,
+            *denoisers(pair, y, sigma),
+            log_ratio(pair, y, sigma),
+            sigma,
+            divergence=divergence,
+            through_ratio=False,
+            weight=weight(sigma),
+        )
 
-    assert_far(loss_gradient(pair, loss), divergence_gradient(pair, expanded("forward_kl")) / 2)
+    told = assert_close if divergence == "reverse_kl" else assert_far
+    told(loss_gradient(pair, loss), divergence_gradient(pair, expanded(divergence)) / 2)
 
 
 def test_uni_instructs_released_ratio_descends_none(pair):

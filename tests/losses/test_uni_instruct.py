@@ -51,6 +51,33 @@ def test_the_ratio_moves_with_x():
     np.testing.assert_allclose(jax.grad(of_x)(X), slope, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("divergence", "h", "rest"),
+    [("forward_kl", RATIO, 0), ("jensen_shannon", RATIO / (1 + RATIO), (RATIO / (1 + RATIO)) ** 2)],
+)
+def test_a_stopped_ratio_is_a_constant_weight(divergence, h, rest):
+    def of_x(x, through_ratio=False):
+        return losses.uni_instruct(
+            x,
+            D_TEACHER + x,
+            D_FAKE,
+            LOG_RATIO,
+            0.5,
+            divergence=divergence,
+            through_ratio=through_ratio,
+            weight=1.0,
+        ).sum()
+
+    def by_hand(x):
+        delta = D_TEACHER + x - D_FAKE
+        first, second = (delta * (D_FAKE - x)).sum(1), jnp.square(delta).sum(1)
+        return (h * first + rest * second / 2).sum()
+
+    np.testing.assert_allclose(of_x(X), by_hand(X), rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(of_x)(X), jax.grad(by_hand)(X), rtol=1e-5)
+    assert np.abs(jax.grad(of_x)(X, True) - jax.grad(of_x)(X)).max() > 1
+
+
 def test_reverse_kl_is_sid_at_one_half():
     expected = losses.sid(X, D_TEACHER, D_FAKE, alpha=0.5, weight=1.0)
     np.testing.assert_allclose(uni_instruct("reverse_kl"), expected, rtol=1e-6)

@@ -35,8 +35,7 @@ WIDTH = {"teacher": 5, "fake_score": 64}  # of features
 # Phases that are over, so that a discriminator counts from the start.
 SETTINGS = {
     "sida": {"gan_from_kimg": 0.0},
-    # Forward KL weighs by the ratio itself: with e^10 of it a run is a matter of luck.
-    "uni_instruct": {"gan_from_kimg": 0.0, "max_logit": 2.0},
+    "uni_instruct": {"gan_from_kimg": 0.0},
 }
 METHODS = [name for name in methods.names() if issubclass(methods.get(name), ScoreDistillation)]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from diffjax.runs import bases, building
+from diffjax.runs import bases, building, checks
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -59,6 +59,7 @@ def test_uni_instruct_is_sidas_but_for_the_divergence(suffix):
         "max_logit": 10.0,
         "ratio": "logit",
         "reduce_variance": False,
+        "through_ratio": False,
     }
     assert sida.pop("alpha") == 1.0
     assert ours | {"method": "sida"} == sida
@@ -76,6 +77,11 @@ MISTAKES = [
         "divergence='neyman': the released code runs forward_kl, jeffreys and none",
     ),
     ("uni_instruct", {"reduce_variance": True}, "reduce_variance=True is an option of"),
+    (
+        "uni_instruct",
+        {"through_ratio": True, "ratio": "released"},
+        "through_ratio=True is an option of ratio='logit'; set it to False",
+    ),
     ("f_distill", {"ratio_min": 30.0}, "ratio_min=30.0 must be under ratio_max=20.0"),
     ("f_distill", {"ratio_decay": 1.0}, "ratio_decay=1.0 never"),
     ("f_distill", {"divergence": "none"}, "config.divergence='none' is unknown"),
@@ -93,3 +99,12 @@ def test_mistakes_are_told_in_one_line(method, changes, message):
     with pytest.raises(ValueError, match=message) as error:
         building.build(config)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("ratio", "through"), [("logit", True), ("released", False)])
+def test_runs_begun_before_the_ratio_could_be_stopped_are_taken_for_what_they_were(ratio, through):
+    config = bases.distillation("uni_instruct")
+    config.ratio = ratio
+    with config.unlocked():
+        del config["through_ratio"]
+    assert checks.upgraded(config).through_ratio is through
