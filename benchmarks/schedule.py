@@ -59,10 +59,17 @@ class Schedule:
         Args:
           todo: the steps to run.
           results: name of a step, of these and of all that they come after -> what it makes.
-          gpus: numbers of the GPUs, for CUDA_VISIBLE_DEVICES.
+          gpus: numbers of the GPUs, among those of `CUDA_VISIBLE_DEVICES` if it is set.
           more: asked again and again for steps that have come up, with what they make, and whether
             they are the last.
+
+        Raises:
+          SystemExit: if there is no GPU of a number.
         """
+        try:
+            gpus = turns.named(gpus)
+        except ValueError as error:
+            raise SystemExit(f"error: {error}") from None
         self.failed: list[str] = []
         self._results = dict(results)
         self._more = more

@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 
@@ -26,6 +26,28 @@ def gpus() -> list[str]:
     else:
         found = {each.strip() for each in given.split(",")} - {""}
     return sorted(found) or ["none"]
+
+
+def named(numbers: Iterable[str]) -> list[str]:
+    """Name GPUs by their numbers among those of this process, for `CUDA_VISIBLE_DEVICES`.
+
+    Args:
+      numbers: such as "0"; of the host's GPUs where `CUDA_VISIBLE_DEVICES` doesn't say which.
+
+    Raises:
+      ValueError: if it lists no such one.
+    """
+    numbers = list(numbers)
+    given = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    if not any(given):
+        return numbers
+    for number in numbers:
+        if not (number.isdecimal() and int(number) < len(given)):
+            raise ValueError(
+                f"--gpus={','.join(numbers)}: CUDA_VISIBLE_DEVICES={','.join(given)} has no number "
+                f"{number!r}; numbers count from 0 among those."
+            )
+    return [given[int(number)] for number in numbers]
 
 
 @contextlib.contextmanager

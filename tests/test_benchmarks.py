@@ -88,6 +88,15 @@ class TestStudy:
         study(steps, tmp_path).run(tmp_path)
         assert "started" not in capsys.readouterr().out
 
+    def test_numbers_of_gpus_count_among_those_that_are_visible(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, GPU-ab")
+        path = tmp_path / "both/result"
+        study([python("both", writing(path), gpus=2)], tmp_path).run(tmp_path)
+        assert path.read_text() == "4,GPU-ab"
+        for gpus in (("2",), ("0", "GPU-ab")):
+            with pytest.raises(SystemExit, match=r"--gpus=.*CUDA_VISIBLE_DEVICES=4,GPU-ab has no"):
+                study([], tmp_path, gpus)
+
     def test_each_step_has_its_share_of_the_cores(self, tmp_path, monkeypatch):
         monkeypatch.setattr(turns.os, "cpu_count", lambda: 32)
         monkeypatch.setenv("MKL_NUM_THREADS", "7")
