@@ -35,7 +35,8 @@ WIDTH = {"teacher": 5, "fake_score": 64}  # of features
 # Phases that are over, so that a discriminator counts from the start.
 SETTINGS = {
     "sida": {"gan_from_kimg": 0.0},
-    "uni_instruct": {"gan_from_kimg": 0.0},
+    # With the slope of the ratio it reaches no mode.
+    "uni_instruct": {"gan_from_kimg": 0.0, "divergence": "jensen_shannon"},
 }
 METHODS = [name for name in methods.names() if issubclass(methods.get(name), ScoreDistillation)]
 
