@@ -174,10 +174,14 @@ class TestStudy:
             os.kill(os.getpid(), number)
 
         before = signal.getsignal(signal.SIGTERM)
+        interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs ignore it
         thread = threading.Thread(target=strike)
         thread.start()
-        with pytest.raises(SystemExit if number == signal.SIGTERM else KeyboardInterrupt):
-            runs.run(tmp_path)
+        try:
+            with pytest.raises(SystemExit if number == signal.SIGTERM else KeyboardInterrupt):
+                runs.run(tmp_path)
+        finally:
+            signal.signal(signal.SIGINT, interrupted)
         thread.join()
         assert "long: stopped; the same command goes on" in capsys.readouterr().out
         assert signal.getsignal(signal.SIGTERM) == before

@@ -110,7 +110,9 @@ def assert_same(one, two):
         assert counters == dataclasses.replace(other_latest, sums={})
 
 
-@pytest.mark.parametrize(("data", "fsdp"), [(1, 1), (2, 4)])
+# One device alone is in `test_train.py::test_several_programs_make_the_same_run` too. The slow one:
+# python -m pytest -m slow tests/training/test_separate_programs.py (passed 2026-11-30, 26 s).
+@pytest.mark.parametrize(("data", "fsdp"), [pytest.param(1, 1, marks=pytest.mark.slow), (2, 4)])
 def test_the_same_updates(data, fsdp):
     ours = run(apart=True, data=data, fsdp=fsdp)
     theirs = run(apart=False, data=data, fsdp=fsdp)
