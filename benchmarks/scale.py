@@ -34,7 +34,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import measuring, scale_report
+from benchmarks import measuring, scale_report, turns
 from benchmarks.scale_case import A_GPU, PUBLISHED, TOTAL, Case
 
 SUBJECTS = "sid_cifar:256,sid_imagenet64:128:attention=cudnn"
@@ -302,9 +302,11 @@ def environment_of(case: Case, cache: Path) -> dict[str, str]:
     Args:
       case: to measure.
       cache: folder of compiled programs.
+
+    Raises:
+      ValueError: if not so many GPUs are visible.
     """
-    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    gpus = given.split(",") if given else [str(i) for i in range(case.first + case.gpus)]
+    gpus = turns.named(map(str, range(case.first, case.first + case.gpus)))
     defaults = {
         # Those of a wave that wait for their turn have no memory.
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -315,8 +317,7 @@ def environment_of(case: Case, cache: Path) -> dict[str, str]:
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_gpu_autotune_level" not in flags:  # as launch/gpu_host.sh has it
         flags = f"{flags} --xla_gpu_autotune_level=2".strip()
-    visible = ",".join(gpus[case.first : case.first + case.gpus])
-    return defaults | os.environ | {"CUDA_VISIBLE_DEVICES": visible, "XLA_FLAGS": flags}
+    return defaults | os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "XLA_FLAGS": flags}
 
 
 def _counts(text: str) -> list[int]:
@@ -361,6 +362,10 @@ def main() -> None:
         cases = [case for case in cases if any(each in case.name for each in wanted)]
         if not cases:
             parser.error(f"--only={arguments.only}: no case has such a name")
+        try:
+            turns.named(map(str, range(max(case.first + case.gpus for case in cases))))
+        except ValueError as error:
+            parser.error(f"--gpus: {error}")
         output.mkdir(parents=True, exist_ok=True)
         execute(
             cases,

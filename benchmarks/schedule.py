@@ -69,7 +69,7 @@ class Schedule:
         try:
             gpus = turns.named(gpus)
         except ValueError as error:
-            raise SystemExit(f"error: {error}") from None
+            raise SystemExit(f"error: --gpus={','.join(gpus)}: {error}") from None
         self.failed: list[str] = []
         self._results = dict(results)
         self._more = more

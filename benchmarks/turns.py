@@ -44,8 +44,8 @@ def named(numbers: Iterable[str]) -> list[str]:
     for number in numbers:
         if not (number.isdecimal() and int(number) < len(given)):
             raise ValueError(
-                f"--gpus={','.join(numbers)}: CUDA_VISIBLE_DEVICES={','.join(given)} has no number "
-                f"{number!r}; numbers count from 0 among those."
+                f"CUDA_VISIBLE_DEVICES={','.join(given)} has no number {number!r}; numbers count "
+                "from 0 among those."
             )
     return [given[int(number)] for number in numbers]
 

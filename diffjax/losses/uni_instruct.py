@@ -35,9 +35,9 @@ def uni_instruct(
     ½ E w h(r) ‖Δ‖². For `reverse_kl` this is SiD at α = ½. The weights on ‖Δ‖² and its gradient
     are those that the released code has for Jensen-Shannon and χ², which can't run there.
 
-    The slope of log r takes the denoisers for exact, and grows as 1/σ²: of trained networks it is
-    mostly their error. `through_ratio` False leaves it out, as the released code stops its ratio.
-    What remains is the gradient of no divergence but for `reverse_kl`.
+    The slope of log r takes the denoisers for exact, and multiplies their errors by 1/σ²: trained
+    networks break down by it. `through_ratio` False leaves it out, as the released code stops its
+    ratio. What remains is the gradient of no divergence but for `reverse_kl`.
 
     Args:
       x: [B, ...] generated data.

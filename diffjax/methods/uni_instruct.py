@@ -42,7 +42,7 @@ class UniInstruct(SiDALoop):
     ratio: str = setting("logit", named("logit", "released"))
     reduce_variance: bool = setting(False, FLAG)
 
-    suspects: ClassVar = ("divergence", "max_logit", *SiDALoop.suspects)
+    suspects: ClassVar = ("through_ratio", "divergence", "max_logit", *SiDALoop.suspects)
 
     def __post_init__(self) -> None:
         """Refuse what the released code can't do, and an option that does nothing."""

@@ -118,6 +118,9 @@ def test_each_process_sees_its_gpus(monkeypatch, tmp_path):
     assert found["XLA_FLAGS"] == "--a=b --xla_gpu_autotune_level=2"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
     assert scale.environment_of(case, tmp_path)["CUDA_VISIBLE_DEVICES"] == "6,7"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES=4,6 has no number '2'"):
+        scale.environment_of(case, tmp_path)
 
 
 def test_the_most_telling_comes_first():
