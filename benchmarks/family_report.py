@@ -1,5 +1,6 @@
 """Tables, plot and picture of what `benchmarks.family` measured."""
 
+import itertools
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -173,35 +174,52 @@ def plot(results: Results, path: Path) -> None:
       path: of a PNG.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     teachers = list(dict.fromkeys(each["teacher"] for each in results))
     figure = Figure(figsize=(10, 4 * len(teachers)), layout="constrained")
     panels = figure.subplots(len(teachers), 2, squeeze=False)
-    names = dict.fromkeys(each["name"] for each in results if each["stage"] in _STAGES)
-    colors = {name: f"C{i % 10}" for i, name in enumerate(names)}
+    names = sorted({each["name"] for each in results if each["stage"] in _STAGES})
+    colors = dict(zip(names, itertools.cycle(_COLORS), strict=False))
+    legend: dict[str, Any] = {}
     for row, teacher in zip(panels, teachers, strict=True):
         own = [each for each in results if each["teacher"] == teacher]
         for axes, key, label in zip(row, ("kimg", "gpu_seconds"), _LABELS, strict=True):
             for name, runs in best_runs(own).items():
-                for i, run in enumerate(runs):
+                for run in runs:
                     points = [point for point in run["curve"] if point["distance"] is not None]
-                    axes.loglog(
+                    (line,) = axes.loglog(
                         [point[key] for point in points],
                         [point["distance"] for point in points],
-                        marker="osD^v"[list(names).index(name) // 10 % 5],
+                        marker="s" if run["reads_data"] else "o",
+                        linestyle="--" if run["reads_data"] else "-",
                         markersize=4,
                         color=colors[name],
-                        label="" if i else title(name),
                     )
+                    legend.setdefault(title(name), line)
             for each in own:
                 if each["stage"] == family_jobs.TEACHER and each["distance"] is not None:
-                    axes.axhline(each["distance"], color="0.5", linestyle="--")
+                    axes.axhline(each["distance"], color="0.5", linestyle=":")
             axes.set(xlabel=label, ylabel="distance", title=f"teacher {teacher}")
-        row[1].legend(fontsize="small")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter(NullFormatter())
+    figure.legend(
+        legend.values(),
+        legend,
+        loc="outside lower center",
+        ncols=4,
+        fontsize="small",
+        title="squares, dashed: real images are needed; dotted: the teacher",
+        title_fontsize="small",
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
 
+# Eleven that differ, for as many methods.
+_COLORS = (*(f"C{i}" for i in range(10)), "black")
 _LABELS = ("generator's images, thousands", "GPU seconds")
 
 
