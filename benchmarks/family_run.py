@@ -108,6 +108,9 @@ def run(
                 if point["distance"] is None:
                     so_far["failed"] = so_far["failed"] or "samples hold NaN"
                 print(name, point, flush=True)
+                if keeps and step < total and not so_far["failed"]:
+                    # A machine that is lost says nothing first.
+                    kept.save_and_wait(step, state, so_far | made_by)
         params = exp.averaged(state)
         measures.write_grid(output / "grids" / f"{whole_name}.png", program.shown, params)
         so_far |= measures.diversity(program.measured, params)

@@ -257,6 +257,29 @@ def test_runs_of_one_program_and_how_they_go_on(study, programs, tmp_path):
     assert len(list((whole / "students").iterdir())) == 2
 
 
+def test_a_run_whose_process_is_lost_goes_on_from_its_last_measurement(
+    study, program, programs, tmp_path, monkeypatch
+):
+    (job,), update = jobs_of("once", 8), program.call
+    steps = []
+
+    def lost(state, *arguments):
+        steps.append(int(state.step))
+        if steps == [0, 0, 2, 4]:  # the first warms up, the last comes after a measurement
+            raise OSError("the machine is gone")
+        return update(state, *arguments)
+
+    monkeypatch.setattr(program, "call", lost)
+    with pytest.raises(OSError, match="gone"):
+        family_run.work(study, [job], tmp_path, NEVER)
+    assert family_jobs.read(tmp_path) == []
+    before = len(steps)
+    assert family_run.work(study, [job], tmp_path, NEVER)
+    assert steps[before:] == [0, 4, 6]  # the first warms up
+    (found,) = family_jobs.read(tmp_path)
+    assert [point["kimg"] for point in found["curve"]] == [4 * KIMG, 8 * KIMG]
+
+
 def test_runs_that_share_a_gpu_take_turns(study, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-GPU-ab/1/0")
