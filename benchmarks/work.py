@@ -29,6 +29,8 @@ NO_KERNEL = {
     "replica-id",
 }
 CONTROL = {"while", "call", "conditional", "async-start"}
+# Tuples of operands and results, where all-reduce-start is of results alone.
+_SHOWS_OPERANDS = {"all-gather-start", "collective-permute-start"}
 SLICES = {"slice", "dynamic-slice", "gather"}
 # What a call of a library is named after: a word that the names of its kernels hold.
 LIBRARIES = {
@@ -132,7 +134,7 @@ def _parse(lines: list[str]) -> _Body:
 def _kernel(each: _Instruction, scope: _Body, program: dict[str, _Body], times: int) -> Kernel:
     called = _CALLS.search(each.line) if each.opcode == "fusion" else None
     body = program.get(called[1], {}) if called else {}
-    moved = _read(each, scope, body) + _written(each, body)
+    moved = _read(each, scope, body) + _written(each, scope, body)
     return Kernel(_kernel_name(each, body), times, moved, _flops(each, scope, program))
 
 
@@ -207,7 +209,9 @@ def _touched(name: str, whole: int, body: _Body) -> int:
     return total
 
 
-def _written(each: _Instruction, body: _Body) -> int:
+def _written(each: _Instruction, scope: _Body, body: _Body) -> int:
+    if each.opcode in _SHOWS_OPERANDS:
+        return hlo.array_bytes(each.shape) - sum(_size(name, scope) for name in each.operands)
     if each.opcode == "custom-call":
         # The last result of a call of NVIDIA's libraries is scratch memory.
         libraries = re.search(r'custom_call_target="__cu', each.line)

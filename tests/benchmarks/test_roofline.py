@@ -91,6 +91,11 @@ ENTRY %main (arg: f32[50]) -> f32[50] {
   %arg = f32[50]{0} parameter(0)
   %copy.9 = f32[50]{0} copy(%arg)
   %loop = (s32[], bf16[2,8,8,16]{3,2,1,0}) while(%t), condition=%condition, body=%body
+  %all-gather-start = ((f32[50]{0}, f32[50]{0}), (f32[100]{0}, f32[100]{0})) \
+all-gather-start(%arg, %copy.9), dimensions={0}
+  %all-gather-done = (f32[100]{0}, f32[100]{0}) all-gather-done(%all-gather-start)
+  %all-reduce-start = f32[50]{0} all-reduce-start(%copy.9), to_apply=%add
+  %all-reduce-done = f32[50]{0} all-reduce-done(%all-reduce-start)
   ROOT %all-reduce.1 = f32[50]{0} all-reduce(%copy.9), to_apply=%add
 }
 """.replace("\\\n", "")
@@ -117,6 +122,8 @@ def test_every_kernel_is_counted():
         ("copy", 1, 400, 0),
         *in_updates,
         *compares,
+        ("nccl_all-gather-start", 1, 400 + 800, 0),
+        ("nccl_all-reduce-start", 1, 400, 0),
         ("nccl_all-reduce", 1, 400, 0),
     ]
 
