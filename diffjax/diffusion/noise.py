@@ -260,8 +260,9 @@ def edm_weight(sigma: Array, sigma_data: float = PUBLISHED_SIGMA_DATA) -> Array:
       sigma_data: standard deviation of the data.
 
     Returns:
-      λ(σ), of the shape of sigma.
+      λ(σ), of the shape of sigma, float32 or wider.
     """
+    sigma = _wide(sigma)
     return (jnp.square(sigma) + sigma_data**2) / jnp.square(sigma * sigma_data)
 
 
@@ -270,8 +271,19 @@ def eps_weight(sigma: Array) -> Array:
 
     Args:
       sigma: σ > 0, of any shape.
+
+    Returns:
+      1/σ², of the shape of sigma, float32 or wider.
     """
-    return 1 / jnp.square(sigma)
+    return 1 / jnp.square(_wide(sigma))
+
+
+def _wide(sigma: Array) -> Array:
+    """Give σ in float32 or wider: float16 ends at 65,504, and λ(0.002) is 250,000."""
+    if isinstance(sigma, int | float):
+        return sigma
+    sigma = jnp.asarray(sigma)
+    return sigma.astype(jnp.promote_types(sigma.dtype, jnp.float32))
 
 
 def heun_sigmas(
@@ -289,10 +301,10 @@ def heun_sigmas(
       [N + 1] float64, decreasing.
 
     Raises:
-      ValueError: fewer than two steps, or a range that is empty.
+      ValueError: fewer than two steps, or a part of one, or a range that is empty.
     """
-    if steps < 2:
-        raise ValueError(f"steps={steps}: EDM's sampler takes at least 2.")
+    if steps < 2 or steps != int(steps):
+        raise ValueError(f"steps={steps}: EDM's sampler takes a whole number, at least 2.")
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"0 < sigma_min < sigma_max is needed, not {sigma_min} and {sigma_max}.")
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)

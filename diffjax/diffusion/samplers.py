@@ -78,7 +78,8 @@ def edm_heun(
 
     Raises:
       ValueError: s_churn without rng or noise, or both of them given; guidance without a guide, or
-        an interval without a step; fewer than two sigmas; or a loop of another name.
+        an interval without a step; fewer than two sigmas, or such as rise or are 0 before the
+        last, unless they are traced; or a loop of another name.
     """
     chex.assert_rank(sigmas, 1)
     if rng is not None and noise is not None:
@@ -87,6 +88,13 @@ def edm_heun(
         raise ValueError("edm_heun: s_churn > 0 needs rng or noise.")
     if len(sigmas) < 2:
         raise ValueError(f"edm_heun: sigmas has {len(sigmas)} entries; a step takes two.")
+    if not isinstance(sigmas, jax.core.Tracer):
+        levels = np.asarray(sigmas)
+        if (levels[1:] > levels[:-1]).any() or not (levels[:-1] > 0).all():
+            raise ValueError(
+                f"edm_heun: sigmas, from {levels[0]:g} to {levels[-1]:g}, must fall, and only the "
+                "last may be 0; noise.heun_sigmas gives such a grid."
+            )
     if loop not in _LOOPS:
         raise ValueError(f"edm_heun: loop={loop!r}; known are: {', '.join(_LOOPS)}.")
     guided = _guided(denoise, guide, guidance, guidance_interval)

@@ -159,3 +159,25 @@ def test_times_of_a_flow_are_uniform():
     np.testing.assert_allclose(double.time(twice), law.time(sigma), rtol=1e-6)
     bounded = noise.FlowUniform(sigma_min=0.1, sigma_max=3.0)(jax.random.key(0), (20_000,))
     assert (bounded.min(), bounded.max()) == (np.float32(0.1), np.float32(3.0))
+
+
+@pytest.mark.parametrize("weight", [noise.edm_weight, noise.eps_weight])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_weights_of_half_precise_levels_are_finite_and_right(weight, dtype):
+    half = jnp.asarray([0.002, 0.004, 0.5, 80.0, 300.0], dtype)  # λ(0.002) is no float16
+    got = weight(half)
+    assert got.dtype == jnp.float32
+    np.testing.assert_array_equal(got, weight(half.astype(jnp.float32)))
+    assert np.isfinite(got).all()
+
+
+def test_weights_follow_wider_types_and_numbers():
+    with jax.enable_x64(True):
+        assert noise.edm_weight(jnp.ones(2, jnp.float64)).dtype == jnp.float64
+        assert (noise.edm_weight(0.5) * jnp.ones(2, jnp.float32)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("steps", [1, 2.5])
+def test_a_grid_of_a_part_of_a_step_is_refused(steps):
+    with pytest.raises(ValueError, match=f"steps={steps}: EDM's sampler takes a whole number"):
+        noise.heun_sigmas(steps)

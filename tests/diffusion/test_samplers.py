@@ -290,3 +290,11 @@ def test_without_a_step_or_with_an_unknown_loop_it_says_so():
         samplers.edm_heun(gaussian(), latents(), jnp.zeros(1))
     with pytest.raises(ValueError, match="loop='while'; known are: auto, scan, unroll"):
         samplers.edm_heun(gaussian(), latents(), noise.heun_sigmas(3), loop="while")
+
+
+@pytest.mark.parametrize(
+    "sigmas", [noise.heun_sigmas(4)[::-1], np.asarray([1.0, 0.0, 0.0]), jnp.asarray([2.0, 3, 0])]
+)
+def test_levels_that_do_not_fall_are_refused(sigmas):
+    with pytest.raises(ValueError, match="must fall, and only the last may be 0"):
+        samplers.edm_heun(gaussian(), latents(), sigmas)
