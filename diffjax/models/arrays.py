@@ -147,7 +147,8 @@ def _at(tree: Any, path: Path) -> Any:
 
 
 def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray)
+    # Orbax writes no array without elements, and the function gives those again.
+    return isinstance(leaf, jax.Array | np.ndarray) and leaf.size > 0
 
 
 def _is_key(leaf: Any) -> bool:

@@ -213,7 +213,7 @@ def check_callables(
 
 
 def check_params(params: Params, trainable: trainable_lib.Trainable, name: str) -> None:
-    """Check that there is something to train, and that `trainable` can be asked about it.
+    """Check that there is something to train and to store, and that `trainable` can be asked.
 
     Args:
       params: pytree.
@@ -221,7 +221,8 @@ def check_params(params: Params, trainable: trainable_lib.Trainable, name: str) 
       name: whose they are, for the message.
 
     Raises:
-      ValueError: if no leaf is an inexact array, or if `trainable` fails.
+      ValueError: if no leaf is an inexact array, if complex numbers would be trained, if
+        `trainable` fails, or if a checkpoint doesn't tell two arrays apart by their names.
     """
     if not any(trainable_lib.is_inexact_array(leaf) for leaf in jax.tree.leaves(params)):
         kind = type(params).__name__
@@ -231,9 +232,37 @@ def check_params(params: Params, trainable: trainable_lib.Trainable, name: str) 
             "from_nnx gives)"
         )
     try:
-        trainable_lib.split(params, trainable)
+        trained, _ = trainable_lib.split(params, trainable)
     except Exception as error:  # a user's function: anything
         raise ValueError(f"{name}: trainable(path, leaf) failed ({_one_line(error)})") from error
+    for path, leaf in jax.tree_util.tree_leaves_with_path(trained):
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            raise ValueError(
+                f"{name}: params {'/'.join(trainable_lib.names(path))} is {leaf.dtype}, and real "
+                "numbers are trained: keep its real and its imaginary part as two arrays, or put "
+                'it below "frozen"'
+            )
+    _check_stored_names(params, name)
+
+
+def _check_stored_names(params: Params, name: str) -> None:
+    """Check that no two arrays have one name in a checkpoint, of which one would be lost."""
+    seen: dict[str, trainable_lib.Path] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct) or not path:
+            continue
+        keys = trainable_lib.names(path)
+        stored = ".".join(keys).rstrip("/")  # as Orbax has it
+        if not stored:
+            raise ValueError(
+                f"{name}: params {keys[0]!r} has no name that a checkpoint could have; rename it"
+            )
+        if stored in seen:
+            raise ValueError(
+                f"{name}: params {seen[stored]} and {keys} would be one array in a checkpoint, "
+                f"{stored!r}; rename one of them"
+            )
+        seen[stored] = keys
 
 
 def drawn(law: Callable[[PRNGKey, int], Any], name: str, remedy: str) -> Any:
@@ -248,7 +277,8 @@ def drawn(law: Callable[[PRNGKey, int], Any], name: str, remedy: str) -> Any:
       Pytree of `jax.ShapeDtypeStruct`s [*leaf], without the axis of the batch.
 
     Raises:
-      ValueError: if it fails, or gives no array, or one without an axis of the batch.
+      ValueError: if it fails, or gives no array, or one without an axis of the batch, or two whose
+        names are one where paths are written with slashes, as in files of samples and exports.
     """
     batch = 3
     try:
@@ -258,13 +288,21 @@ def drawn(law: Callable[[PRNGKey, int], Any], name: str, remedy: str) -> Any:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     if not leaves:
         raise ValueError(f"{name}(key, {batch}) gave no array; {remedy}")
+    seen: set[str] = set()
     for path, leaf in leaves:
+        keys = trainable_lib.names(path)
+        at = "".join(f"[{each!r}]" for each in keys)
         if leaf.shape[:1] != (batch,):
-            at = "".join(f"[{each!r}]" for each in trainable_lib.names(path))
             raise ValueError(
                 f"{name}(key, {batch}){at} has shape {list(leaf.shape)}; its first axis must be "
                 f"the batch, {batch}"
             )
+        if (written := "/".join(keys)) in seen:
+            raise ValueError(
+                f"{name}(key, {batch}){at} has the name of another array, {written!r}, in files of "
+                "samples; rename one of them"
+            )
+        seen.add(written)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
 
 

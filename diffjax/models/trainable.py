@@ -48,12 +48,16 @@ def is_inexact_array(leaf: Any) -> bool:
 def is_trained(path: Path, leaf: Any, trainable: Trainable = not_frozen) -> bool:
     """Say whether a leaf is trained: an inexact array, not frozen, that `trainable` lets through.
 
+    An array without elements isn't.
+
     Args:
       path: names from the root to the leaf.
       leaf: the leaf.
       trainable: (path, leaf) -> whether it is trained; asked about inexact arrays only.
     """
-    return is_inexact_array(leaf) and not_frozen(path, leaf) and bool(trainable(path, leaf))
+    if not is_inexact_array(leaf) or not leaf.size:
+        return False
+    return not_frozen(path, leaf) and bool(trainable(path, leaf))
 
 
 def split(params: Params, trainable: Trainable = not_frozen) -> tuple[Params, Params]:

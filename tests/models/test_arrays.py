@@ -93,3 +93,14 @@ def test_trees_of_frameworks(framework):
     np.testing.assert_array_equal(net(arrays.replaced(stored).tree, x, t, None), wanted)
     gradient = jax.grad(lambda p: net(arrays.whole(p), x, t, None).sum())(arrays.start())
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(gradient))
+
+
+def test_an_array_without_elements_is_neither_trained_nor_stored():
+    params = {"w": jnp.ones(2), "none": jnp.ones((0, 3)), "frozen": np.zeros(0, np.int32)}
+    arrays = of(params)
+    assert arrays.start().keys() == arrays.abstract().keys() == {"w"}
+    assert arrays.stored(arrays.start()).keys() == arrays.abstract_stored().keys() == {"w"}
+    read = arrays.replaced({"w": jnp.zeros(2)})
+    assert read.tree["none"].shape == (0, 3)
+    assert arrays.whole(arrays.start())["none"].shape == (0, 3)
+    assert arrays.digest() == of({"w": jnp.ones(2)}).digest()

@@ -104,12 +104,31 @@ NAMES = "it must return denoise, params, shape, sigma_data, sigma_min, sigma_max
         (duck(params={"w": 1.0}), "params (dict) holds no array of floating-point numbers"),
         (duck(params=jnp.arange(3)), "holds no array of floating-point numbers"),
         (duck(params=object()), "params (object) holds no array of floating-point numbers"),
+        (
+            duck(params={"a": {"w": jnp.ones(2, jnp.complex64)}}),
+            "params a/w is complex64, and real numbers are trained: keep its real and its",
+        ),
+        # Of arrays of one shape a checkpoint would hold the last one's values for both.
+        (
+            duck(params={"a": {"b": jnp.ones(2)}, "a.b": jnp.zeros(2)}),
+            "params ('a', 'b') and ('a.b',) would be one array in a checkpoint, 'a.b'; rename",
+        ),
+        (
+            duck(params={"a": {"b": jnp.ones(2), "b/": jnp.zeros(2)}}),
+            "params ('a', 'b') and ('a', 'b/') would be one array in a checkpoint, 'a.b'",
+        ),
+        (duck(params={"": jnp.ones(2)}), "params '' has no name that a checkpoint could have"),
+        (duck(params={"/": jnp.ones(2)}), "params '/' has no name that a checkpoint could have"),
         (duck(trainable=lambda p, x: p[3]), "trainable(path, leaf) failed (IndexError: "),
         (duck(cond=lambda key: key), "cond(key, 3) failed (TypeError: "),
         (duck(cond=lambda key, n: None), "cond(key, 3) gave no array; set cond=None"),
         (
             duck(cond=lambda key, n: {"a": {"b": jnp.ones((n + 1, 2))}}),
             "cond(key, 3)['a']['b'] has shape [4, 2]; its first axis must be the batch, 3",
+        ),
+        (
+            duck(cond=models.uniform({"a": {"b": 3}, "a/b": (0.0, 1.0)})),
+            "cond(key, 3)['a/b'] has the name of another array, 'a/b', in files of samples; rename",
         ),
         (duck(cond=lambda key, n: jnp.ones(())), "cond(key, 3) has shape []; its first axis"),
     ],
@@ -119,6 +138,21 @@ def test_what_is_wrong_is_told_in_one_line(obj, message):
         teacher.checked(obj, "my_teacher:sky")
     assert str(error.value).startswith("my_teacher:sky")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"w": jnp.ones(2), "frozen": {"c": jnp.ones(2, jnp.complex64)}},
+        {"a/b": jnp.ones(2), "a": {"b": jnp.ones(2)}},
+        {"a.b": jnp.ones(2), "a": jnp.ones(2), "": {"x": jnp.ones(2)}},
+        {"w": jnp.ones(2), "none": jnp.ones((0, 3))},
+        jnp.ones(2),
+    ],
+    ids=str,
+)
+def test_parameters_that_a_checkpoint_tells_apart(params):
+    assert teacher.checked(duck(params=params), "t").params is params
 
 
 def test_a_check_calls_no_network():
