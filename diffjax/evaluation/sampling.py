@@ -240,7 +240,7 @@ def batches(
         chosen = classes(indices)
         samples = _on_host(sample(params, indices, chosen), quantise)
         left = min(batch_size, count - start)
-        yield samples[:left], _first(jax.tree.map(np.asarray, chosen), left)
+        yield samples[:left], _first(jax.tree.map(_plain, chosen), left)
 
 
 def look_ahead(produced: Batches, count: int) -> tuple[np.ndarray, Batches]:
@@ -344,6 +344,15 @@ def write_npz(
             with archive.open(f"{at}.npy", "w") as member:
                 np.lib.format.write_array(member, np.concatenate(leaves), allow_pickle=False)
     return count
+
+
+def _plain(leaf: Array) -> np.ndarray:
+    """Give a condition as NumPy's files hold it: keys as their integers, bfloat16 as float32."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    array = np.asarray(leaf)
+    is_foreign = array.dtype.kind == "V" and jnp.issubdtype(leaf.dtype, jnp.floating)
+    return array.astype(np.float32) if is_foreign else array
 
 
 def _first(tree: Any, count: int) -> Any:

@@ -43,6 +43,23 @@ def test_cut_ends_after_so_many(count):
     assert len(batches) == -(-count // 3)
 
 
+def test_conditions_are_written_as_any_numpy_reads_them(tmp_path):
+    keys = jax.random.split(jax.random.key(0), 4)
+
+    def conditions(indices):
+        return {"key": keys[indices], "text": jnp.ones((len(indices), 3), jnp.bfloat16)}
+
+    def sample(params, indices, drawn):
+        return jnp.zeros((len(indices), 2))
+
+    produced = sampling.batches(sample, None, 3, batch_size=4, classes=conditions, quantise=False)
+    sampling.write_npz(tmp_path / "s.npz", produced, 3, name="condition")
+    with np.load(tmp_path / "s.npz") as found:
+        np.testing.assert_array_equal(found["condition/key"], jax.random.key_data(keys)[:3])
+        assert found["condition/text"].dtype == np.float32
+        np.testing.assert_array_equal(found["condition/text"], np.ones((3, 3)))
+
+
 def test_the_teachers_sampler_inside_jit_is_one_network():
     shipped = teacher.load("digits")
     denoiser = from_edm_kwargs(shipped.init_kwargs)
