@@ -49,7 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.push is not None:
             _push(hub.prepare(arguments.push, Path(output), card), dry_run=arguments.dry_run)
     except (OSError, ValueError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        text = " ".join(str(error).split())
+        if "there is no module" in text:  # of a user's network, which no config lies beside here
+            text += "; --modules=FOLDER says where it lies"
+        print(f"error: {text}", file=sys.stderr)
         return 2 if isinstance(error, user_function.RefusedError) else 1
     except KeyboardInterrupt:
         leave_interrupted()

@@ -55,8 +55,10 @@ def make_writable(workdir: PathLike, *, field: str = "workdir", instead: str = "
         path.mkdir(parents=True, exist_ok=True)
         probe(path)
     except OSError as error:
+        # "File exists" would say nothing: a folder that exists is none.
+        why = "it is a file" if isinstance(error, FileExistsError) else error.strerror
         raise OSError(
-            f"{field}={path} can't be written to ({error.strerror}): "
+            f"{field}={path} can't be written to ({why}): "
             f"{instead or 'name another --workdir'}, or mend its permissions or its disk"
         ) from error
     return path

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -196,9 +197,7 @@ def content(directory: PathLike) -> dict[str, Any]:
 def _read(directory: PathLike) -> tuple[dict[str, Any], tuple[int, ...], ModelCard]:
     path = orbax_support.local_path(directory) / FILE
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} doesn't exist: name a folder that `python -m diffjax.convert` wrote"
-        )
+        raise _missing(path)
     try:
         return parsed(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -234,6 +233,15 @@ def parsed(text: str) -> tuple[dict[str, Any], tuple[int, ...], ModelCard]:
         raise ValueError(str(error)) from error
 
 
+def _missing(path: Path) -> FileNotFoundError:
+    """Make the error of a file that a network's folder lacks, of a run's with its network."""
+    if (network := path.parent / "network").is_dir():
+        return FileNotFoundError(f"{path.parent} is a run's folder: name its network, {network}")
+    return FileNotFoundError(
+        f"{path} doesn't exist: name a folder that `python -m diffjax.convert` wrote"
+    )
+
+
 def _classes(listed: Any, init_kwargs: Mapping[str, Any]) -> tuple[int, ...]:
     known = range(init_kwargs.get("label_dim", 0))
     if not isinstance(listed, list) or any(type(c) is not int or c not in known for c in listed):
@@ -262,9 +270,7 @@ def load_params(directory: PathLike, abstract_params: Params) -> Params:
     orbax_support.quieten_orbax()
     path = orbax_support.local_path(directory) / _PARAMS
     if not path.is_dir():
-        raise FileNotFoundError(
-            f"{path} doesn't exist: name a folder that `python -m diffjax.convert` wrote"
-        )
+        raise _missing(path)
     if problem := digests.problem(path.parent):
         raise ValueError(f"{path.parent} is damaged ({problem}): make or fetch it again")
     orbax_support.check_same_arrays(path, _params_handler().metadata(path).tree, abstract_params)

@@ -55,9 +55,11 @@ def load(name: str, *, field: str, folder: str = "") -> Callable[..., Any]:
             raise RefusedError(
                 f"{field}={name!r}: {module_name} imports {error.name}, which isn't installed"
             ) from error
+        stem = module_name.removesuffix(".py")
+        hint = "" if stem == module_name else f"; a module has no .py: {stem}:{attribute}"
         raise RefusedError(
             f"{field}={name!r}: there is no module {error.name} beside the config file or on "
-            "Python's path"
+            f"Python's path{hint}"
         ) from error
     except Exception as error:  # a user's module may fail in any way
         text = " ".join(str(error).split())

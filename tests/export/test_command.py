@@ -97,6 +97,16 @@ def test_a_denoiser_goes_as_arrays(denoiser, tmp_path):
     assert teacher.load(str(tmp_path / "digits.safetensors")).card.kind == "denoiser"
 
 
+def test_functions_elsewhere_are_asked_for_by_their_folder(tmp_path, capsys):
+    conftest.save_record(tmp_path / "network", f"{MODULE}:points", f"{MODULE}:small")
+    description = tmp_path / "network" / "model.json"
+    description.write_text(description.read_text().replace(MODULE, "lies_elsewhere"))
+    assert run_export(tmp_path, tmp_path / "s", "safetensors") == 2
+    said = capsys.readouterr().err
+    assert "there is no module lies_elsewhere" in said
+    assert said.endswith("; --modules=FOLDER says where it lies\n")
+
+
 def test_a_student_that_does_not_say_so_is_told_its_noise_level(untold, tmp_path):
     assert run_export(untold, tmp_path / "s", "safetensors", "--init_sigma=2") == 0
     assert teacher.card(str(tmp_path / "s")).init_sigma == 2

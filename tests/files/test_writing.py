@@ -162,3 +162,9 @@ def test_errors_of_other_things_pass(tmp_path):
     said = OSError("said already")
     with pytest.raises(OSError, match=r"^said already$"), writing.explained("x"):
         raise said
+
+
+def test_a_work_directory_that_is_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file can't be written to \(it is a file\): name another"):
+        writing.make_writable(tmp_path / "file")

@@ -150,6 +150,11 @@ class TestDenoiser:
         with pytest.raises(FileNotFoundError, match="nowhere/params doesn't exist"):
             network_folder.load_params(tmp_path / "nowhere", {})
 
+    def test_a_runs_folder_is_told_where_its_network_is(self, tmp_path: Path) -> None:
+        (tmp_path / "network").mkdir()
+        with pytest.raises(FileNotFoundError, match=rf"name its network, {tmp_path}/network$"):
+            network_folder.load_denoiser_kwargs(tmp_path)
+
     @pytest.mark.parametrize(
         "text", ["{", "[]", "{}", '{"format_version": 99, "class_name": "A", "init_kwargs": {}}']
     )

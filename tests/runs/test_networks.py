@@ -100,6 +100,7 @@ def test_noise_levels_scale_with_the_data(folder):
     [
         ("my_teacher:point", "my_teacher.py has no point; did you mean points"),
         ("my_teachers:points", "there is no module my_teachers beside the config file or on Pyth"),
+        ("my_teacher.py:points", "a module has no .py: my_teacher:points$"),
         ("my_teacher:nothing", "my_teacher:nothing returned NoneType; it must return denoise, par"),
         ("my_teacher:fails", "config.teacher='my_teacher:fails' fails with OSError: the weights a"),
         ("my_teacher:number", "number of my_teacher.py is int; a function is needed"),
