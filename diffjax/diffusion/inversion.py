@@ -33,6 +33,32 @@ def evaluate(function: Callable[..., Any], *arguments: np.ndarray) -> Any:
         return jax.tree.map(np.asarray, function(*given))
 
 
+def check_function(function: Any, name: str) -> None:
+    """Check that a function of t can be traced: elementwise, and in jax.numpy.
+
+    Args:
+      function: of t, elementwise; it may give a constant.
+      name: of it, for the message.
+
+    Raises:
+      ValueError: in one line, if it fails for an array of times.
+    """
+    try:
+        jax.eval_shape(
+            lambda t: predictions.value_at(function, t, t.dtype),
+            jax.ShapeDtypeStruct((2,), jnp.float32),
+        )
+    except Exception as error:  # a user's function: anything
+        raise _no_function(name, error) from error
+
+
+def _no_function(name: str, error: Exception) -> ValueError:
+    text = (str(error).strip().splitlines() or [""])[0]
+    return ValueError(
+        f"{name} must be a function of t in jax.numpy, elementwise ({type(error).__name__}: {text})"
+    )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class LogSigma:
     """Log of σ = s/a as a function of t.
@@ -189,13 +215,16 @@ def integral(beta: Function, t_max: float) -> Function:
       B(t), elementwise, exact to rounding for a smooth β.
 
     Raises:
-      ValueError: for a β that is negative or not finite.
+      ValueError: for a β that fails, is negative or not finite.
     """
     nodes, _ = np.polynomial.legendre.leggauss(_NODES)
     nodes = (nodes + 1) / 2
     width = t_max / _CELLS
     at = (np.arange(_CELLS)[:, None] + nodes) * width
-    values = evaluate(lambda t: predictions.value_at(beta, t, t.dtype), at)
+    try:  # untraced, so that NumPy's functions do
+        values = evaluate(lambda t: predictions.value_at(beta, t, t.dtype), at)
+    except Exception as error:  # a user's function: anything
+        raise _no_function("Process.vp: beta", error) from error
     wrong = ~(np.isfinite(values) & (values >= 0))
     if wrong.any():
         first = np.unravel_index(np.argmax(wrong), wrong.shape)
@@ -332,7 +361,12 @@ def sigmas_of_alphas(alphas_cumprod: Any) -> np.ndarray:
 
 
 def _one_dimensional(values: Any, name: str) -> np.ndarray:
-    array = np.asarray(values, np.float64)
+    try:
+        array = np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Process.ddpm: {name} must be a list of numbers, not {values!r}"
+        ) from error
     if array.ndim != 1 or len(array) < 2:
         raise ValueError(
             f"Process.ddpm: {name} has shape {list(array.shape)}; it must be [N], N at least 2"

@@ -40,7 +40,8 @@ class Process:
       sigma_max: greatest such σ; infinite if a is 0 at an end.
 
     Raises:
-      ValueError: for an empty range of t, or a σ that isn't positive or not monotone.
+      ValueError: for an empty range of t, an a or s that is no function of t in jax.numpy, or a σ
+        that isn't positive or not monotone.
     """
 
     a: Function
@@ -63,6 +64,8 @@ class Process:
             object.__setattr__(self, "table", table)
             inverse, ends = inversion.OfTable(table), (table[0], table[-1])
         else:
+            for name, function in (("a", self.a), ("s", self.s)):
+                inversion.check_function(function, f"Process: {name}")
             log_sigma = inversion.LogSigma(self.a, self.s)
             ends = inversion.checked_ends(log_sigma, self.t_min, self.t_max)
             if self.t_of_sigma is None:
@@ -123,6 +126,8 @@ class Process:
         Raises:
           ValueError: unless 0 < sigma_min < sigma_max.
         """
+        sigma_min = _number(sigma_min, "Process.ve: sigma_min")
+        sigma_max = _number(sigma_max, "Process.ve: sigma_max")
         if not 0 < sigma_min < sigma_max < math.inf:
             raise ValueError(
                 f"Process.ve: 0 < sigma_min < sigma_max is needed, not {sigma_min} and {sigma_max}"
@@ -147,7 +152,7 @@ class Process:
           t_max: greatest time.
 
         Raises:
-          ValueError: for a β that isn't positive.
+          ValueError: for a β that isn't positive, or neither a number nor such a function.
         """
         if not 0 < t_max < math.inf:
             raise ValueError(f"Process.vp: t_max={t_max} must be positive and finite")
@@ -155,7 +160,9 @@ class Process:
         if callable(beta):
             integral: Function = inversion.integral(beta, t_max)
         else:
-            rate = float(beta)
+            rate = _number(
+                beta, "Process.vp: beta", " or a function of t; a table of them is Process.ddpm's"
+            )
             if not 0 < rate < math.inf:
                 raise ValueError(f"Process.vp: beta={rate} must be positive and finite")
 
@@ -255,3 +262,12 @@ class Process:
             t_of_sigma=levels,
             table=table,
         )
+
+
+def _number(value: Any, name: str, other: str = "") -> float:
+    """Make a float of what is one number, or say what else `name` is."""
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        shown = repr(value) if isinstance(value, str) else f"of type {type(value).__name__}"
+        raise ValueError(f"{name} is {shown}; it must be a number{other}") from error

@@ -98,9 +98,12 @@ def from_nnx(
       (net, `{"params": …, "frozen": …}`), batch statistics and random keys being frozen.
 
     Raises:
-      ValueError: if the filter finds nothing.
+      ValueError: if the filter finds nothing, or a class came in place of a model.
     """
     from flax import nnx
+
+    if isinstance(model, type):
+        raise ValueError(f"from_nnx: {model.__name__} is a class; give a model, made of it")
 
     train_only = nnx.Param if train_only is None else train_only
     graph, *states = nnx.split(model, train_only, ...)

@@ -105,8 +105,8 @@ def from_array(tree: Any) -> CondLaw:
       other types stay, in this machine's order of bytes.
 
     Raises:
-      ValueError: if there is no array, or no row, or numbers of rows differ, or 32 bits are too
-        few for a number.
+      ValueError: if there is no array, or no row, or numbers of rows differ, or an array holds no
+        numbers, or 32 bits are too few for one.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     rows = {}
@@ -296,6 +296,11 @@ def _named(path: Any) -> str:
 def _narrow(path: Any, leaf: Any) -> Array:
     """Give an array in the types that JAX has, and refuse numbers that they can't hold."""
     array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+    if array.dtype.kind in "USOMm":
+        what = "text" if array.dtype.kind in "US" else f"{array.dtype}"
+        raise ValueError(
+            f"from_array: {_named(path)} holds {what}, and numbers are needed, such as embeddings"
+        )
     if array.dtype.kind not in "iuf" or (array.dtype.itemsize <= 4 and array.dtype.isnative):
         return jnp.asarray(array)
     own = np.asarray(array)

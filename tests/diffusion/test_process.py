@@ -290,6 +290,12 @@ def test_functions_of_the_user_against_published_paths(name):
                 assert_equal(denoised(predicts), case.raw(f"{path}_{theirs}_D"))
 
 
+def test_a_beta_of_numpy_is_read():
+    process = Process.vp(lambda t: np.interp(t, [0.0, 1.0], [0.1, 20.0]), t_max=1.0)
+    expected = Process.vp(lambda t: 0.1 + 19.9 * t, t_max=1.0)
+    assert process.sigma_max == pytest.approx(expected.sigma_max, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("predicts", "nearest"),
     [("epsilon", "eps"), ("velocty", "velocity"), ("X0", "x0"), ("v_prediction", "v")],
@@ -336,6 +342,19 @@ FALLING = np.asarray([0.99, 0.9, 0.8, 0.5])
             lambda: Process(jnp.ones_like, lambda t: t - 1, t_min=0.0, t_max=2.0),
             "sigma = s/a is -1 at t=0; a and s must be positive",
         ),
+        (
+            lambda: Process(np.cos, np.sin, t_min=0.1, t_max=1.0),
+            "Process: a must be a function of t in jax.numpy, elementwise .TracerArrayConv",
+        ),
+        (
+            lambda: Process(jnp.cos, 1.0, t_min=0.1, t_max=1.0),
+            "Process: s must be a function of t .*'float' object is not callable",
+        ),
+        (lambda: Process.vp("linear"), "beta is 'linear'; it must be a number or a function of t"),
+        (lambda: Process.vp(BETAS), "beta is of type ndarray; .* is Process.ddpm's"),
+        (lambda: Process.vp(lambda t, u: t), "Process.vp: beta must be a function of t"),
+        (lambda: Process.ve("a", 1.0), "Process.ve: sigma_min is 'a'; it must be a number"),
+        (lambda: Process.ddpm("linear"), "betas must be a list of numbers, not 'linear'"),
         (lambda: Process(jnp.cos, jnp.sin, t_min=1.0, t_max=0.5), "t_min=1.0 must be less"),
         (lambda: Process.edm().denoiser(None, "eps"), "net is NoneType"),
         (lambda: Process.edm().denoiser(print, "eps", time_scale=0), "time_scale=0"),

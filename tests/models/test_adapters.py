@@ -166,6 +166,8 @@ def test_nnx_trains_what_is_asked_for():
     _, params = models.from_nnx(Nnx(nnx.Rngs(0)), train_only=nnx.PathContains("norm"))
     assert paths(params["params"]) == {"norm/bias", "norm/scale", "norm/mean", "norm/var"}
     assert "layers/0/kernel" in paths(params["frozen"])
+    with pytest.raises(ValueError, match="from_nnx: Linear is a class; give a model, made of it"):
+        models.from_nnx(nnx.Linear)
     with pytest.raises(ValueError, match="from_nnx: the model holds nothing of train_only="):
         models.from_nnx(Nnx(nnx.Rngs(0)), train_only=nnx.LoRAParam)
 

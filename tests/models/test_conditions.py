@@ -110,6 +110,7 @@ def test_rows_of_a_table_stay_together():
         (lambda: models.from_frequencies([0, 0]), "not all zero"),
         (lambda: models.from_array({}), "same number of rows, at least 1 (no array)"),
         (lambda: models.from_array(np.ones(())), "(the array 0)"),
+        (lambda: models.from_array({"t": np.asarray(["a cat"])}), "from_array: t holds text, and"),
         (
             lambda: models.from_array({"a": np.ones((2, 1)), "b": np.ones(3)}),
             "same number of rows, at least 1 (a 2, b 3)",
