@@ -274,7 +274,9 @@ class OfTable:
         sigma = _floating(sigma)
         logs = jnp.asarray(np.log(self.table), sigma.dtype)
         last = len(self.table) - 2
-        k = jnp.clip(jnp.searchsorted(logs, jnp.log(sigma), side="right") - 1, 0, last)
+        # Counted and not searched: a table is short, and jax2onnx knows no `jnp.searchsorted`.
+        below = jnp.sum(logs <= jnp.log(sigma)[..., None], axis=-1)
+        k = jnp.clip(below - 1, 0, last)
         level, step = self._level_and_step(k, sigma.dtype)
         between = jnp.clip(jnp.log(sigma / level) / step, 0, 1)
         if self.interpolate:

@@ -90,7 +90,8 @@ def edm_heun(
         raise ValueError(f"edm_heun: sigmas has {len(sigmas)} entries; a step takes two.")
     if not isinstance(sigmas, jax.core.Tracer):
         levels = np.asarray(sigmas)
-        if (levels[1:] > levels[:-1]).any() or not (levels[:-1] > 0).all():
+        rises = levels[1:] > levels[:-1] * (1 + 1e-6)  # more than by rounding
+        if rises.any() or not (levels[:-1] > 0).all():
             raise ValueError(
                 f"edm_heun: sigmas, from {levels[0]:g} to {levels[-1]:g}, must fall, and only the "
                 "last may be 0; noise.heun_sigmas gives such a grid."

@@ -74,7 +74,9 @@ class Arrays:
           The record's own tree, with the types that it has there.
         """
         leaves = [
-            _at(trained, path).astype(leaf.dtype) if is_trained else leaf
+            _at(trained, path).astype(jax.dtypes.canonicalize_dtype(leaf.dtype))
+            if is_trained
+            else leaf
             for (path, leaf), is_trained in zip(self._leaves, self._is_trained, strict=True)
         ]
         return jax.tree.unflatten(jax.tree.structure(self.tree), leaves)
@@ -162,6 +164,8 @@ def _written(leaf: Any) -> Any:
 def _read(value: Any, like: Any) -> Any:
     if _is_key(like):
         return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(like))
+    if isinstance(like, np.ndarray):  # whose 64 bits JAX may not have
+        return np.asarray(value).astype(like.dtype)
     return jnp.asarray(value, like.dtype)
 
 

@@ -22,8 +22,7 @@ from diffjax.models.model_card import ModelCard
 from diffjax.models.record_folder import Origin
 from diffjax.models.records import RecordGenerator
 from diffjax.models.teacher import CondLaw
-from diffjax.runs import initial_networks, students
-from diffjax.runs import networks as opening
+from diffjax.runs import initial_networks, record_checks, students
 from diffjax.runs.decoders import Decoder
 from diffjax.runs.inputs import Input
 from diffjax.runs.networks import Denoiser, Network
@@ -114,20 +113,19 @@ class Experiment:
         return None if isinstance(self.denoiser, NetworkDenoiser) else self.denoiser.cond
 
     def check_records(self) -> None:
-        """Evaluate users' networks a few times, before anything long; seconds.
-
-        Our own networks need none of it: shapes and types follow from their arguments.
+        """Evaluate users' networks a few times, before anything long; ours need none of it.
 
         Raises:
           RefusedError: in one line, naming what to change.
         """
         if "teacher" in self.inputs:
-            opening.check(self.denoiser)
+            record_checks.check_denoiser(self.denoiser)
         if NEGATIVE in self.inputs:
             guided: Any = self.method.networks["teacher"]
-            opening.check(guided.negative)
-        for network in self.networks.values():
-            opening.check_learner(network.model, self.denoiser)
+            record_checks.check_denoiser(guided.negative)
+        learners = [each for each in self.method.learners if each.is_network]
+        models = [(each, self.model_of(each.name)) for each in learners]
+        record_checks.check_learners(models, self.denoiser, self.method.samples_from)
         if self.decoder is not None:
             self.decoder.check()
 

@@ -81,7 +81,7 @@ def teacher(source: str, *, field: str = "config.teacher") -> Network:
     """
     if user_function.is_name(source):
         made = user_function.call(source, field=field)
-        with _refusing():
+        with refusing():
             return _of_record(made, source, Origin(source, sha256=_files(source)))
     if record_folder.is_one(source):
         network = trained(source, field=field)
@@ -136,7 +136,7 @@ def student(
     made = user_function.call(source, record, field=field)
     origin = _origin(of)
     origin = dataclasses.replace(origin, student=source, sha256={**origin.sha256, **_files(source)})
-    with _refusing():
+    with refusing():
         checked = generator_lib.checked_generator(made, source)
         contract.check_generator(checked, record, source, of.source)
         model = RecordGenerator(checked, source, of.model.shape)
@@ -158,7 +158,7 @@ def fake_score(source: str, of: Network, *, field: str) -> Network:
     function = user_function.load(source, field=field)
     given = (of.record(),) if _takes_one(function) else ()
     made = user_function.call(source, *given, field=field)
-    with _refusing():
+    with refusing():
         network = _of_record(made, source, Origin(source, sha256=_files(source)))
         if network.model.shape != of.model.shape:
             raise ValueError(
@@ -168,38 +168,6 @@ def fake_score(source: str, of: Network, *, field: str) -> Network:
         record = dataclasses.replace(network.model.teacher, cond=of.model.cond)
         contract.check_form(record, source)
         return network
-
-
-def check(model: Any) -> None:
-    """Evaluate a user's denoiser a few times; see `contract.short`. Ours passes unasked.
-
-    Args:
-      model: of a network.
-
-    Raises:
-      RefusedError: in one line, naming what to change.
-    """
-    if isinstance(model, RecordDenoiser):
-        with _refusing():
-            contract.short(model.teacher, model.name)
-
-
-def check_learner(model: Any, denoiser: Denoiser) -> None:
-    """Evaluate a user's student, or a fake score of its own network. Ours pass unasked.
-
-    Args:
-      model: of the learner's network.
-      denoiser: the teacher's, whose conditions it is given.
-
-    Raises:
-      RefusedError: in one line, naming what to change.
-    """
-    with _refusing():
-        if isinstance(model, RecordGenerator):
-            contract.short_generator(model.loaded, denoiser.cond, model.name)
-        elif isinstance(model, RecordDenoiser):
-            record = dataclasses.replace(model.teacher, cond=denoiser.cond)
-            contract.check_finite(record, model.name)
 
 
 def content(source: str) -> dict[str, Any]:
@@ -303,7 +271,7 @@ def trained(source: str, *, field: str) -> Network:
 
 
 def _of_pickle(source: str, of: Network, pickle: Pickle, dtype: Any = None) -> Network:
-    with _refusing():
+    with refusing():
         model = pickle.student(of.model, (source, of.source), dtype)
     described = dict(pickle.init_kwargs)
     origin = dataclasses.replace(_origin(of), student=source, stylegan2=described)
@@ -370,7 +338,7 @@ def _takes_one(function: Callable[..., Any]) -> bool:
 
 
 @contextlib.contextmanager
-def _refusing() -> Iterator[None]:
+def refusing() -> Iterator[None]:
     """Context in which what is wrong with a user's function is the command line's mistake."""
     try:
         yield

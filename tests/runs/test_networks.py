@@ -174,6 +174,30 @@ def test_what_does_not_fit_a_users_teacher(folder, fields, message):
     assert "\n" not in str(caught.value)
 
 
+FORMULA = {"teacher": "my_teacher:of_formula"}
+FRESH = {"fake_score__network": "my_teacher:fresh"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (FORMULA, "the fake_score would learn nothing: .*another network in config.fake_score.net"),
+        (FORMULA | FRESH, "the generator would learn nothing: .*another network in config.student"),
+        ({"student": "my_teacher:still"}, "^my_teacher:still: nothing of its params is trained"),
+        ({"fake_score__network": "my_teacher:of_formula"}, "the fake_score would learn nothing"),
+    ],
+)
+def test_a_learner_without_anything_to_train_is_refused(folder, fields, message):
+    exp = build(folder, **fields)
+    with pytest.raises(RefusedError, match=message) as caught:
+        exp.check_records()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_formula_teaches_networks_of_other_arrays(folder):
+    build(folder, **FORMULA, **FRESH, student="my_teacher:small").check_records()
+
+
 def test_another_student(folder):
     exp = build(folder, student="my_teacher:small")
     start = exp.load_initial()

@@ -160,3 +160,11 @@ def broken_fresh():
     teacher = fresh()
     layers = [jnp.full_like(teacher.params["layers"][0], jnp.nan), *teacher.params["layers"][1:]]
     return dataclasses.replace(teacher, params=teacher.params | {"layers": layers})
+
+
+def of_formula():
+    return dataclasses.replace(points(), trainable=lambda path, leaf: False)
+
+
+def still(teacher):
+    return dataclasses.replace(small(teacher), trainable=lambda path, leaf: False)
