@@ -41,6 +41,7 @@ def write(path: Path, function: Function, *, batch_size: int | None = None) -> N
       OSError: if the file can't be written.
     """
     from jax2onnx import to_onnx
+    from onnx import checker
 
     # It warns of each shape whose type nothing asks for.
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
@@ -65,6 +66,8 @@ def write(path: Path, function: Function, *, batch_size: int | None = None) -> N
             model_name="sample",
             opset=OPSET,
         )
+        # It writes what no runtime opens, such as products of arrays of two types.
+        checker.check_model(model, full_check=True)
         content = model.SerializeToString()
     except Exception as error:  # what it doesn't know, it tells in any way
         raise RefusedError(

@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -288,6 +290,13 @@ def test_functions_of_the_user_against_published_paths(name):
             denoised, _ = case_denoiser(named[path], case, f"{path}_")
             for predicts, theirs in (("eps", "noise"), ("score", "score")):
                 assert_equal(denoised(predicts), case.raw(f"{path}_{theirs}_D"))
+
+
+@pytest.mark.parametrize("interpolate", [False, True])
+def test_a_table_is_read_without_a_loop(interpolate):
+    # ONNX files of students hold it, and jax2onnx knows neither `jnp.searchsorted` nor its loop.
+    traced = jax.make_jaxpr(Process.ddpm(BETAS, interpolate=interpolate).t_of_sigma)(jnp.ones(3))
+    assert not {"scan", "while", "sort", "le_to", "lt_to"} & set(re.findall(r"\w+", str(traced)))
 
 
 def test_a_beta_of_numpy_is_read():

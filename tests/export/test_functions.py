@@ -15,7 +15,7 @@ from jax import export
 
 from diffjax import models
 from diffjax.export import __main__ as command
-from diffjax.export import packages
+from diffjax.export import function, onnx_file, packages
 from diffjax.models import network_folder
 from diffjax.models.denoiser import from_edm_kwargs
 from diffjax.models.generator import DenoiserGenerator
@@ -275,3 +275,16 @@ def test_onnx_gives_the_same_samples(kind, run, expected, z, tmp_path):
         (found,) = session.run(None, feed)
         print(kind, batch, abs(found - np.asarray(wanted)[:batch]).max())
         np.testing.assert_allclose(found, wanted[:batch], atol=1e-5)
+
+
+def test_a_file_that_no_runtime_opens_is_not_written(tmp_path):
+    pytest.importorskip("jax2onnx", reason="jax2onnx isn't installed: pip install 'diffjax[onnx]'")
+    half = jnp.ones((2, 2), jnp.float16)  # which JAX multiplies with float32 as it is
+    form = jax.ShapeDtypeStruct((2,), jnp.float32)
+    inputs = (function.Input("z", (2,), "float32", ""),)
+    student = function.Function(lambda z: z @ half, (form,), inputs, (2,))
+    with pytest.raises(
+        user_function.RefusedError, match=r"jax2onnx can't write this student .*inconsistent type"
+    ):
+        onnx_file.write(tmp_path / "s.onnx", student)
+    assert not list(tmp_path.iterdir())
