@@ -7,6 +7,7 @@ Samples of our own image networks become uint8 on the host, all others stay floa
 the data.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -124,8 +125,19 @@ class HeunSettings:
                 f"{denoiser.sigma_min:g} to {denoiser.sigma_max:g}: set them to its range times "
                 f"{1 / unit:g}."
             )
-        grid = heun_sigmas(self.steps, low, high, self.rho)
+        grid = self._grid(low, high)
         return np.append(denoiser.round_sigma(grid[:-1]), 0.0)
+
+    def _grid(self, low: float, high: float) -> np.ndarray:
+        grid = None
+        with np.errstate(over="ignore", invalid="ignore"), contextlib.suppress(OverflowError):
+            grid = heun_sigmas(self.steps, low, high, self.rho)
+        if grid is None or not np.isfinite(grid).all() or not (np.diff(grid) < 0).all():
+            raise ValueError(
+                f"heun.rho={self.rho:g}: powers of noise levels from {low:g} to {high:g} can't be "
+                "told apart, or overflow; EDM takes 7."
+            )
+        return grid
 
 
 def heun(

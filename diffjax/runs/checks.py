@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from diffjax import methods
 from diffjax.files import paths, progress
 from diffjax.methods.settings import Rule
-from diffjax.runs import bases, network_rules, ranges
+from diffjax.runs import bases, network_rules, numbers, ranges
 
 
 def rules(config: ConfigDict) -> dict[str, Rule]:
@@ -71,6 +71,7 @@ def check(config: ConfigDict) -> None:
         if not rule.holds(value):
             joint = " " if rule.wanted.startswith("is ") else ": "
             raise ValueError(f"config.{field}={_shown(value)}{joint}{rule.wanted}.")
+        numbers.check(field, value)
     if config.heun.sigma_min >= config.heun.sigma_max:
         raise ValueError(
             f"config.heun.sigma_min={config.heun.sigma_min} must be under "

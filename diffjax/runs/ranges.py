@@ -107,7 +107,10 @@ COMMON = {
     "watchdog.slow_seconds": NOT_NEGATIVE,
     "watchdog.hang_seconds": NOT_NEGATIVE,
     "watchdog.peer_seconds": POSITIVE,
-    "heun.steps": Rule(lambda v: is_whole(v) and v >= 2, "a whole number of at least 2"),
+    "heun.steps": Rule(
+        lambda v: is_whole(v) and 2 <= v <= 10_000,
+        "a whole number of at least 2 is needed, and at most 10000",
+    ),
     "heun.sigma_min": POSITIVE,
     "heun.sigma_max": POSITIVE,
     "heun.rho": POSITIVE,
@@ -162,7 +165,10 @@ INTERVAL = Rule(
     "two noise levels are needed, the lower first, such as (0.3, 5.0); (0.0, inf) is all",
 )
 STEPS = {  # of a student that a teacher teaches
-    "steps": COUNT,
+    "steps": Rule(  # each is a part of the program
+        lambda v: is_whole(v) and 1 <= v <= 1000,
+        "a whole number of at least 1 is needed, and at most 1000",
+    ),
     "step_sigmas": SIGMAS_OR_NONE,
     "outputs": named(*few_steps.OUTPUTS),
     "backward": named(*few_steps.BACKWARD),
