@@ -284,6 +284,8 @@ def _own_student(config: ConfigDict, teacher: Network) -> Network:
         "img_channels": shape[2],
         "label_dim": model.label_dim,
     }
+    if init_kwargs.get("label_dropout"):
+        init_kwargs["label_dropout"] = 0.0  # as in the teacher's copies
     is_scaled = bases.is_transformer(config) or init_kwargs["class_name"] == "EDMPrecond"
     if is_scaled and model.sigma_data != PUBLISHED_SIGMA_DATA:
         init_kwargs["sigma_data"] = model.sigma_data

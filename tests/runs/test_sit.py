@@ -250,6 +250,9 @@ def test_a_students_network_is_one(tmp_path):
     exp = building.build(made)
     assert exp.init_kwargs["class_name"] == "SiT"
     assert exp.init_kwargs["img_resolution"] == 8
+    # Labels that it alone dropped would have the scores told of a class that it wasn't.
+    assert made.network.label_dropout == 0.1
+    assert exp.sampled.network.label_dropout == exp.init_kwargs["label_dropout"] == 0
 
 
 def test_guidance_needs_a_row_for_no_class():
