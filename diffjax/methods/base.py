@@ -179,6 +179,10 @@ class Method:
         del settings
         return int("data" in cls.reads)
 
+    def idle(self) -> dict[str, str]:
+        """List what does nothing beside the other settings: dotted name in a config -> why."""
+        return {}
+
     @classmethod
     def settings(cls) -> tuple[Setting, ...]:
         """List what users can set, besides what all methods have."""

@@ -146,6 +146,13 @@ class Denoising(Method):
     shown: ClassVar = {"loss": "loss"}
     suspects: ClassVar = ("optimizer.learning_rate", "optimizer.max_grad_norm")
 
+    def idle(self) -> dict[str, str]:
+        """List settings of noise levels that a network with a loss of its own doesn't draw."""
+        if not self.own_loss:
+            return {}
+        why = "SiT and DiT learn at times of their own process"
+        return dict.fromkeys(("edm2.p_mean", "edm2.p_std"), why)
+
     def turns(self) -> tuple[Turn, ...]:
         """List the one turn: real images, and how well noise is taken off them."""
         return (Turn("denoiser", self.real_images, self.loss),)

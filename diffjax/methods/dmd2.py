@@ -67,6 +67,10 @@ class DMD2(GeneratorFirst):
     generator_indices: ClassVar = (20, 980)
     fake_score_indices: ClassVar = (0, 999)
 
+    def idle(self) -> dict[str, str]:
+        """List augmentation, which isn't published for it."""
+        return {"augment_probability": "DMD2's fake score learns from samples as they are"}
+
     @classmethod
     def head(cls, settings: Mapping[str, Any]) -> nn.Module:
         """Make a head on the encoder's last level."""

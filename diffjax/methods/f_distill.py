@@ -103,6 +103,16 @@ class FDistill(GeneratorFirst):
         if self.ratio_decay == 1:
             raise ValueError("ratio_decay=1.0 never changes the means: less is needed.")
 
+    def idle(self) -> dict[str, str]:
+        """List augmentation, and settings of a ratio that isn't taken."""
+        found = {"augment_probability": "f-distill's fake score learns from samples as they are"}
+        if self.divergence == "reverse_kl":
+            of_ratio = ("ratio_min", "ratio_max", "ratio_decay")
+            found |= dict.fromkeys(of_ratio, "divergence='reverse_kl' takes no density ratio")
+        elif not self.normalize_ratio:
+            found["ratio_decay"] = "normalize_ratio=False takes no means"
+        return found
+
     @classmethod
     def head(cls, settings: Mapping[str, Any]) -> nn.Module:
         """Make a head for each level that is judged."""

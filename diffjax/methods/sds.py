@@ -52,6 +52,13 @@ class SDS(Method):
     shown: ClassVar = {"generator_loss": "generator", "delta": "|Δ|"}
     suspects: ClassVar = ("generator.learning_rate", "p_mean", "p_std")
 
+    def idle(self) -> dict[str, str]:
+        """List settings of all distillation methods that are of networks in training, or of two."""
+        return {
+            "dropout": "SDS has it off in teacher and generator",
+            "generator.frozen_kimg": "SDS trains no other network in the meantime",
+        }
+
     def turns(self) -> tuple[Turn, ...]:
         """List the one turn: points, and where the teacher would have them."""
         return (

@@ -42,6 +42,10 @@ class SIM(ScoreDistillation):
     suspects: ClassVar = ("c", "weight", *ScoreDistillation.suspects)
     new_labels: ClassVar = True
 
+    def idle(self) -> dict[str, str]:
+        """List the constant of another distance."""
+        return {"c": "distance='squared' has no constant"} if self.distance == "squared" else {}
+
     def generator_sigma(self) -> SigmaDistribution:
         """EDM's sampling grid at u ~ U(0, t_max / 1000)."""
         published = noise.KarrasUniform(

@@ -59,6 +59,17 @@ class UniInstruct(SiDALoop):
                 "reduce_variance=True is an option of ratio='released'; set it to False."
             )
 
+    def idle(self) -> dict[str, str]:
+        """List settings of a ratio that isn't there, or weighs nothing."""
+        if self.divergence == _NONE:
+            of_ratio = ("through_ratio", "max_logit", "reduce_variance")
+            return dict.fromkeys(of_ratio, f"divergence={_NONE!r} has no density ratio")
+        if self.ratio == "released":
+            return {"max_logit": "ratio='released' isn't bounded"}
+        if self.divergence == "reverse_kl":
+            return {"max_logit": "divergence='reverse_kl' weighs every ratio by 1"}
+        return {}
+
     def alone(self, asked: Asked) -> Array:
         """SiD's loss at α = 1 of each sample, [B]."""
         x, d_teacher, d_fake, *_ = asked

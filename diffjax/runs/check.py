@@ -12,7 +12,7 @@ from diffjax.files import writing
 from diffjax.files.progress import say
 from diffjax.models import checking
 from diffjax.models.denoiser import NetworkDenoiser
-from diffjax.runs import building, checks, joining, networks, rehearsal, user_function
+from diffjax.runs import building, checks, idle, joining, networks, rehearsal, user_function
 
 
 def check(config: ConfigDict, workdir: str = "", *, folder: str = "") -> bool:
@@ -51,6 +51,7 @@ def check(config: ConfigDict, workdir: str = "", *, folder: str = "") -> bool:
         sharding.check_batch(config.batch_size, config.get("accumulation", 1), mesh)
         exp = building.build(config)
         building.check_reporting(config, exp)
+        idle.check(config, exp, Path(workdir))
         writing.check_makable(workdir)
         if "teacher" in config and _of_teacher(config):
             say("the run isn't rehearsed before that is mended")

@@ -161,7 +161,8 @@ def upgraded(config: ConfigDict) -> ConfigDict:
             config.metric_writer = config.get("metric_writer", "")
             _add_networks(config)
         if config.get("method") == "uni_instruct" and "through_ratio" not in config:
-            config.through_ratio = config.get("ratio") == "logit"
+            has_ratio = config.get("divergence") != "none"
+            config.through_ratio = has_ratio and config.get("ratio") == "logit"
     return config
 
 

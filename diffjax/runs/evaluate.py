@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from diffjax.distributed import sharding
 from diffjax.files import json_values, writing
 from diffjax.files.progress import say
-from diffjax.runs import building, checks, joining, results, subjects
+from diffjax.runs import building, checks, idle, joining, results, subjects
 
 
 def evaluate(
@@ -46,6 +46,7 @@ def _evaluate(config: ConfigDict, workdir: str, allow_changed_config: bool, outp
     exp = building.build(config)
     settings = config.evaluate
     building.check_evaluation(config, exp)
+    idle.check(config, exp, Path(workdir))
     if exp.decoder is not None:
         exp.decoder.check()
     if not allow_changed_config:

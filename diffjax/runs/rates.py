@@ -1,6 +1,7 @@
 """Learning rates of a config, those that are derived among them, and what is told of them."""
 
 import dataclasses
+import math
 
 from ml_collections import ConfigDict
 
@@ -53,6 +54,12 @@ def remarks(rates: Rates, cls: type[Method]) -> tuple[str, ...]:
             f"data of standard deviation {denoiser.sigma_data:g}: noise levels are published ones "
             f"times {scale:.4g}, from {denoiser.sigma_min:.4g} to {denoiser.sigma_max:.4g}, and "
             f"init_sigma is {roles.init_sigma:.4g}"
+        )
+    asked = config.get("init_sigma", 0.0) * scale
+    if asked and not math.isclose(asked, roles.init_sigma):
+        told.append(
+            f"init_sigma is {roles.init_sigma:.4g} instead of {asked:.4g}: the network knows "
+            f"{denoiser.sigma_min:.4g} to {denoiser.sigma_max:.4g}"
         )
     for learner in bases.networks_of(cls):
         group = learner.optimizer or learner.name

@@ -14,7 +14,7 @@ from diffjax.evaluation import drawing, sampling
 from diffjax.files import images
 from diffjax.files.progress import say, warn_once
 from diffjax.interfaces import Array
-from diffjax.runs import building, checks, decoders, joining, results, subjects
+from diffjax.runs import building, checks, decoders, idle, joining, results, subjects
 from diffjax.runs.experiment import Experiment
 from diffjax.runs.pictures import Pictures, PreviewError
 from diffjax.runs.user_function import RefusedError
@@ -61,6 +61,7 @@ def _sample(config: ConfigDict, workdir: str, allow_changed_config: bool, output
     settings, exp = config.sample, building.build(config)
     pictures = Pictures(exp.examples, config.grid.rows, config.grid.columns)
     _check(config, exp, pictures)
+    idle.check(config, exp, Path(workdir))
     if exp.decoder is not None:
         exp.decoder.check()
     if not allow_changed_config:
@@ -137,6 +138,11 @@ def _check(config: ConfigDict, exp: Experiment, pictures: Pictures) -> None:
         if denoiser.cond is not None and not denoiser.label_dim:
             what = f"the condition of {exp.teacher} isn't a one-hot class; -1 draws it by its law"
         raise RefusedError(f"config.sample.label={settings.label}: {what}.")
+    if settings.format != "png" and not settings.count and pictures.exist:
+        warn_once(
+            f"config.sample.format={settings.format!r} is of samples, and config.sample.count=0 "
+            "writes a grid alone."
+        )
     latents = f", or {decoders.ADVICE}" if exp.examples.is_latent else ""
     if settings.count and settings.format != "npz" and not pictures.exist_for_each:
         raise RefusedError(

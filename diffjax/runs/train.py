@@ -16,6 +16,7 @@ from diffjax.runs import (
     building,
     checks,
     decays,
+    idle,
     joining,
     metric_writer,
     ownership,
@@ -69,6 +70,7 @@ def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = Fals
         exp = building.build(config)
         exp.check_records()
         building.check_reporting(config, exp)
+        idle.check(config, exp, Path(workdir))
         images = _images_seen(Path(workdir) / _CHECKPOINTS)
         remarks = _check_changes(config, Path(workdir), images, allowed=allow_changed_config)
         with preemption.Preemption() as stop, contextlib.ExitStack() as stack:

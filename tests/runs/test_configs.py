@@ -20,7 +20,7 @@ from diffjax import methods
 from diffjax.distributed import sharding
 from diffjax.files import download, json_values
 from diffjax.methods.score_distillation import ScoreDistillation
-from diffjax.runs import bases, building, checks
+from diffjax.runs import bases, building, checks, idle
 from diffjax.runs.train import train
 from diffjax.training import draws as drawing
 
@@ -389,9 +389,10 @@ def test_distillations_have_the_same_fields_of_the_same_types():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_builds_without_a_download(name, no_download, real_images):
+def test_builds_without_a_download(name, no_download, real_images, tmp_path):
     config = load_with_data(name, real_images)
     exp = building.build(config)
+    idle.check(config, exp, tmp_path)  # each setting can act
     params = exp.denoiser.abstract_params()
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     base = name.removesuffix("_guided").removesuffix("_2step").removesuffix("_4step")
