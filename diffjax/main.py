@@ -228,7 +228,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
             f"--{name} can't be set here: the config gives it no type (ConfigDict placeholders do)"
         )
     except flags.Error as error:
-        _refuse(str(error))
+        _refuse(config_file.mistyped(str(error)))
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         if _has(arguments, "debug(=true)?"):
             raise

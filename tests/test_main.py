@@ -129,10 +129,10 @@ def test_unknown_key_names_the_nearest(config_file: Path, override: str, nearest
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("batch_size=many", "--config.batch_size=many"),
-        ("batch_size=8.5", "--config.batch_size=8.5"),
-        ("learning_rate=low", "--config.learning_rate=low"),
-        ("use_ema=perhaps", "--config.use_ema=perhaps"),
+        ("batch_size=many", "--config.batch_size=many: a whole number is needed"),
+        ("batch_size=8.5", "--config.batch_size=8.5: a whole number is needed"),
+        ("learning_rate=low", "--config.learning_rate=low: a number is needed"),
+        ("use_ema=perhaps", "--config.use_ema=perhaps: True or False is needed"),
         ("teacher.seed=x", "--config.teacher.seed=x"),
         ("teacher=3", "--config.teacher=3"),
         ("teacher.untyped=3", "--config.teacher.untyped can't be set here"),

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -49,16 +50,33 @@ def prepare(
       ValueError: the environment doesn't say which processes there are. If they don't all come,
         this process ends with a line that says so.
       NoDeviceError: JAX finds no device to use.
+      OSError: there is no such folder, and it can't be made.
     """
     if deterministic and _DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}".strip()
+    if distributed and not jax.distributed.is_initialized():
+        _join(peer_seconds, join_seconds)
     if compilation_cache:
+        if "://" not in compilation_cache:  # JAX opens stores too
+            _make_cache(Path(compilation_cache))
         jax.config.update("jax_compilation_cache_dir", compilation_cache)
         # JAX by itself keeps only what took a second, and a start needs smaller programs too.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    if distributed and not jax.distributed.is_initialized():
-        _join(peer_seconds, join_seconds)
     _check_devices()
+
+
+def _make_cache(folder: Path) -> None:
+    """Make a folder in which JAX would keep nothing, with a warning for each program, if it can't.
+
+    One that is there may be read alone.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"compilation_cache={str(folder)!r} can't be a folder ({error.strerror}): name "
+            "another, or '' for none"
+        ) from error
 
 
 def _join(peer_seconds: float, join_seconds: int) -> None:

@@ -12,6 +12,12 @@ from pathlib import Path
 from ml_collections import ConfigDict, FrozenConfigDict
 
 _PACKAGE = Path(__file__).parents[1]
+# Parsers' words for a value that isn't of a field's type.
+_NEEDED = {
+    r"invalid literal for int\(\)": "a whole number",
+    "could not convert string to float": "a number",
+    r"\('Non-boolean argument": "True or False",
+}
 
 
 class ConfigFileError(Exception):
@@ -102,6 +108,17 @@ def importing_from(folder: Path) -> Iterator[None]:
     finally:
         with contextlib.suppress(ValueError):  # the file may have done so
             sys.path.remove(str(folder))
+
+
+def mistyped(text: str) -> str:
+    """Say of a flag's value that was no number, or neither true nor false, what is needed.
+
+    Args:
+      text: an error's, in the words of a parser; others stay.
+    """
+    for pattern, needed in _NEEDED.items():
+        text = re.sub(f": {pattern}.*", f": {needed} is needed", text)
+    return text
 
 
 def _described(error: BaseException) -> str:

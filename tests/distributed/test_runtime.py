@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from diffjax.distributed import peers, runtime
@@ -145,6 +146,14 @@ def many(x):
 jax.jit(many)(jnp.ones((8, 8))).block_until_ready()
 print(*(sum(event.endswith(kind) for event in events) for kind in ("cache_hits", "cache_misses")))
 """
+
+
+def test_a_cache_that_can_be_no_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    path = str(tmp_path / "file" / "cache")
+    with pytest.raises(OSError, match=f"compilation_cache='{path}' can't be a folder .*: name"):
+        runtime.prepare(deterministic=False, distributed=False, compilation_cache=path)
+    assert jax.config.jax_compilation_cache_dir != path
 
 
 def test_a_second_start_finds_what_the_first_compiled(tmp_path):
