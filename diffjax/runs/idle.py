@@ -5,15 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from diffjax.diffusion.noise import PUBLISHED_SIGMA_DATA
+from diffjax.distributed import numerics
 from diffjax.files.progress import warn_once
 from diffjax.models.guidance import Guided
 from diffjax.runs import bases, checks, saved_config
 from diffjax.runs.experiment import Experiment
 
 _LEAVE_OUT = "leave it out"
+_DRAWN = 4096  # noise levels, beyond which hardly any lies
 
 
 def check(config: ConfigDict, exp: Experiment, workdir: Path) -> None:
@@ -80,12 +83,21 @@ def _of_guidance(config: ConfigDict, exp: Experiment) -> Iterator[tuple[str, str
         why = "nothing is guided by leaving the condition out"
         yield "guidance.null", why, f"set a scale of guidance, or {_LEAVE_OUT}"
     teacher = exp.method.networks.get("teacher")
-    if isinstance(teacher, Guided):
-        low, high = exp.denoiser.sigma_min, exp.denoiser.sigma_max
+    if isinstance(teacher, Guided) and (teacher.low, teacher.high) != (0.0, math.inf):
+        low, high = _asked(exp)
         if teacher.high < low or teacher.low > high:
             unit = exp.denoiser.sigma_data / PUBLISHED_SIGMA_DATA
             why = f"the teacher is asked from {low / unit:.4g} to {high / unit:.4g}"
             yield "guidance.interval", why, "name levels of these"
+
+
+def _asked(exp: Experiment) -> tuple[float, float]:
+    """Find the noise levels between which a teacher is asked, by the sampler and by some draws."""
+    levels = [exp.heun.sigmas(exp.denoiser)[:-1]]
+    for name in ("generator_sigma", "fake_score_sigma"):
+        if law := getattr(exp.method, name, None):
+            levels.append(np.asarray(law()(numerics.key(0), (_DRAWN,))))
+    return float(min(map(np.min, levels))), float(max(map(np.max, levels)))
 
 
 def _of_sampler(config: ConfigDict, exp: Experiment) -> Iterator[tuple[str, str, str]]:

@@ -95,13 +95,16 @@ def test_what_acts_or_is_off_passes(method, changes, tmp_path):
     checked(config(method, **changes), tmp_path)
 
 
-def test_an_interval_must_meet_the_levels_that_the_teacher_knows(tmp_path, monkeypatch):
-    made = config("sid", **GUIDED, **{"guidance.interval": (100.0, 200.0)})
-    exp = building.build(made)
-    checked(made, tmp_path)  # EDM's networks know all
-    monkeypatch.setattr(type(exp.denoiser), "sigma_max", property(lambda self: 80.0))
-    with pytest.raises(ValueError, match=r"interval=\(100\.0, 200\.0\) .* asked from 0 to 80;"):
-        idle.check(made, exp, tmp_path)
+@pytest.mark.parametrize("method", ["sid", "diff_instruct", "sds", "f_distill"])
+def test_an_interval_must_meet_the_levels_at_which_the_teacher_is_asked(method, tmp_path):
+    for interval in ((0.3, 5.0), (60.0, 100.0)):
+        checked(config(method, **GUIDED, **{"guidance.interval": interval}), tmp_path)
+    for interval, shown in (((100.0, 200.0), "100.0, 200.0"), ((0.0, 1e-6), "0.0, 1e-06")):
+        wanted = (
+            rf"interval=\({shown}\) does nothing, since the teacher is asked from .* to 80; name"
+        )
+        with pytest.raises(ValueError, match=wanted):
+            checked(config(method, **GUIDED, **{"guidance.interval": interval}), tmp_path)
 
 
 def test_a_transformers_label_dropout_needs_classes_and_a_training_of_its_own(tmp_path):
