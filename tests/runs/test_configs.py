@@ -24,22 +24,31 @@ from diffjax.runs import bases, building, checks, idle
 from diffjax.runs.train import train
 from diffjax.training import draws as drawing
 
+
+def _recorded(path):
+    """Of most only what differs from another, which stands before it, by dotted names."""
+    flat, found = {}, {}
+    for name, each in json.loads(path.read_text()).items():
+        left_out = {"like", "without", *each.get("without", ())}
+        whole = {**flat.get(each.get("like"), {}), **each}
+        flat[name] = {field: value for field, value in whole.items() if field not in left_out}
+        found[name] = {}
+        for field, value in flat[name].items():
+            *groups, key = field.split(".")
+            at = found[name]
+            for group in groups:
+                at = at.setdefault(group, {})
+            at[key] = value
+    return found
+
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.py"))
 # What each config resolved to before there were bases, and the fields that have gone since. Those
 # that came, a student and a fake score of another architecture, are "" for the teacher's copy, and
 # another metric writer and a decoder are "" for none; `CAME` has those on steps and guidance, which
 # are for neither. Configs that came after the bases are recorded as they were.
-RECORDED = json.loads((Path(__file__).parent / "resolved_configs.json").read_text())
-# Of some only what differs from another.
-RECORDED = {
-    name: {
-        key: value
-        for key, value in {**RECORDED.get(each.get("like"), {}), **each}.items()
-        if key != "like"
-    }
-    for name, each in RECORDED.items()
-}
+RECORDED = _recorded(Path(__file__).parent / "resolved_configs.json")
 EARLIER = [name for name in NAMES if "task" in RECORDED[name]]
 GONE = ("task", "image_shape", "label_dim")
 INFINITE = RECORDED["sid_cifar"]["heun"]["s_max"]  # as JSON has it
