@@ -1,6 +1,7 @@
 """Networks by name: one door for ours, users' functions and folders of both, and its errors."""
 
 import dataclasses
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -192,6 +193,21 @@ def test_a_learner_without_anything_to_train_is_refused(folder, fields, message)
     with pytest.raises(RefusedError, match=message) as caught:
         exp.check_records()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({}, []),
+        ({"student": "my_teacher:small"}, []),
+        ({"teacher": "my_teacher:deaf"}, ["fake_score", "generator"]),
+        ({"teacher": "my_teacher:deaf", "student": "my_teacher:small"} | FRESH, []),
+        ({"student": "my_teacher:deaf_student"}, ["generator"]),
+    ],
+)
+def test_a_learner_that_computes_without_its_parameters_is_told(folder, fields, told, caplog):
+    build(folder, **fields).check_records()
+    assert sorted(re.findall(r"so that the (\w+) stays as it is", caplog.text)) == told
 
 
 def test_a_formula_teaches_networks_of_other_arrays(folder):

@@ -168,3 +168,13 @@ def of_formula():
 
 def still(teacher):
     return dataclasses.replace(small(teacher), trainable=lambda path, leaf: False)
+
+
+def deaf():
+    made = points()
+    return dataclasses.replace(made, denoise=lambda _, *rest: made.denoise(made.params, *rest))
+
+
+def deaf_student(teacher):
+    made = small(teacher)
+    return dataclasses.replace(made, generate=lambda _, *rest: made.generate(made.params, *rest))
