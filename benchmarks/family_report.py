@@ -185,8 +185,10 @@ def plot(results: Results, path: Path) -> None:
     for row, teacher in zip(panels, teachers, strict=True):
         own = [each for each in results if each["teacher"] == teacher]
         for axes, key, label in zip(row, ("kimg", "gpu_seconds"), _LABELS, strict=True):
-            for name, runs in best_runs(own).items():
-                for run in runs:
+            for name, longest in best_runs(own).items():
+                # Points of shorter runs lie closer, and their rates don't fall.
+                once = [each for each in own if (each["name"], each["stage"]) == (name, "once")]
+                for run in longest + [each for each in once if each not in longest]:
                     points = [point for point in run["curve"] if point["distance"] is not None]
                     (line,) = axes.loglog(
                         [point[key] for point in points],
