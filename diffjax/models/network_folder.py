@@ -260,7 +260,7 @@ def load_params(directory: PathLike, abstract_params: Params) -> Params:
 
     Returns:
       Pytree of `jax.Array` with the structure of `abstract_params`; floating arrays are float32
-      whatever they were stored as.
+      whatever they were stored as. Of a type that JAX hasn't here, such as int64, NumPy's arrays.
 
     Raises:
       FileNotFoundError: if there are no arrays.
@@ -311,7 +311,9 @@ def _cast(key_path: Any, array: Any, dtype: Any | None) -> np.ndarray:
     return cast
 
 
-def _place(array: np.ndarray, expected: Any) -> jax.Array:
+def _place(array: np.ndarray, expected: Any) -> jax.Array | np.ndarray:
+    if jax.dtypes.canonicalize_dtype(expected.dtype) != expected.dtype:
+        return array  # whose 64 bits JAX would cut
     if jnp.issubdtype(array.dtype, jnp.floating):
         array = array.astype(np.float32)
     sharding = getattr(expected, "sharding", None)

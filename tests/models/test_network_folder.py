@@ -51,6 +51,12 @@ class TestDenoiser:
         assert_trees_equal(restored, params)
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(restored))
 
+    def test_64_bits_come_back_whole(self, tmp_path: Path) -> None:
+        params = {"ids": np.array([2**40 + 1]), "table": np.array([np.pi])}
+        network_folder.save_denoiser(tmp_path / "a", KWARGS, params)
+        read = network_folder.load_params(tmp_path / "a", abstract(params))
+        assert (read["ids"].item(), read["table"].item()) == (2**40 + 1, np.pi)
+
     def test_reading_compiles_nothing(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
