@@ -1,5 +1,6 @@
 """Which runs a stage of `benchmarks.family` has, by what is known so far."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -28,16 +29,22 @@ def best_rate(results: Results, name: str, teacher: str) -> float | None:
       teacher: its name.
 
     Returns:
-      None if no rate has been tried.
+      None if no rate has been tried, or all runs broke down.
     """
     tried = [each for each in results if each["stage"] == "rates" and each["name"] == name]
     own = [each for each in tried if each["teacher"] == teacher]
-    best = min(family_jobs.longest(own or tried), key=family_jobs.distance, default=None)
-    return None if best is None else float(best["rate"])
+    ended = _ended(own or tried)
+    return float(ended[0]["rate"]) if ended else None
+
+
+def _ended(runs: Results) -> Results:
+    """List the longest runs but those that broke down, the least distance first."""
+    whole = [each for each in family_jobs.longest(runs) if family_jobs.distance(each) < math.inf]
+    return sorted(whole, key=family_jobs.distance)
 
 
 def best_rows(results: Results, stage: str, teacher: str) -> list[str]:
-    """List the rows of a stage, the least distance first, as far as their runs are the longest.
+    """List the rows of a stage, the least distance first, whose longest runs didn't break down.
 
     Args:
       results: so far.
@@ -45,8 +52,7 @@ def best_rows(results: Results, stage: str, teacher: str) -> list[str]:
       teacher: its name.
     """
     own = [each for each in results if (each["stage"], each["teacher"]) == (stage, teacher)]
-    ordered = sorted(family_jobs.longest(own), key=family_jobs.distance)
-    return list(dict.fromkeys(each["name"] for each in ordered))
+    return list(dict.fromkeys(each["name"] for each in _ended(own)))
 
 
 def plan(
@@ -103,9 +109,11 @@ def ready(
     """
     if stage in ("teacher", "rates"):
         return list(rows)
-    if stage == "long":
-        missing = set(rows) - set(best_rows(results, "once", study.name))
-        return [] if missing else list(rows)
     tried = {(each["name"], each["rate"]) for each in results if each["stage"] == "rates"}
     known = [name for name in rows if {(name, rate) for rate in rates} <= tried]
+    if stage == "long":
+        own = [each for each in results if (each["stage"], each["teacher"]) == ("once", study.name)]
+        run = {each["name"] for each in family_jobs.longest(own)}
+        broken = {name for name in known if best_rate(results, name, study.name) is None}
+        return list(rows) if set(rows) <= run | broken else []
     return known if stage == "once" or known == list(rows) else []

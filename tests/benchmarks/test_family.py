@@ -182,6 +182,15 @@ class TestPlan:
         broken = result("sim", 5e-5, 0.1) | {"failed": "samples hold NaN"}
         assert family_plan.best_rate([broken, *self.results()], "sim", "tiny") == 2e-5
 
+    def test_a_row_that_broke_down_is_run_no_further(self):
+        rates, rows = family_plan.RATES, ["sim", "sid"]
+        results = [result("sim", rate, 0.1) | {"failed": "NaN"} for rate in rates]
+        results += [result("sid", rate, 1.0) for rate in rates]
+        assert list(family_plan.plan("seeds", self.study, rows, results)) == ["sid"]
+        assert family_plan.best_rows(results, "rates", "tiny") == ["sid"]
+        results.append(result("sid", 2e-5, 1.0, stage="once"))
+        assert family_plan.ready("long", self.study, rows, results) == rows
+
 
 def test_a_factor_on_the_rate_is_another_rate():
     params = {"w": jnp.arange(1.0, 5.0)}
