@@ -7,6 +7,7 @@ from diffjax import data
 from diffjax.data import DataSource, arrays
 from diffjax.data.source import ArraySource, LatentSource
 from diffjax.evaluation import sample_references
+from diffjax.files.progress import warn_once
 from diffjax.methods import Method
 from diffjax.models import latents
 from diffjax.models.network_denoiser import NetworkDenoiser
@@ -89,6 +90,8 @@ def of_distillation(
             f"config.{field}={name!r} has {source.num_classes or 'no'} classes, and the teacher "
             f"{config.teacher} {denoiser.label_dim}; name its own data."
         )
+    if isinstance(source, LatentSource):
+        _tell_of_other_units(source, denoiser, f"config.{field}={name!r}")
     data_input = DataInput(
         source, config.batch_size, config.seed, config.get("x_flip", False), batches
     )
@@ -150,6 +153,18 @@ def _floats(name: str, denoiser: Denoiser, teacher: str, field: str) -> LatentSo
     stored = ArraySource(name, examples, classes, denoiser.label_dim)
     one = np.ones(1, np.float32)
     return LatentSource(stored, False, one, 0 * one)
+
+
+def _tell_of_other_units(source: LatentSource, denoiser: Denoiser, what: str) -> None:
+    """Tell of examples whose standard deviation is far from the teacher's, such as raw latents."""
+    places = np.linspace(0, len(source) - 1, 64, dtype=int)
+    seen = np.stack([source[each][0] for each in places])  # laws vary by their means
+    std, wanted = seen[..., : denoiser.shape[-1]].std(), denoiser.sigma_data
+    if not wanted / 1.5 < std < wanted * 1.5:
+        warn_once(
+            f"{what}: in the teacher's units the standard deviation is {std:.3g}, not {wanted:g}: "
+            "scaled twice, or not at all?"
+        )
 
 
 def _checked(config: ConfigDict, data_input: DataInput, field: str) -> DataInput:

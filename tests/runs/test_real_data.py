@@ -185,6 +185,15 @@ def test_latents_that_do_not_fit_are_told_in_one_line(
     assert "\n" not in str(told.value)
 
 
+def test_latents_in_other_units_are_told(latent_teacher, tmp_path, caplog):
+    half = np.random.default_rng(0).normal(0, 0.5, (12, 8, 8, 4))
+    for data in (laws(tmp_path / "a.zip"), floats(tmp_path / "a.npz", images=half)):
+        building.build(latent_config(latent_teacher, data))
+    assert "standard deviation" not in caplog.text
+    building.build(latent_config(latent_teacher, floats(tmp_path / "b.npz")))
+    assert "b.npz': in the teacher's units" in caplog.text
+
+
 def test_latents_for_a_teacher_of_images(tmp_path):
     with pytest.raises(ValueError, match="take it out; arrays of latents are for a teacher of lat"):
         building.build(config_of("sida", laws(tmp_path / "a.zip")))
