@@ -109,6 +109,10 @@ class FDistill(GeneratorFirst):
         if self.divergence == "reverse_kl":
             of_ratio = ("ratio_min", "ratio_max", "ratio_decay")
             found |= dict.fromkeys(of_ratio, "divergence='reverse_kl' takes no density ratio")
+            if not self.gan_scale:
+                heads = "fake_score.gan_scale", "fake_score.r1_scale", "head_levels", "same_noise"
+                why = "generator.gan_scale=0 and divergence='reverse_kl' ask no discriminator"
+                found |= dict.fromkeys(heads, why)
         elif not self.normalize_ratio:
             found["ratio_decay"] = "normalize_ratio=False takes no means"
         return found

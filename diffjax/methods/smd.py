@@ -65,6 +65,11 @@ class SMD(GeneratorFirst):
     generator_indices: ClassVar = (20, 980)
     fake_score_indices: ClassVar = (0, 999)
 
+    def idle(self) -> dict[str, str]:
+        """List the factor of a gradient that ends at the head."""
+        why = "joint_training=False keeps the adversarial term from the generator"
+        return {} if self.joint_training else {"generator.gan_scale": why}
+
     @classmethod
     def head(cls, settings: Mapping[str, Any]) -> nn.Module:
         """Make a head on the encoder's last level."""

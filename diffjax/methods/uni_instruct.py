@@ -63,7 +63,10 @@ class UniInstruct(SiDALoop):
         """List settings of a ratio that isn't there, or weighs nothing."""
         if self.divergence == _NONE:
             of_ratio = ("through_ratio", "max_logit", "reduce_variance")
-            return dict.fromkeys(of_ratio, f"divergence={_NONE!r} has no density ratio")
+            found = dict.fromkeys(of_ratio, f"divergence={_NONE!r} has no density ratio")
+            if not self.gan_scale:
+                found["divergence"] = "generator.gan_scale=0 leaves no other loss"
+            return found
         if self.ratio == "released":
             return {"max_logit": "ratio='released' isn't bounded"}
         if self.divergence == "reverse_kl":

@@ -151,7 +151,7 @@ def find_best(workdir: Path) -> tuple[Path, dict[str, Any]]:
     if not records:
         raise FileNotFoundError(
             f"{workdir / FOLDER} holds no network: train with config.evaluate.best set to one of "
-            "evaluate.metrics."
+            "evaluate.metrics, and evaluate.every_kimg over 0."
         )
     record = _newest(records)
     return workdir / FOLDER / str(record["step"]), record

@@ -21,11 +21,13 @@ from diffjax.evaluation import (
     sample_references,
     sampling,
 )
+from diffjax.files.progress import warn_once
 from diffjax.methods.draws import Batch
 from diffjax.models.denoiser import NetworkDenoiser
 from diffjax.models.guidance import NEGATIVE
 from diffjax.models.records import RecordDenoiser
 from diffjax.runs import (
+    bases,
     checks,
     decoders,
     metric_writer,
@@ -304,6 +306,10 @@ def check_reporting(config: ConfigDict, exp: Experiment) -> None:
             config.evaluate.metrics,
             field="config.evaluate.best",
             among="evaluate.metrics",
+        )
+    elif config.evaluate.best not in ("", bases.fields(config.method)["evaluate.best"]):
+        warn_once(
+            f"config.evaluate.best={config.evaluate.best!r} keeps none: evaluate.every_kimg is 0."
         )
 
 

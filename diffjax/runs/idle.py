@@ -51,6 +51,14 @@ def _tell_what_is_missed(config: ConfigDict, exp: Experiment) -> None:
             f"config.gan_from_kimg={begins:g} isn't reached by duration_kimg={ends:g}: the "
             "generator never learns by the discriminator."
         )
+    ratio = {"max_logit", "ratio_max"} & set(config) - exp.method.idle().keys()
+    judge, own = (config.get(each, {}).get("gan_scale") for each in ("fake_score", "generator"))
+    if judge == 0 and (ratio or own):
+        warn_once(
+            f"config.fake_score.gan_scale=0: {config.method} heeds an untrained discriminator."
+        )
+    if "network" in config and not _trains_own_network(config):
+        warn_once(f"config.network.* do nothing, since student={config.student!r}.")
     if not _trains_own_network(config) or bases.is_transformer(config):
         return
     size, asked = exp.sampled.shape[0], tuple(config.network.attn_resolutions)

@@ -13,6 +13,7 @@ from tests.runs.test_steps_and_guidance import set_fields
 from tests.runs.test_train import load_config
 
 ZEROS = {"guidance.null": "zeros"}
+KL = {"divergence": "reverse_kl"}
 GUIDED = {"guidance.teacher": 2.0, **ZEROS}
 
 
@@ -55,6 +56,9 @@ IDLE = [
     ("uni_instruct", {"max_logit": 2.0, "divergence": "reverse_kl"}, "weighs every ratio by 1"),
     ("f_distill", {"ratio_max": 5.0, "divergence": "reverse_kl"}, "takes no density ratio"),
     ("f_distill", {"ratio_decay": 0.9, "normalize_ratio": False}, "takes no means"),
+    ("uni_instruct", {"divergence": "none", "generator.gan_scale": 0.0}, "leaves no other loss"),
+    ("smd", {"generator.gan_scale": 1.0, "joint_training": False}, "keeps the adversarial term"),
+    ("f_distill", {"head_levels": 2, "generator.gan_scale": 0.0, **KL}, "ask no discriminator"),
     ("sim", {"c": 0.1, "distance": "squared"}, "has no constant"),
     ("sds", {"dropout": 0.1}, "has it off in teacher and generator"),
     ("sds", {"generator.frozen_kimg": 1.0}, "trains no other network in the meantime"),
@@ -167,6 +171,24 @@ def test_what_comes_too_late_is_told(tmp_path, caplog):
     caplog.clear()
     checked(config("sida", duration_kimg=300.0), tmp_path)
     assert not caplog.text
+
+
+def test_an_untrained_judge_is_told(tmp_path, caplog):
+    off = {"fake_score.gan_scale": 0.0, "generator.gan_scale": 0.0}
+    checked(config("f_distill", **off, **KL), tmp_path)
+    assert not caplog.text
+    for method, changes in (("f_distill", off), ("dmd2", {"fake_score.gan_scale": 0.0})):
+        checked(config(method, **changes), tmp_path)
+        assert f"{method} heeds an untrained" in caplog.text
+
+
+def test_leftovers_are_told(tmp_path, caplog):
+    made = set_fields(bases.with_network(config("sid")), {"student": "", "evaluate.best": "kid"})
+    checked(made, tmp_path)
+    building.check_reporting(made, building.build(made))
+    checks.check(config("denoising", duration_kimg=5.0))
+    for told in ("network.* do nothing", "best='kid' keeps none", "rises from 0 to 0.5 of"):
+        assert told in caplog.text
 
 
 def test_attention_at_no_resolution_is_told(tmp_path, caplog):
