@@ -26,7 +26,7 @@ from diffjax.methods.denoising import diffuse
 from diffjax.methods.draws import Draws
 from diffjax.methods.generator_first import ADAMW, GeneratorFirst
 from diffjax.methods.score_distillation import ScoreDistillation
-from diffjax.methods.settings import COUNT, FLAG, NOT_NEGATIVE, WHOLE, setting
+from diffjax.methods.settings import COUNT, FLAG, NOT_NEGATIVE, WIDTH, setting
 from diffjax.networks.discriminator_head import DiscriminatorHeads
 
 # AdamW as published, gradients clipped by their norm.
@@ -55,7 +55,7 @@ class DMD2(GeneratorFirst):
     fake_score_updates: int = setting(5, COUNT, field="fake_score.updates")
     share_samples: bool = setting(True, FLAG)
     noised_gan: bool = setting(True, FLAG)
-    head_channels: int = setting(0, WHOLE)
+    head_channels: int = setting(0, WIDTH)
 
     learners: ClassVar = (
         Learner("generator", averaged=True, fields=FIELDS),

@@ -37,6 +37,10 @@ NOT_NEGATIVE = Rule(
 FINITE = Rule(lambda v: is_number(v) and math.isfinite(v), "a finite number is needed")
 COUNT = Rule(lambda v: is_whole(v) and v >= 1, "a whole number of at least 1 is needed")
 WHOLE = Rule(lambda v: is_whole(v) and v >= 0, "a whole number of at least 0 is needed")
+WIDTH = Rule(  # of group norms
+    lambda v: WHOLE.holds(v) and v % min(32, max(1, v // 4)) == 0,
+    "0 is needed, or a multiple of 4, from 128 on of 32",
+)
 SHARE = Rule(lambda v: is_number(v) and 0 <= v <= 1, "it lies in [0, 1]")
 FLAG = Rule(lambda v: isinstance(v, bool), "True or False is needed")
 T_MAX = Rule(lambda v: is_number(v) and 0 < v <= 1000, "it lies in (0, 1000]; SiD takes 800")

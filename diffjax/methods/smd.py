@@ -26,7 +26,7 @@ from diffjax.methods.denoising import denoising_losses, diffuse
 from diffjax.methods.draws import Draws
 from diffjax.methods.generator_first import ADAMW, GeneratorFirst
 from diffjax.methods.score_distillation import ScoreDistillation, mean_difference
-from diffjax.methods.settings import COUNT, FLAG, WHOLE, setting
+from diffjax.methods.settings import COUNT, FLAG, WIDTH, setting
 from diffjax.networks.discriminator_head import DiscriminatorHeads
 
 _SKEWS = 1000  # skews are shares of it
@@ -53,7 +53,7 @@ class SMD(GeneratorFirst):
     fake_score_updates: int = setting(5, COUNT, field="fake_score.updates")
     share_samples: bool = setting(True, FLAG)
     joint_training: bool = setting(True, FLAG)
-    head_channels: int = setting(0, WHOLE)
+    head_channels: int = setting(0, WIDTH)
 
     learners: ClassVar = (
         Learner("generator", averaged=True, fields=_FIELDS),

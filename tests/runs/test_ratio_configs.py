@@ -86,6 +86,7 @@ MISTAKES = [
     ("f_distill", {"ratio_decay": 1.0}, "ratio_decay=1.0 never"),
     ("f_distill", {"divergence": "none"}, "config.divergence='none' is unknown"),
     ("f_distill", {"head_levels": 9}, "head_levels=9 is more than the 2 levels of the encoder"),
+    ("smd", {"head_channels": 200}, "head_channels=200: 0 is needed"),
     ("smd", {"joint_training": 1}, "config.joint_training=1: True or False"),
 ]
 
