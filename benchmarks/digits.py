@@ -63,7 +63,9 @@ def scale_rows(seed: int) -> list[tuple[str, int, dict[str, float]]]:
 
 def main() -> None:
     """Print the table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sid", default="runs/sid_digits", help="workdir of sid_digits")
     parser.add_argument("--diff_instruct", default="runs/di_digits", help="workdir of di_digits")
     parser.add_argument("--seed", type=int, default=2, help="of the samples, none seen in training")

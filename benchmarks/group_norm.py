@@ -82,7 +82,9 @@ def compare(shape: tuple[int, int, int], rate: float) -> None:
 
 def main() -> None:
     """Print one line a method."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--pixels", type=int, default=1024)
     parser.add_argument("--channels", type=int, default=256)

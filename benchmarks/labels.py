@@ -37,7 +37,9 @@ class Unconditional:
 
 def main() -> None:
     """Print a line a measurement."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--teacher", required=True, help="a denoiser with classes")
     parser.add_argument("--data", required=True, help="real images")
     parser.add_argument("--features", default="benchmarks.efficientnet:efficientnet_lite0")

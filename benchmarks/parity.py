@@ -6,6 +6,7 @@ Relative L2 differences of denoiser outputs and gradients from numbers recorded 
 code, at the same weights and inputs; diffjax runs in float32.
 """
 
+import argparse
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -52,6 +53,9 @@ def rows() -> Iterator[tuple[str, str, float, str]]:
 
 def main() -> None:
     """Print the table in Markdown."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     print("| network | parameters | output | gradients |")
     print("|-|-|-|-|")
     for name, size, error, gradient_error in rows():

@@ -126,7 +126,9 @@ def by_kind(seconds: Counter[str]) -> Counter[str]:
 
 def main() -> None:
     """Print a table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--updates", type=int, default=4, help="updates in the profiled call")
     parser.add_argument("--top", type=int, default=0, help="so many single kernels too")

@@ -55,7 +55,9 @@ def _cells(seconds: float, moved: float, flops: float, least: float) -> list[str
 
 def main() -> None:
     """Print a table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--updates", type=int, default=4, help="updates in the profiled call")
     parser.add_argument("--bandwidth", type=float, default=3000, help="of the memory, GB/s")

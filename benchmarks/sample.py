@@ -86,7 +86,9 @@ def _program(sampler: Any, *arguments: Any) -> Any:
 
 def main() -> None:
     """Print a table, and JSON on request."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     measuring.add_arguments(parser)
     parser.add_argument("--repeats", type=int, default=10, help="timed batches")
     parser.add_argument("--heun", action=argparse.BooleanOptionalAction, default=True)

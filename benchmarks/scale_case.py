@@ -155,7 +155,9 @@ def summary(folder: Path, updates: int) -> dict[str, Any] | None:
 
 def main() -> None:
     """Measure the case of a folder."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folder", type=Path, required=True)
     folder: Path = parser.parse_args().folder
     told = json.loads((folder / "case.json").read_text(encoding="utf-8"))

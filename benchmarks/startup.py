@@ -59,7 +59,9 @@ def first_update_seconds(command: list[str], metrics: Path) -> dict[str, float]:
 
 def main() -> None:
     """Print a table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", required=True, help="a distillation config")
     parser.add_argument("flags", nargs="*", help="after --, such as --config.dtype=bfloat16")
     arguments = parser.parse_args()

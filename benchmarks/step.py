@@ -226,7 +226,9 @@ def _start(exp: Experiment, mesh: Mesh) -> tuple[TrainState, dict[str, Any]]:
 
 def main() -> None:
     """Print a table, and JSON on request."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     measuring.add_arguments(parser)
     parser.add_argument("--accumulation", type=int, help="instead of the config's")
     parser.add_argument("--rematerialize", action="store_true", help="blocks computed twice")

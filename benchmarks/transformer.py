@@ -189,7 +189,9 @@ def rates(found: dict[str, Any], batch: int) -> dict[str, Any]:
 
 def main() -> None:
     """Print a table, and JSON on request."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--side", choices=("jax", "torch"), required=True)
     parser.add_argument("--size", choices=SIZES, default="XL")
     parser.add_argument("--resolution", type=int, default=32, help="of the latents")

@@ -79,3 +79,13 @@ def test_only_what_knows_configs_names_their_fields(module):
     for text in strings(module):
         found = FIELD.search(text)
         assert not found, f"{module}: {' '.join(text.split())[:200]}"
+
+
+def test_a_program_prints_its_docstring_as_it_stands():
+    # argparse otherwise fills it into one paragraph, in which commands break at hyphens.
+    for path in [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("diffjax/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                given = {each.arg: ast.unparse(each.value) for each in node.keywords}
+                kept = "argparse.RawDescriptionHelpFormatter"
+                assert given.get("description") != "__doc__" or given["formatter_class"] == kept

@@ -24,7 +24,11 @@ from diffjax.models.model_card import ModelCard
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 only if a network was written."""
-    parser = argparse.ArgumentParser(prog="python -m diffjax.convert", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m diffjax.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "--source",
         required=True,
