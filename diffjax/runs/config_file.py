@@ -91,7 +91,9 @@ def load(name: str) -> ConfigDict:
         except ConfigFileError:
             raise
         except (Exception, SystemExit) as error:  # a config file may fail in any way
-            raise ConfigFileError(f"{path} fails with {_described(error)}") from error
+            raise ConfigFileError(f"{path} fails with {_described(error).rstrip('.')}") from error
+    if config is None:
+        raise ConfigFileError(f"get_config() of {path} returns nothing: end it with return config")
     if not isinstance(config, ConfigDict):
         raise ConfigFileError(
             f"get_config() of {path} returned {type(config).__name__} instead of a ConfigDict"

@@ -180,7 +180,9 @@ TEACHER = {
     "guidance.interval": INTERVAL,
     "guidance.negative": TEXT,
     "guidance.null": named("", "zeros"),
-    "teacher": NAME,
+    "teacher": Rule(
+        NAME.holds, 'one is needed, such as "digits", a folder, a file, a URL or "module:function"'
+    ),
     "decoder": TEXT,
     "accumulation": COUNT,
     "init_sigma": POSITIVE,
@@ -190,7 +192,11 @@ TEACHER = {
     "optimizer_state_dtype": named("float32", "bfloat16"),
 }
 # Of methods that read real images.
-DATA_SET = {"dataset": NAME, "conditional": FLAG, "x_flip": FLAG}
+DATA_SET = {
+    "dataset": Rule(NAME.holds, "one is needed: digits, a folder, a zip or tfds:NAME"),
+    "conditional": FLAG,
+    "x_flip": FLAG,
+}
 REAL_DATA = Rule(
     NAME.holds,
     "the method compares with real images: name a data set, a folder, a zip or tfds:NAME",

@@ -58,12 +58,12 @@ def test_every_field_has_a_rule_that_its_default_keeps(method):
 
 @pytest.mark.parametrize("method", ["sid", "diff_instruct"])
 def test_a_distillation_needs_its_teacher(method):
-    with pytest.raises(ValueError, match=r"^config\.teacher='': a string that isn't empty"):
+    with pytest.raises(ValueError, match=r"^config\.teacher='': one is needed, such as "):
         checks.check(bases.distillation(method))
 
 
 def test_a_teacher_needs_its_data():
-    with pytest.raises(ValueError, match=r"^config\.dataset='': a string that isn't empty"):
+    with pytest.raises(ValueError, match=r"^config\.dataset='': one is needed: digits, a folder"):
         checks.check(bases.denoising())
 
 

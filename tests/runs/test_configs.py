@@ -683,7 +683,7 @@ def test_what_an_earlier_config_says_of_its_teacher_has_a_rule(field):
         ({"mesh__data": 0}, r"config\.mesh\.data=0: .* or -1 for all devices"),
         ({"heun__s_min": 2.0, "heun__s_max": 1.0}, r"config\.heun\.s_min=2\.0 must not be over"),
         ({"batch_size": 512.0}, r"config\.batch_size=512\.0: a whole number"),
-        ({"teacher": ""}, r"config\.teacher='': a string that isn't empty"),
+        ({"teacher": ""}, r"config\.teacher='': one is needed, such as"),
         ({"teacher": "x\n" * 99}, None),
         ({"dtype": "x\n" * 99}, r"config\.dtype='x.*\.\.\. is unknown; known are: float32"),
     ],
