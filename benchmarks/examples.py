@@ -24,6 +24,7 @@ import numpy as np
 
 from diffjax import models
 from diffjax.metrics import modes, sliced_wasserstein
+from diffjax.runs import saved_config
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = {  # framework, prediction, process
@@ -151,6 +152,11 @@ def exact_flags(name: str) -> list[str]:
     ]
 
 
+def images(workdir: Path) -> str:
+    """Count the images of a run, whatever flags it was given."""
+    return f"{1000 * saved_config.load(workdir).duration_kimg:,.0f}"
+
+
 def row(name: str, method: str, found: dict[str, Any], images: str, seconds: str) -> str:
     """Write a line of the table."""
     covered = f"{found['modes']} of 8" if "modes" in found else "-"
@@ -177,9 +183,8 @@ def main() -> None:
         for method in METHODS:
             workdir = Path(arguments.output) / f"{name}_{method}"
             samples, seconds = distil(name, method, workdir, *flags)
-            kimg = importlib.import_module(f"{name}_config").get_config(method).duration_kimg
             found = measure(name, samples)
-            print(row(name, method, found, f"{1000 * kimg:,.0f}", f"{seconds:.0f}"), flush=True)
+            print(row(name, method, found, images(workdir), f"{seconds:.0f}"), flush=True)
 
 
 if __name__ == "__main__":

@@ -136,8 +136,7 @@ def main() -> None:
                 workdir = Path(arguments.output) / f"{name}_{method}_{seed or 0}"
                 flags = [f"--config.seed={seed or 0}", *arguments.flags]
                 found, seconds = refined(name, method, workdir, *flags)
-                kimg = config_file.load(config_of(name, method)).duration_kimg
-                print(row(name, method, found, f"{1000 * kimg:,.0f}", seconds), flush=True)
+                print(row(name, method, found, examples.images(workdir), seconds), flush=True)
 
 
 if __name__ == "__main__":

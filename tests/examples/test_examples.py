@@ -50,6 +50,22 @@ def test_every_example_is_tested():
     assert not modules & sys.stdlib_module_names
 
 
+def test_the_table_counts_the_images_that_a_run_took(tmp_path, monkeypatch, capsys):
+    def distil(name, method, workdir, *flags):
+        assert flags == ("--config.duration_kimg=25.6",)
+        workdir.mkdir(parents=True)
+        (workdir / "config.json").write_text('{"method": "sid", "duration_kimg": 25.6}')
+        return np.zeros((1, 2)), 1.0
+
+    for made, value in (("train_teacher", None), ("measure", {"distance": 0.5})):
+        monkeypatch.setattr(examples, made, lambda *_, value=value: value)
+    monkeypatch.setattr(examples, "distil", distil)
+    flags = ["--only=two_moons", f"--output={tmp_path}", "--", "--config.duration_kimg=25.6"]
+    monkeypatch.setattr(sys, "argv", ["examples", *flags])
+    examples.main()
+    assert capsys.readouterr().out.count(" 25,600 |") == 2
+
+
 @pytest.mark.parametrize("name", BRIEF)
 def test_an_example_is_short(name):
     lines = (ROOT / "examples" / f"{name}.py").read_text().splitlines()
