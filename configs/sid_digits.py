@@ -1,4 +1,4 @@
-"""SiD on scikit-learn's 8x8 digits, from the teacher that is shipped: the embedded default.
+"""SiD on scikit-learn's 8x8 digits, from the teacher that is shipped: the default job.
 
     python -m diffjax.main --config=configs/sid_digits.py
 
