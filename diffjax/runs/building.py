@@ -225,7 +225,13 @@ def make_evaluator(config: ConfigDict, exp: Experiment, mesh: Mesh) -> evaluator
 def _features(settings: ConfigDict) -> features.Features:
     name = settings.features
     if not user_function.is_name(name) or settings.features_weights:
-        return features.load(name, settings.features_weights)
+        try:
+            return features.load(name, settings.features_weights)
+        except ConnectionError as error:
+            prefix = "--config.evaluate.features"
+            raise ConnectionError(
+                f"{error}: {prefix}_weights=PATH. Without Inception there is {prefix}=pixels."
+            ) from error
     field = "config.evaluate.features"
     function = user_function.load(name, field=field)
     _, digest = user_function.file_of(name)

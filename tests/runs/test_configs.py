@@ -860,3 +860,15 @@ def test_cudnn_reaches_all_networks_and_not_float32_ones(monkeypatch):
     config.teacher_dtype = "float32"
     with pytest.raises(ValueError, match=r"config\.attention='cudnn' computes in bfloat16"):
         building.build(config)
+
+
+def test_inception_that_cannot_be_downloaded_is_told_with_its_field(monkeypatch):
+    def fetch(source):
+        raise ConnectionError(f"{source}: the download failed; give its path")
+
+    monkeypatch.setattr(download, "fetch", fetch)
+    config = load("sid_digits")
+    config.evaluate.update(features="inception", metrics=("fid",), best="fid")
+    exp = building.build(config)
+    with pytest.raises(ConnectionError, match=r"--config\.evaluate\.features_weights=PATH"):
+        building.make_evaluator(config, exp, sharding.make_mesh())
