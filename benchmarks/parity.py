@@ -3,7 +3,7 @@
     python -m benchmarks.parity
 
 Relative L2 differences of denoiser outputs and gradients from numbers recorded in float64 by EDM's
-code, at the same weights and inputs; diffjax runs in float32.
+code, at the same weights and inputs; diffjax runs in float32. Needs pip install 'diffjax[test]'.
 """
 
 import argparse

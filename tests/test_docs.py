@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -233,3 +234,14 @@ def test_the_page_of_configs_lists_them_all():
 
 def test_the_front_page_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+
+
+def test_the_front_page_runs_examples_with_what_it_installs():
+    needs = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    installed = {re.split(r"[^\w-]", need)[0].replace("-", "_") for need in needs} | {"diffjax"}
+    for name in re.findall(r"python examples/(\w+)\.py", (ROOT / "README.md").read_text()):
+        for node in ast.walk(ast.parse((ROOT / "examples" / f"{name}.py").read_text())):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            found = {each.partition(".")[0] for each in names}
+            assert found <= installed | sys.stdlib_module_names, name
