@@ -51,7 +51,9 @@ def open_source(
             warn_once(note)
         return opened
     if path.suffix or len(path.parts) > 1:
-        raise FileNotFoundError(f"{field}={source!r}: no such file or folder.")
+        raise FileNotFoundError(
+            f"{field}={source!r}: no such file or folder; a data set is {_FORMS}."
+        )
     raise ValueError(f"{field}={source!r} is unknown; known are: {_FORMS}.")
 
 

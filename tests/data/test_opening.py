@@ -44,5 +44,7 @@ def test_unknown_names():
 def test_paths_that_are_not_there(path, tmp_path):
     with pytest.raises(FileNotFoundError, match=rf"data='.*{path}': no such file or folder"):
         data.open_source(str(tmp_path / path))
-    with pytest.raises(FileNotFoundError, match=rf"data='{path}': no such file or folder"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"data='{path}': no such file or folder; a data set is "
+    ):
         data.open_source(path)
