@@ -218,7 +218,17 @@ def get(config: ConfigDict, field: str) -> Any:
     try:
         return functools.reduce(lambda group, name: group[name], field.split("."), config)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"config.{field} is missing; see configs/ for one that has it.") from error
+        raise ValueError(f"config.{field} is missing; {_origin(config, field)}.") from error
+
+
+def _origin(config: ConfigDict, field: str) -> str:
+    """Say where a config has a field that this one lacks, of another method's base perhaps."""
+    method = config.get("method", "")
+    if method not in methods.names() or field not in bases.fields(method):
+        return "see configs/ for one that has it"
+    has_teacher = "teacher" in methods.get(method).reads
+    base = f"distillation({method!r})" if has_teacher else "denoising()"
+    return f"method={method!r} has it where a config starts from bases.{base}"
 
 
 def one_of(config: ConfigDict, field: str, known: Iterable[str]) -> None:

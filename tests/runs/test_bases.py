@@ -62,6 +62,16 @@ def test_a_distillation_needs_its_teacher(method):
         checks.check(bases.distillation(method))
 
 
+@pytest.mark.parametrize(
+    ("method", "base"), [("dmd2", r"distillation\('dmd2'\)"), ("denoising", r"denoising\(\)")]
+)
+def test_another_method_needs_its_base(method, base):
+    config = bases.distillation("sid")
+    config.teacher, config.method = "digits", method
+    with pytest.raises(ValueError, match=rf"is missing; method='{method}' has it .* bases\.{base}"):
+        checks.check(config)
+
+
 def test_a_teacher_needs_its_data():
     with pytest.raises(ValueError, match=r"^config\.dataset='': one is needed: digits, a folder"):
         checks.check(bases.denoising())
