@@ -2,7 +2,9 @@
 
 import itertools
 import math
+import secrets
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +18,7 @@ from diffjax.files import orbax_support
 _FOLDER = "diffjax/barriers/"
 _CAUSE_BYTES = 256
 _TICK_SECONDS = 0.05
+_SEEN_WITHIN = 30.0  # seconds: another host's files may show late
 
 
 class OtherProcessError(OSError):
@@ -45,6 +48,31 @@ def first_error(error: Exception | None) -> Exception | None:
         if theirs.any():
             return _of(index, theirs.tobytes().rstrip(b"\0").decode("ascii"))
     return None
+
+
+def check_shared(folder: Path) -> None:
+    """Check that all processes see one work directory; all of them call it together.
+
+    Args:
+      folder: the directory.
+
+    Raises:
+      OSError: in all of them, if one sees another.
+    """
+    if jax.process_count() == 1:
+        return
+    is_main, sign = jax.process_index() == 0, folder / f".shared-{secrets.randbits(31)}"
+    if is_main:
+        sign.write_bytes(b"x")
+    number = multihost_utils.broadcast_one_to_all(np.int32(sign.name[8:]))
+    sign, deadline = folder / f".shared-{number}", time.monotonic() + _SEEN_WITHIN
+    while not (is_seen := sign.exists()) and time.monotonic() < deadline:
+        time.sleep(_TICK_SECONDS)
+    error = first_error(None if is_seen else OSError("it isn't that of process 0"))
+    if is_main:
+        sign.unlink()
+    if error is not None:
+        raise OSError(f"workdir={folder}: {error}: name one that all hosts see") from error
 
 
 # Processes count alike what they do together, so that no name comes twice.

@@ -8,6 +8,7 @@ process is silent for too long, or says that it failed, each of the others names
 
 import atexit
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Protocol
 
@@ -43,7 +45,7 @@ def joined(
     It is entered before JAX is used.
 
     Args:
-      config: settings of the run, which must be equal in all processes.
+      config: the run's mode and settings, which must be equal in all processes.
       deterministic: see `runtime.prepare`.
       distributed: whether to look for other processes; see `runtime.prepare`.
       peer_seconds: time for which a process may be silent; see `Peers`.
@@ -53,7 +55,7 @@ def joined(
       The process's `Peers`.
 
     Raises:
-      ValueError: the processes can't be found, or have different configs; a context around this
+      ValueError: the processes can't be found, or have other configs or code; a context around this
         one holds a setting that decides numbers; there is no device that can be used.
     """
     with numerics.own() as replaced:
@@ -64,10 +66,19 @@ def joined(
             compilation_cache=compilation_cache,
         )
         with Peers(silent_seconds=peer_seconds) as peers:
-            runtime.agree("the config", sorted(config.items()))
+            runtime.agree("the command", sorted(config.items()))
+            runtime.agree("the code", _code())
             if replaced and jax.process_index() == 0:
                 say(f"not followed, since a run has its own numerics: {', '.join(replaced)}")
             yield peers
+
+
+def _code() -> str:
+    """SHA-256 of diffjax's files and JAX's version, which decide what is compiled."""
+    digest, package = hashlib.sha256(jax.__version__.encode()), Path(__file__).parents[1]
+    for path in sorted(package.rglob("*.py")) if jax.process_count() > 1 else ():
+        digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 class Store(Protocol):

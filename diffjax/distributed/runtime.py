@@ -1,5 +1,6 @@
 """Preparation of JAX before it touches a device, and how its processes find each other."""
 
+import collections
 import hashlib
 import math
 import os
@@ -49,7 +50,7 @@ def prepare(
     Raises:
       ValueError: the environment doesn't say which processes there are. If they don't all come,
         this process ends with a line that says so.
-      NoDeviceError: JAX finds no device to use.
+      NoDeviceError: JAX finds no device to use, or not as many in all processes.
       OSError: there is no such folder, and it can't be made.
     """
     if deterministic and _DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
@@ -91,7 +92,12 @@ def _join(peer_seconds: float, join_seconds: int) -> None:
             initialization_timeout=join_seconds + 60,
             heartbeat_timeout_seconds=math.ceil(_JAX_WAITS * peer_seconds),
         )
-    except (ValueError, jax.errors.JaxRuntimeError) as error:
+    except (ValueError, RuntimeError) as error:
+        if "must be called before" in str(error):
+            raise ValueError(
+                "distributed=True, but JAX was used before the processes met: let the config file, "
+                "and what it imports, compute with NumPy"
+            ) from error
         raise ValueError(
             f"distributed=True, but the processes can't be found ({error}): on a TPU pod "
             "and under SLURM, Open MPI or Kubernetes JAX finds them; elsewhere set "
@@ -103,7 +109,7 @@ def _join(peer_seconds: float, join_seconds: int) -> None:
 
 def _check_devices() -> None:
     try:
-        jax.devices()
+        there = jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter, without a word, of CUDA's alone
         asked = os.environ.get("JAX_PLATFORMS")
         where = f"JAX_PLATFORMS={asked}: " if asked else ""
@@ -111,6 +117,9 @@ def _check_devices() -> None:
         raise NoDeviceError(
             f"{where}JAX finds no device that it can use ({why}); name what is there, such as cpu"
         ) from error
+    counts = [*collections.Counter(device.process_index for device in there).values()]
+    if len(set(counts)) > 1:
+        raise NoDeviceError(f"the processes have {counts} devices: all need as many")
 
 
 def _end_alone(seconds: int, hosts: dict[str, Any]) -> None:
@@ -149,7 +158,7 @@ def agree(what: str, value: object) -> None:
         names = ", ".join(map(str, differing))
         raise ValueError(
             f"{what} of process {names} differs from that of process 0: give all processes one "
-            "command, one version of the code, and a work directory that all of them see."
+            "command, one version of the code, the same files, and a work directory that all see."
         )
 
 

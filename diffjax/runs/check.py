@@ -46,7 +46,7 @@ def check(config: ConfigDict, workdir: str = "", *, folder: str = "") -> bool:
         with numerics.own():
             runtime.prepare(deterministic=config.get("deterministic", False), distributed=False)
             return not _of_teacher(config)
-    with joining.joined(config):
+    with joining.joined(config, "check"):
         mesh = sharding.make_mesh(**config.mesh)
         sharding.check_batch(config.batch_size, config.get("accumulation", 1), mesh)
         exp = building.build(config)

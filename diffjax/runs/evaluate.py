@@ -37,7 +37,7 @@ def evaluate(
       OSError: a folder that can't be written to, before anything is computed.
     """
     config = checks.upgraded(config)
-    with joining.joined(config):
+    with joining.joined(config, "evaluate"):
         _evaluate(config, workdir, allow_changed_config, output)
 
 

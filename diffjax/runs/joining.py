@@ -8,11 +8,11 @@ from diffjax.distributed import peers
 from diffjax.runs import checks
 
 
-def joined(config: ConfigDict) -> AbstractContextManager[peers.Peers]:
+def joined(config: ConfigDict, mode: str) -> AbstractContextManager[peers.Peers]:
     """Check a config, and join the other processes of its run."""
     checks.check(config)
     return peers.joined(
-        config.to_dict(),
+        {**config.to_dict(), "mode": mode},
         deterministic=config.deterministic,
         distributed=config.distributed,
         peer_seconds=config.watchdog.peer_seconds,

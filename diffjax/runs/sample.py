@@ -52,7 +52,7 @@ def sample(
       OSError: a folder that can't be written to, before anything is computed.
     """
     config = checks.upgraded(config)
-    with joining.joined(config):
+    with joining.joined(config, "sample"):
         _sample(config, workdir, allow_changed_config, output)
 
 

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffjax.distributed import numerics, peers, preemption, sharding, watchdog
+from diffjax.distributed import agreement, numerics, peers, preemption, sharding, watchdog
 from diffjax.files import writing
 from diffjax.interfaces import Params, PRNGKey
 from diffjax.runs import (
@@ -64,7 +64,7 @@ def train(config: ConfigDict, workdir: str, *, allow_changed_config: bool = Fals
         `python -m diffjax.tools.replay`.
     """
     config = checks.upgraded(config)
-    with joining.joined(config) as others:
+    with joining.joined(config, "train") as others:
         mesh = sharding.make_mesh(**config.mesh)
         sharding.check_batch(config.batch_size, config.get("accumulation", 1), mesh)
         exp = building.build(config)
@@ -94,6 +94,7 @@ def _run(
     initial = exp.load_initial() if before.images is None else {}
     workdir = writing.make_writable(folder)
     stack.enter_context(ownership.owned(workdir, is_writer=jax.process_index() == 0))
+    agreement.check_shared(workdir)
     inputs_now, notes = provenance.check(
         config,
         exp,

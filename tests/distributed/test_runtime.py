@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import pytest
@@ -64,6 +65,16 @@ def test_peak_memory_is_in_gib_and_none_where_nobody_counts(monkeypatch):
     assert runtime.peak_memory_gib() is None
 
 
+def test_processes_that_do_not_fit_together(monkeypatch):
+    places = [types.SimpleNamespace(process_index=index) for index in (0, 0, 1)]
+    jax.devices()
+    with pytest.raises(ValueError, match="JAX was used before"):
+        runtime.prepare(deterministic=False, distributed=True)
+    monkeypatch.setattr(runtime.jax, "devices", lambda: places)
+    with pytest.raises(runtime.NoDeviceError, match=r"have \[2, 1\] devices"):
+        runtime.prepare(deterministic=False, distributed=False)
+
+
 def test_by_itself_a_process_agrees_with_itself():
     runtime.agree("anything", object())
 
@@ -82,6 +93,15 @@ try:
     runtime.agree("the second", ["same", "same", "other"][jax.process_index()])
 except ValueError as error:
     print(error)
+import os, pathlib
+from diffjax.distributed import agreement
+agreement._SEEN_WITHIN = 0.1
+folder = pathlib.Path(os.environ["FOLDER"])
+agreement.check_shared(folder)
+try:
+    agreement.check_shared(folder / "x" if jax.process_index() == 1 else folder)
+except OSError as error:
+    print(error)
 """
 )
 
@@ -93,6 +113,7 @@ def test_three_processes_meet_as_slurm_starts_them_and_tell_who_differs(tmp_path
         "SLURM_NTASKS": "3",
         "SLURM_PROCID": "{index}",
         "SLURM_LOCALID": "{index}",
+        "FOLDER": str(tmp_path),
         # Else JAX makes a port of the job's number, on which another run of this test may listen.
         "JAX_COORDINATOR_PORT": str(free_port()),
     }
@@ -103,6 +124,8 @@ def test_three_processes_meet_as_slurm_starts_them_and_tell_who_differs(tmp_path
     for index, text in enumerate(said):
         assert f"process {index} of 3 6\n" in text
         assert "the second of process 2 differs from that of process 0: give all" in text
+        assert (f"workdir={tmp_path}: process 1: it isn't that" in text) == (index != 1)
+        assert "it isn't that of process 0: name one that all hosts see" in text
 
 
 def run(code, **environment):
