@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 
 from diffjax import data
 from diffjax.data import zip_entries
-from diffjax.distributed import peers, sharding
+from diffjax.distributed import peers, runtime, sharding
 from diffjax.evaluation import features, statistics_origin
 from diffjax.evaluation.features import INCEPTION, Features
 from diffjax.files import download, kinds, paths, writing
@@ -226,6 +226,7 @@ def _run(source_name: str, output: str, name: str, weights: str, batch_size: int
         raise ValueError(f"--data={source_name}: one image has no covariance; 2 are needed.")
     extract = _features(name, weights)
     extract.check_channels(source.image_shape[2], f"--data={source_name}")
+    runtime.agree("what is read", [data.content(source)["sha256"], extract.record])
     is_main = jax.process_index() == 0
     # The other processes read and compute the same, and neither tell nor write anything.
     stream = sys.stderr if is_main else io.StringIO()

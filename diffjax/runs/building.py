@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from diffjax import methods
 from diffjax.data import DataSource
+from diffjax.distributed import runtime
 from diffjax.evaluation import (
     evaluator,
     features,
@@ -207,7 +208,7 @@ def make_evaluator(config: ConfigDict, exp: Experiment, mesh: Mesh) -> evaluator
     requests.check_features(metrics, extract, prefix="config.evaluate.")
     if extract is not None and examples.holds_images:
         extract.check_channels(examples.shape[2], "the network's image")
-    return evaluator.Evaluator(
+    made = evaluator.Evaluator(
         features=extract,
         names=metrics,
         reference=_reference(settings, extract, exp, mesh),
@@ -220,6 +221,8 @@ def make_evaluator(config: ConfigDict, exp: Experiment, mesh: Mesh) -> evaluator
         sigma_data=examples.sigma_data,
         quantise=examples.holds_images,
     )
+    runtime.agree("config.evaluate's measure", made.record)
+    return made
 
 
 def _features(settings: ConfigDict) -> features.Features:

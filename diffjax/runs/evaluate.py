@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from diffjax.distributed import sharding
 from diffjax.files import json_values, writing
 from diffjax.files.progress import say
-from diffjax.runs import building, checks, idle, joining, results, subjects
+from diffjax.runs import building, checks, idle, joining, provenance, results, subjects
 
 
 def evaluate(
@@ -54,6 +54,7 @@ def _evaluate(config: ConfigDict, workdir: str, allow_changed_config: bool, outp
     folder = results.folder(workdir, output)
     subject = subjects.find(settings.source, Path(workdir), exp, settings.seed, mesh)
     exp = dataclasses.replace(exp, classes=subject.classes)
+    provenance.check_processes_agree(provenance.Provenance({}, provenance.measured(config)))
     evaluator = building.make_evaluator(config, exp, mesh)
     record = {
         **evaluator.record,

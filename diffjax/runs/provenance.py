@@ -4,17 +4,14 @@ Beside the inputs it keeps the arguments of the run's network, which sampling co
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from diffjax.distributed import runtime
 from diffjax.files import digests, download, json_values, writing
 from diffjax.models.guidance import NEGATIVE
 from diffjax.runs import checks, networks
@@ -161,11 +158,15 @@ def look(config: ConfigDict, exp: Experiment, before: Provenance | None) -> Prov
                 raise
             found[field] = known[field]
     if config.evaluate.every_kimg:
-        for field in ("evaluate.reference", "evaluate.features_weights"):
-            source = checks.get(config, field)
-            if source:
-                found[field] = {"source": source, **_content_of(source)}
+        found |= measured(config)
     return Provenance(exp.init_kwargs, found)
+
+
+def measured(config: ConfigDict) -> dict[str, dict[str, Any]]:
+    """Look at what samples are measured with, by its fields."""
+    fields = ("evaluate.reference", "evaluate.features_weights")
+    sources = {field: source for field in fields if (source := checks.get(config, field))}
+    return {field: {"source": source, **_content_of(source)} for field, source in sources.items()}
 
 
 def compare(before: Provenance, now: Provenance) -> Differences:
@@ -208,19 +209,12 @@ def check_processes_agree(now: Provenance) -> None:
     """Check in all processes of a run that they read the same as the main one.
 
     Raises:
-      ValueError: in a process that doesn't.
+      ValueError: in all of them, if one doesn't.
     """
-    if jax.process_count() == 1:
-        return
-    inputs = {name: _content(entry) for name, entry in now.inputs.items()}
+    inputs = {name: {**_content(e), "code": e.get("code")} for name, e in now.inputs.items()}
     text = json_values.dumps("inputs", {"network": dict(now.network), "inputs": inputs})
-    own = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
-    if not np.array_equal(own, multihost_utils.broadcast_one_to_all(own)):
-        raise ValueError(
-            f"process {jax.process_index()} reads other inputs than process 0: "
-            + "; ".join(f"{name}: {_described(entry)}" for name, entry in now.inputs.items())
-            + "; give all hosts the same files"
-        )
+    shown = "; ".join(f"{name}: {_described(entry)}" for name, entry in now.inputs.items())
+    runtime.agree(f"what is read ({shown})", text)
 
 
 def _changed_code(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -262,4 +256,5 @@ def _is_in_doubt(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 def _described(entry: Mapping[str, Any]) -> str:
     size = f"{entry['bytes']} bytes, " if "bytes" in entry else ""
-    return f"{size}SHA-256 {entry['sha256'][:12]}" if "sha256" in entry else "by name"
+    code = "".join(f", {file} {digest[:12]}" for file, digest in entry.get("code", {}).items())
+    return (f"{size}SHA-256 {entry['sha256'][:12]}" if "sha256" in entry else "by name") + code

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.distributed import sharding
+from diffjax.distributed import runtime, sharding
 from diffjax.files import json_values, writing
 from diffjax.files.progress import say
 from diffjax.interfaces import Params
@@ -83,14 +83,19 @@ def network(exp: Experiment, params: Params, *, source: str, step: int | None) -
       params: of the network.
       source: what named it in the config.
       step: updates that it was trained for; None where that isn't known.
+
+    Raises:
+      ValueError: if processes have read different ones.
     """
     is_teacher = source == "teacher"
-    return {
+    record = {
         "source": exp.teacher if is_teacher else source,
         "step": step,
         "sha256": sha256(params),
         **asked(exp, is_teacher=is_teacher),
     }
+    runtime.agree("the network", [record, exp.origin])
+    return record
 
 
 def folder(workdir: str, output: str) -> Path:

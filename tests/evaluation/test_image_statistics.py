@@ -44,11 +44,14 @@ def run(**flags):
     return image_statistics.main([f"--{name}={value}" for name, value in flags.items()])
 
 
-def test_command_line(tmp_path, capsys):
+def test_command_line(tmp_path, capsys, monkeypatch):
     """All 131 images count, also those of the last batch; the pixels are those that are stored."""
     images = image_files.pictures(131, size=4)
     source, output = write_images(tmp_path, images), tmp_path / "deep" / "ref.npz"
+    alike = {}
+    monkeypatch.setattr(image_statistics.runtime, "agree", alike.__setitem__)
     assert run(data=source, output=output, features="pixels", batch_size=4) == 0
+    assert "what is read" in alike
     rows = images.reshape(131, -1).astype(np.float64) / 127.5 - 1
     mean, cov, meta = image_statistics.load_reference(str(output))
     np.testing.assert_allclose(mean, rows.mean(axis=0), rtol=0, atol=1e-13)

@@ -81,13 +81,18 @@ def test_what_the_name_does_not_say_is_kept_under_another(copied, capsys, form):
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
-def test_an_evaluation_says_what_was_measured_and_keeps_the_one_before(copied, capsys):
+def test_an_evaluation_says_what_was_measured_and_keeps_the_one_before(copied, capsys, monkeypatch):
     workdir, config = copied
+    alike = {}
+    monkeypatch.setattr(results.runtime, "agree", alike.__setitem__)
     path = workdir / "evaluation_student.json"
     path.write_text('{"fd_pixels_24": 1.0}')  # of an earlier version
     evaluate(config, str(workdir))
     assert "doesn't say what made it: kept as evaluation_student_" in capsys.readouterr().out
     first = json.loads(path.read_text())
+    assert ("mode", "evaluate") in alike["the command"]
+    assert {"the code", "config.evaluate's measure"} < alike.keys()
+    assert alike["the network"][0] == first["measured"]["network"]
     measured = first["measured"]
     assert measured["reference"]["count"] == 1797
     assert len(measured["reference"]["sha256"]) == len(measured["network"]["sha256"]) == 64
