@@ -4,15 +4,16 @@ import dataclasses
 import math
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
 from diffjax.diffusion.noise import PUBLISHED_SIGMA_DATA, LogNormal
 from diffjax.distributed import numerics, runtime, sharding
-from diffjax.files import writing
-from diffjax.files.progress import say
+from diffjax.files import progress, writing
 from diffjax.models import checking
 from diffjax.models.denoiser import NetworkDenoiser
-from diffjax.runs import building, checks, idle, joining, networks, rehearsal, user_function
+from diffjax.runs import building, checks, idle, joining, networks, provenance, rehearsal
+from diffjax.runs.user_function import look_in
 
 
 def check(config: ConfigDict, workdir: str = "", *, folder: str = "") -> bool:
@@ -41,7 +42,7 @@ def check(config: ConfigDict, workdir: str = "", *, folder: str = "") -> bool:
             "none"
         )
     if folder:
-        user_function.look_in(Path(folder))
+        look_in(Path(folder))
     if not workdir:
         with numerics.own():
             runtime.prepare(deterministic=config.get("deterministic", False), distributed=False)
@@ -53,6 +54,8 @@ def check(config: ConfigDict, workdir: str = "", *, folder: str = "") -> bool:
         building.check_reporting(config, exp)
         idle.check(config, exp, Path(workdir))
         writing.check_makable(workdir)
+        if jax.process_count() > 1:
+            provenance.check_processes_agree(provenance.look(config, exp, None))
         if "teacher" in config and _of_teacher(config):
             say("the run isn't rehearsed before that is mended")
             return False
@@ -62,6 +65,12 @@ def check(config: ConfigDict, workdir: str = "", *, folder: str = "") -> bool:
         say(f"to change: {problem}")
     say("OK" if not problems else f"{len(problems)} to change")
     return not problems
+
+
+def say(text: str) -> None:
+    """Print a line, in the main process alone."""
+    if jax.process_index() == 0:
+        progress.say(text)
 
 
 def _of_teacher(config: ConfigDict) -> tuple[str, ...]:

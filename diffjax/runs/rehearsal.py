@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -215,7 +216,8 @@ def _update(
         begun = time.monotonic()
         state, totals = compiled(state, read(), key, 1)
         jax.block_until_ready(totals)
-        once = time.monotonic() - begun
+        # The main process's, so that all make equally many.
+        once = float(multihost_utils.broadcast_one_to_all(np.float32(time.monotonic() - begun)))
         count = min(config.updates_per_call, max(1, int(_TIMED_SECONDS / once)))
         data, begun = read(), time.monotonic()
         state, totals = compiled(state, data, key, count)
