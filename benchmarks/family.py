@@ -2,7 +2,7 @@ r"""All methods of the family on one teacher: tables, plots, a picture. It goes 
 
     python -m benchmarks.family --output=runs/family --data=cifar10-32x32.zip --minutes=9
     python -m benchmarks.family --output=runs/family --data=cifar10-32x32.zip --minutes=9 \
-        --teacher=teachers/cifar_cond --stages=teacher,once,long --count=50000 --wait
+        --teacher=teachers/cifar_small_cond --stages=teacher,once,long --count=50000 --wait
     python -m benchmarks.family --output=runs/family --plot=docs/family.png --picture=docs/grids.png
 
 Stages, in this order: `teacher` measures it; `rates` runs each method at three learning rates;

@@ -1,6 +1,6 @@
 r"""Students of a few steps, and of a guided teacher, beside that of one step. It can be stopped.
 
-    python -m benchmarks.few_steps --output=runs/few --teacher=teachers/cifar_cond \
+    python -m benchmarks.few_steps --output=runs/few --teacher=teachers/cifar_small_cond \
         --data=cifar10-32x32.zip --minutes=9
     python -m benchmarks.few_steps --output=runs/few --picture=docs/few_steps.png \
         --plot=docs/guidance.png

@@ -1,6 +1,6 @@
 """Distance, precision and recall of a class-conditional denoiser, asked with labels and without.
 
-    python -m benchmarks.labels --teacher=teachers/cifar_cond --data=cifar10-32x32.zip
+    python -m benchmarks.labels --teacher=teachers/cifar_small_cond --data=cifar10-32x32.zip
 
 Samples are EDM's, of 35 evaluations in bfloat16. Needs what `benchmarks.efficientnet` needs, or
 other `--features`.

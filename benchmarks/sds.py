@@ -1,7 +1,7 @@
 r"""Picture of score distillation: points of each class, at several scales of guidance.
 
     python -m benchmarks.sds --picture=docs/sds.png
-    python -m benchmarks.sds --teacher=teachers/cifar_cond --scales=1,2,4 --count=4 \
+    python -m benchmarks.sds --teacher=teachers/cifar_small_cond --scales=1,2,4 --count=4 \
         --picture=sds_cifar.png
 
 The first panel is of the teacher's own samples, the next of points, all from one start. For scales

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from diffjax import methods
 from diffjax.diffusion.noise import PUBLISHED_SIGMA_DATA
 from diffjax.distributed import numerics
 from diffjax.files.progress import warn_once
@@ -45,6 +46,14 @@ def check(config: ConfigDict, exp: Experiment, workdir: Path) -> None:
 
 def _tell_what_is_missed(config: ConfigDict, exp: Experiment) -> None:
     """Tell of settings by which something never happens that a shorter run may do without."""
+    present = bases.flat(config.to_dict()).keys()
+    known = {field for name in methods.names() for field in bases.fields(name)}
+    others = (known - bases.fields(config.method).keys()) & present
+    if left := sorted(field for field in others if not field.startswith("network.")):
+        warn_once(
+            f"config.{left[0]} isn't of method={config.method!r} ({len(left)} such field(s)): the "
+            "config is of another method, whose defaults stay; start from this one's base."
+        )
     begins, ends = config.get("gan_from_kimg", 0.0), config.duration_kimg
     if begins >= ends:
         warn_once(
