@@ -123,10 +123,11 @@ def _check_learning_time(config: ConfigDict, group: str) -> None:
             f"duration_kimg={duration}; make it less."
         )
     rampup = settings.get("rampup_kimg", 0.0)
-    if last < rampup:
+    if rampup and not last:
         progress.warn_once(
-            f"config.{group}.rampup_kimg={rampup:g}: by duration_kimg={duration:g} the rate rises "
-            f"from 0 to {last / rampup:.2g} of {group}.learning_rate."
+            f"config.{group}.rampup_kimg={rampup} starts from a learning rate of 0, and "
+            f"duration_kimg={duration} is one update of batch_size={config.batch_size}: nothing is "
+            "learnt."
         )
     decay = settings.get("decay_kimg", 0.0)
     if decay and frozen + decay > duration:

@@ -91,4 +91,4 @@ def test_a_rate_that_grows_from_0_needs_a_second_update(caplog):
     config.dataset, config.batch_size, config.duration_kimg = "digits", 128, 0.1
     config.optimizer.rampup_kimg = 10.0
     checks.check(config)
-    assert "rises from 0 to 0 of optimizer.learning_rate" in caplog.text
+    assert "is one update of batch_size=128: nothing is learnt" in caplog.text
