@@ -129,14 +129,22 @@ def test_a_damaged_record(begun, text):
 
 
 def test_processes_read_the_same(begun, monkeypatch):
-    now, told = provenance.load(begun[0]), []
-    monkeypatch.setattr("diffjax.distributed.runtime.agree", lambda *what: told.append(what))
-    codes = [{"teacher": {"code": {"a.py": digest}}} for digest in "12"]
-    for each in (now, now, *(provenance.Provenance({}, code) for code in codes)):
+    now = provenance.load(begun[0])
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    gather = "diffjax.distributed.runtime.multihost_utils.process_allgather"
+    monkeypatch.setattr(gather, lambda own: [own, own])
+    provenance.check_processes_agree(now)
+    monkeypatch.setattr(gather, lambda own: [own, own + 1])
+    with pytest.raises(
+        ValueError, match=r"what is read \(teacher: SHA.* of process 1 differs from"
+    ):
+        provenance.check_processes_agree(now)
+    digests = []
+    monkeypatch.setattr(gather, lambda own: digests.append(own.tobytes()) or [own, own])
+    for code in "12":
+        each = provenance.Provenance({}, {"teacher": {"code": {"a.py": code}}})
         provenance.check_processes_agree(each)
-    assert told[0][0].startswith("what is read (teacher: SHA")
-    assert told[0] == told[1]
-    assert told[2][1] != told[3][1]
+    assert digests[0] != digests[1]
 
 
 def write_images(folder, count, seed=0):
