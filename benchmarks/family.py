@@ -15,7 +15,8 @@ All registered methods with one step and a fake score take part; their settings 
 as many GPUs as are named, one each or `--share` of them, so that one compiles while another runs:
 they take turns at computing, so that GPU seconds are a run's own. They write a line to
 `results.jsonl` for each run that ended; such runs aren't run again. Tables are printed at the end,
-of what there is. Several processes may share a folder, and take turns at the GPUs; with `--wait`
+of what there is. Measurements are lines of `points.jsonl` as they come, those of runs that
+don't end too. Several processes may share a folder, and take turns at the GPUs; with `--wait`
 one begins a row when the other has tried its rates. Images are those that the generator is updated
 on. The distance is a Frechet distance of `--features`.
 """

@@ -276,6 +276,19 @@ def add(output: Path, result: dict[str, Any]) -> None:
     measuring.add_line(result, str(output / "results.jsonl"))
 
 
+def add_point(study: Study, job: Job, point: Mapping[str, Any], output: Path) -> None:
+    """Keep a measurement as it comes: of a run that doesn't end nothing else may be left.
+
+    Args:
+      study: that the run is part of.
+      job: the run.
+      point: what was measured, and after how many images.
+      output: the study's folder.
+    """
+    line = {"teacher": study.name, **dataclasses.asdict(job), "point": point}
+    measuring.add_line(line, str(output / "points.jsonl"))
+
+
 def distance(result: Mapping[str, Any]) -> float:
     """Distance at the end of a run; infinite where it broke down."""
     last = result["curve"][-1]["distance"] if result["curve"] else None

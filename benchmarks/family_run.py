@@ -108,6 +108,7 @@ def run(
                 if point["distance"] is None:
                     so_far["failed"] = so_far["failed"] or "samples hold NaN"
                 print(name, point, flush=True)
+                family_jobs.add_point(study, job, point, output)
                 if keeps and step < total and not so_far["failed"]:
                     # A machine that is lost says nothing first.
                     kept.save_and_wait(step, state, so_far | made_by)

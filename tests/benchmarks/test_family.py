@@ -282,11 +282,15 @@ def test_a_run_whose_process_is_lost_goes_on_from_its_last_measurement(
     with pytest.raises(OSError, match="gone"):
         family_run.work(study, [job], tmp_path, NEVER)
     assert family_jobs.read(tmp_path) == []
+    (line,) = measuring.read_lines(tmp_path / "points.jsonl")
+    assert (line["name"], line["kimg"]) == ("diff_instruct", 8 * KIMG)
     before = len(steps)
     assert family_run.work(study, [job], tmp_path, NEVER)
     assert steps[before:] == [0, 4, 6]  # the first warms up
     (found,) = family_jobs.read(tmp_path)
     assert [point["kimg"] for point in found["curve"]] == [4 * KIMG, 8 * KIMG]
+    lines = measuring.read_lines(tmp_path / "points.jsonl")
+    assert [line["point"] for line in lines] == found["curve"]
 
 
 def test_runs_that_share_a_gpu_take_turns(study, tmp_path, monkeypatch):

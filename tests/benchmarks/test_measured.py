@@ -14,10 +14,11 @@ TEACHERS = {"On the tiny teacher": "cifar_tiny", "On a larger teacher": "cifar_s
 # Titles and rates as the page has them.
 TITLES = {**family_report.TITLES, "dmd": "DMD"}
 MINUS = "\N{NON-BREAKING HYPHEN}"
+STOPPED = ", stopped"
 
 
-def lines(teacher):
-    path = DOCS / "results" / "family.jsonl.gz"
+def lines(teacher, file="family.jsonl.gz"):
+    path = DOCS / "results" / file
     found = map(json.loads, gzip.decompress(path.read_bytes()).splitlines())
     return [each for each in found if each["teacher"] == teacher]
 
@@ -36,15 +37,19 @@ def tables(title):
 
 
 def row_of(cell):
-    """Return the name in raw lines of what a first cell says, None where no line has it."""
-    title, *variant = cell.replace("`", "").split(", ")
-    if title == "the teacher" or "stopped" in variant:
+    """Return the name in raw lines of what a first cell says, None for the teacher's."""
+    title, *variant = cell.replace("`", "").removesuffix(STOPPED).split(", ")
+    if title == "the teacher":
         return None
     name = {title: name for name, title in TITLES.items()}[title]
     return ":".join([name, *(_VARIANTS[each] for each in variant)])
 
 
-_VARIANTS = {"init_sigma 80": "init_sigma=80.0", "through_ratio": "through_ratio=True"}
+_VARIANTS = {
+    "init_sigma 80": "init_sigma=80.0",
+    "through_ratio": "through_ratio=True",
+    "bounds 100 and 1000": "generator.max_grad_norm=100.0:fake_score.max_grad_norm=1000.0",
+}
 
 
 def rounded(values, form):
@@ -66,6 +71,15 @@ def test_distances(title):
             rate = float(row["rate"].split(" ")[0].replace(MINUS, "-").removesuffix("of"))
             runs = [each for each in own if (each["name"], each["rate"]) == (name, rate)]
             ends = [int(text.removeprefix("after ").replace(",", "")) for text in points]
+            if cells[0].endswith(STOPPED):
+                stopped = [
+                    [(round(1000 * p["kimg"]), f"{p['distance']:.2f}") for p in run["curve"]]
+                    for run in lines(TEACHERS[title], "family_stopped.jsonl.gz")
+                    if (run["name"], run["rate"]) == (name, rate)
+                ]
+                shown = [row[each] for each in points if row.get(each)]
+                assert list(zip(ends, shown, strict=False)) in stopped, name
+                continue
             if ends:
                 runs = [r for r in runs if round(1000 * r["curve"][-1]["kimg"]) == ends[-1]]
                 (run,) = runs
