@@ -172,6 +172,7 @@ def _are(values: Any, is_right: Callable[[Any], bool]) -> bool:
     return isinstance(values, list | tuple) and all(map(is_right, values))
 
 
+_MAX_WIDTH = 2**31
 _MAY_BE_ZERO = ("label_dim", "augment_dim", "num_blocks")
 _POSITIVE = ("sigma_data", "sigma_max", "mlp_ratio")  # of which EDM's greatest level is infinite
 _FORMS: dict[Any, tuple[str, Callable[[Any], Any]]] = {
@@ -217,6 +218,7 @@ def _check_transformer(kwargs: Mapping[str, Any], resolution: int) -> None:
     defaults = {field.name: field.default for field in dataclasses.fields(DiT)}
     values = {**defaults, **kwargs}
     patch, width, heads = (values[name] for name in ("patch_size", "hidden_size", "num_heads"))
+    ratio = values["mlp_ratio"]
     if resolution % patch:
         raise ValueError(
             f"patch_size={patch}: {resolution} x {resolution} don't divide into such patches."
@@ -224,6 +226,11 @@ def _check_transformer(kwargs: Mapping[str, Any], resolution: int) -> None:
     if width % math.lcm(4, heads):
         raise ValueError(
             f"hidden_size={width}: a multiple of 4 is needed, and of num_heads={heads}."
+        )
+    if not 1 <= width * ratio < _MAX_WIDTH:
+        raise ValueError(
+            f"mlp_ratio={ratio:g}: perceptrons have that times hidden_size={width} channels, which "
+            "must be at least 1 and under 2**31; 4 is usual."
         )
 
 
