@@ -6,7 +6,7 @@ import inspect
 import math
 import numbers
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from diffjax.diffusion import preconditioning
 from diffjax.diffusion.noise import PUBLISHED_SIGMA_DATA
 from diffjax.models.network_denoiser import NetworkDenoiser
-from diffjax.networks.dhariwal_unet import DhariwalUNet
+from diffjax.networks.dhariwal_unet import HEAD_CHANNELS, DhariwalUNet
 from diffjax.networks.dit import DiT
 from diffjax.networks.edm2 import EDM2UNet
 from diffjax.networks.song_unet import SongUNet
@@ -198,19 +198,50 @@ def _check_channels(kwargs: Mapping[str, Any], network_class: Any, resolution: i
             f"img_resolution={resolution} can't be halved {halvings} times, between the levels of "
             f"channel_mult={list(factors)}."
         )
-    per_head = values.get("channels_per_head", 0)
-    for level in (channels * factor for factor in factors):
-        if network_class is not EDM2UNet and (level % 4 or level % min(32, level // 4)):
+    first = channels if network_class is SongUNet else channels * factors[0]
+    encoded = _encoded_widths(first, channels, factors, values["num_blocks"])
+    if network_class is not EDM2UNet:
+        for width in sorted({channels, *encoded, *_decoded_widths(encoded, channels, factors)}):
+            if width % 4 or width % min(32, width // 4):
+                raise ValueError(
+                    f"model_channels={channels} with channel_mult={list(factors)} makes layers of "
+                    f"{width} channels; a multiple of 4 is needed, and of 32 from 128 on. A "
+                    "multiple of 32 always fits."
+                )
+    per_head = values.get("channels_per_head", HEAD_CHANNELS)
+    attending = [encoded[-1]] + [
+        channels * factor
+        for level, factor in enumerate(factors)
+        if resolution >> level in values["attn_resolutions"]
+    ]
+    for width in attending if network_class is not SongUNet else ():
+        heads = width // per_head
+        if heads and width % heads:
             raise ValueError(
-                f"model_channels={channels}: a level has {level} channels; a multiple of 4 is "
-                "needed, and of 32 from 128 on."
-            )
-        heads = level // per_head if per_head else 0
-        if heads and level % heads:
-            raise ValueError(
-                f"model_channels={channels}: a level has {level} channels, which don't divide into "
+                f"model_channels={channels}: a level has {width} channels, which don't divide into "
                 f"{heads} heads (channels_per_head={per_head})."
             )
+
+
+def _encoded_widths(
+    first: int, channels: int, factors: Sequence[int], num_blocks: int
+) -> list[int]:
+    """List the channels of what a U-Net's encoder hands to its decoder."""
+    found = [first]
+    for level, factor in enumerate(factors):
+        found += [found[-1]] if level else []
+        found += [channels * factor] * min(num_blocks, 2)  # more are of the same
+    return found
+
+
+def _decoded_widths(encoded: Sequence[int], channels: int, factors: Sequence[int]) -> Iterator[int]:
+    """Yield the channels of a U-Net's decoder, which has the encoder's come beside its own."""
+    width, waiting, blocks = encoded[-1], list(encoded), len(encoded) // len(factors)
+    for factor in reversed(factors):
+        for _ in range(blocks):
+            yield width + waiting.pop()
+            width = channels * factor
+            yield width
 
 
 def _check_transformer(kwargs: Mapping[str, Any], resolution: int) -> None:
