@@ -95,7 +95,8 @@ class Peers:
     """Peers of this process in a run, which exchange signs of life; none for one by itself.
 
     A context around all that needs the others. It ends this process, with a line on the standard
-    error and exit code 1, within `silent_seconds` and a few ticks of another one's death.
+    error and exit code 1, within `silent_seconds` and a few ticks of another one's death. Where an
+    error has an `exit_code` all processes end with that.
 
     Attributes:
       step: updates that this process has done, for the others to see.
@@ -128,6 +129,7 @@ class Peers:
         self._end = end or self._exit
         self._name = f"{socket.gethostname()}, pid {os.getpid()}"
         self._state, self._failure, self._beat = "lives", "", 0
+        self._code = 1  # that a failure ends this process with
         self._said: dict[int, dict[str, Any]] = {}
         self._heard_at: dict[int, float] = {}
         self._exchanged_at = self._judged_at = 0.0
@@ -163,6 +165,7 @@ class Peers:
         of_others = error is not None and _is_of_xla(error)
         if of_others and self._verdict.wait(self._silent_seconds + 3 * self._tick):
             time.sleep(20 * self._tick)
+        self._code = getattr(error, "exit_code", 1)
         self._state = "failed" if error else "done"
         self._failure = f"{kind.__name__}: {error}" if kind else ""
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # the store is gone already
@@ -216,6 +219,7 @@ class Peers:
         self._beat += 1
         said = {
             "beat": self._beat,
+            "code": self._code,
             "failure": " ".join(self._failure.split())[:500],
             "name": self._name,
             "state": self._state,
@@ -236,7 +240,9 @@ class Peers:
         if reason and not self._stop.is_set():
             self._stop.set()
             self._verdict.set()
-            self._end(f"{reason}. The same command, run again on all, goes on.")
+            is_refused = self._code != 1  # as the same command would be again
+            again = "" if is_refused else ". The same command, run again on all, goes on."
+            self._end(f"{reason}{again}")
 
     def _reason(self, now: float) -> str:
         """Reason for which this process must end, or ""."""
@@ -244,6 +250,7 @@ class Peers:
         for index in others:
             said = self._said.get(index, {})
             if said.get("state") == "failed":
+                self._code = said["code"]
                 return f"{self._title(index)} failed: {said['failure']}"
         if self._index != 0 and now - self._exchanged_at > self._silent_seconds:
             return self._silence(0, now - self._exchanged_at)
@@ -274,7 +281,7 @@ class Peers:
         sys.stderr.flush()
         if self._index == 0:  # the store ends with this process, and the others still read it
             time.sleep(3 * self._tick)
-        os._exit(1)
+        os._exit(self._code)
 
 
 def _is_of_xla(error: BaseException) -> bool:

@@ -190,6 +190,21 @@ def test_an_error_of_one_process_ends_the_other_with_its_words(teacher, tmp_path
     assert "failed: OSError: workdir=" in said[0]
 
 
+def test_a_model_that_one_process_refuses_is_a_mistake_for_all(tmp_path):
+    run = Run(tmp_path, "mine:none")
+    wait = f"time.sleep({processes.PATIENCE} * (os.environ['JAX_PROCESS_ID'] == '0'))"
+    (tmp_path / "mine.py").write_text(f"import os, time\ndef none():\n    {wait}\n")
+    with run.start() as started:
+        assert started.wait() == [2, 2], started.said(0) + started.said(1)
+        ends = [started.said(index).partition("error: ")[2] for index in range(2)]
+    why = "mine:none returned NoneType; it must return denoise, "
+    assert ends[1].startswith(why)
+    assert ends[0].startswith("process 1 of 2 (")
+    assert f"failed: RefusedError: {why}" in ends[0]
+    assert "goes on" not in ends[0]
+    assert [end.count("\n") for end in ends] == [1, 1]
+
+
 def test_an_error_while_updates_are_compiled(teacher, tmp_path):
     """Of the leader, whose end takes with it what the other has to read."""
     run = Run(tmp_path, teacher)
