@@ -23,8 +23,10 @@ from typing import Any, NoReturn, Protocol
 
 import jax
 from jax._src import distributed  # JAX has no public way to its key-value store; Orbax does so too
+from jax.experimental import multihost_utils
 
 from diffjax.distributed import numerics, runtime
+from diffjax.distributed.preemption import EXIT_CODE_AT_ONCE, INTERRUPTED
 from diffjax.files.progress import say
 
 _FOLDER = "diffjax/peers/"
@@ -39,6 +41,7 @@ def joined(
     distributed: bool,
     peer_seconds: float,
     compilation_cache: str = "",
+    asks_to_stop: bool = False,
 ) -> Iterator["Peers"]:
     """Context of this process among the others of a run, with its own numerics.
 
@@ -50,6 +53,7 @@ def joined(
       distributed: whether to look for other processes; see `runtime.prepare`.
       peer_seconds: time for which a process may be silent; see `Peers`.
       compilation_cache: see `runtime.prepare`.
+      asks_to_stop: whether what is done in the context looks for SIGTERM itself; see `Peers`.
 
     Yields:
       The process's `Peers`.
@@ -65,7 +69,7 @@ def joined(
             peer_seconds=peer_seconds,
             compilation_cache=compilation_cache,
         )
-        with Peers(silent_seconds=peer_seconds) as peers:
+        with Peers(silent_seconds=peer_seconds, asks_to_stop=asks_to_stop) as peers:
             runtime.agree("the command", sorted(config.items()))
             runtime.agree("the code", _code())
             if replaced and jax.process_index() == 0:
@@ -98,6 +102,9 @@ class Peers:
     error and exit code 1, within `silent_seconds` and a few ticks of another one's death. Where an
     error has an `exit_code` all processes end with that.
 
+    JAX's service takes SIGTERM from them and keeps it for who asks. Where nobody does, since there
+    is nothing to save, it ends all processes here, with exit code 143.
+
     Attributes:
       step: updates that this process has done, for the others to see.
     """
@@ -106,6 +113,7 @@ class Peers:
         self,
         *,
         silent_seconds: float,
+        asks_to_stop: bool = True,
         store: Store | None = None,
         index: int | None = None,
         count: int | None = None,
@@ -115,6 +123,7 @@ class Peers:
 
         Args:
           silent_seconds: time after which a process that isn't heard of counts as dead.
+          asks_to_stop: whether the context's own work asks for SIGTERM, all processes alike.
           store: read and written by all processes; None is JAX's.
           index: of this process; None is JAX's.
           count: number of processes; None is JAX's.
@@ -124,12 +133,13 @@ class Peers:
         self._index = jax.process_index() if index is None else index
         self._count = jax.process_count() if count is None else count
         self._store = store
-        self._silent_seconds = silent_seconds
+        self._silent_seconds, self._asks_to_stop = silent_seconds, asks_to_stop
         self._tick = min(max(silent_seconds / 20, 0.05), 3.0)
         self._end = end or self._exit
         self._name = f"{socket.gethostname()}, pid {os.getpid()}"
         self._state, self._failure, self._beat = "lives", "", 0
         self._code = 1  # that a failure ends this process with
+        self._questions = 0
         self._said: dict[int, dict[str, Any]] = {}
         self._heard_at: dict[int, float] = {}
         self._exchanged_at = self._judged_at = 0.0
@@ -146,7 +156,8 @@ class Peers:
             self._exchanged_at = self._judged_at = now
             self._heard_at = dict.fromkeys(range(self._count), now)
             # Apart, since an exchange hangs when the process that keeps the store does.
-            for work in (self._exchange, self._judge):
+            works = (self._exchange, self._judge)
+            for work in works if self._asks_to_stop else (*works, self._ask_to_stop):
                 thread = threading.Thread(target=self._repeat, args=(work,), daemon=True)
                 thread.start()
                 self._threads.append(thread)
@@ -165,7 +176,8 @@ class Peers:
         of_others = error is not None and _is_of_xla(error)
         if of_others and self._verdict.wait(self._silent_seconds + 3 * self._tick):
             time.sleep(20 * self._tick)
-        self._code = getattr(error, "exit_code", 1)
+        is_interrupted = isinstance(error, KeyboardInterrupt)
+        self._code = INTERRUPTED if is_interrupted else getattr(error, "exit_code", 1)
         self._state = "failed" if error else "done"
         self._failure = f"{kind.__name__}: {error}" if kind else ""
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # the store is gone already
@@ -240,8 +252,8 @@ class Peers:
         if reason and not self._stop.is_set():
             self._stop.set()
             self._verdict.set()
-            is_refused = self._code != 1  # as the same command would be again
-            again = "" if is_refused else ". The same command, run again on all, goes on."
+            # Not where it was asked to end, or would be refused again.
+            again = ". The same command, run again on all, goes on." if self._code == 1 else ""
             self._end(f"{reason}{again}")
 
     def _reason(self, now: float) -> str:
@@ -250,7 +262,7 @@ class Peers:
         for index in others:
             said = self._said.get(index, {})
             if said.get("state") == "failed":
-                self._code = said["code"]
+                self._code = said.get("code", 1)  # none of an older version
                 return f"{self._title(index)} failed: {said['failure']}"
         if self._index != 0 and now - self._exchanged_at > self._silent_seconds:
             return self._silence(0, now - self._exchanged_at)
@@ -260,6 +272,15 @@ class Peers:
             if silent > self._silent_seconds and not is_done:
                 return self._silence(index, silent)
         return ""
+
+    def _ask_to_stop(self) -> None:
+        self._questions += 1  # JAX agrees on a number that all reach
+        if multihost_utils.reached_preemption_sync_point(self._questions):
+            self._code = EXIT_CODE_AT_ONCE
+            self._state, self._failure = "failed", "told to stop, with nothing to save"
+            self._say()  # who has asked less often learns of it so
+            self._stop.set()
+            self._end(self._failure)
 
     def _silence(self, index: int, seconds: float) -> str:
         return (

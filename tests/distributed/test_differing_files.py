@@ -1,4 +1,4 @@
-"""Two processes whose files differ are refused by each mode, before anything is computed of them."""
+"""Two processes whose files differ are refused by each mode that reads them."""
 
 import shutil
 

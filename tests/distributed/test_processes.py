@@ -166,6 +166,18 @@ def report_of(workdir):
     return json.loads((workdir / "evaluation_student.json").read_text())
 
 
+def test_sigterm_ends_sampling_of_both(teacher, tmp_path):
+    run = Run(tmp_path, teacher)
+    flags = [f"--config={run.config}", f"--workdir={run.workdir}", "--mode=sample"]
+    flags += ["--config.sample.source=teacher", "--config.sample.count=1000000000"]
+    with run.start(["-m", "diffjax.main", *flags]) as started:
+        started.wait_for_lines(run.workdir / "samples" / "teacher_seed0.png.json", 0)
+        started.each[1].send_signal(signal.SIGTERM)
+        assert started.wait(60) == [143, 143]
+        assert all("error: " in started.said(i) for i in range(2))
+        assert all("told to stop, with nothing to save" in started.said(i) for i in range(2))
+
+
 def test_an_error_of_one_process_ends_the_other_with_its_words(teacher, tmp_path):
     """Process 1 sees another work directory, as it would on a host without the mount."""
     run = Run(tmp_path, teacher)
