@@ -41,7 +41,6 @@ def joined(
     distributed: bool,
     peer_seconds: float,
     compilation_cache: str = "",
-    asks_to_stop: bool = False,
 ) -> Iterator["Peers"]:
     """Context of this process among the others of a run, with its own numerics.
 
@@ -53,7 +52,6 @@ def joined(
       distributed: whether to look for other processes; see `runtime.prepare`.
       peer_seconds: time for which a process may be silent; see `Peers`.
       compilation_cache: see `runtime.prepare`.
-      asks_to_stop: whether what is done in the context looks for SIGTERM itself; see `Peers`.
 
     Yields:
       The process's `Peers`.
@@ -69,7 +67,8 @@ def joined(
             peer_seconds=peer_seconds,
             compilation_cache=compilation_cache,
         )
-        with Peers(silent_seconds=peer_seconds, asks_to_stop=asks_to_stop) as peers:
+        saves = config.get("mode") == "train"  # and asks for SIGTERM itself
+        with Peers(silent_seconds=peer_seconds, asks_to_stop=saves) as peers:
             runtime.agree("the command", sorted(config.items()))
             runtime.agree("the code", _code())
             if replaced and jax.process_index() == 0:
@@ -99,11 +98,10 @@ class Peers:
     """Peers of this process in a run, which exchange signs of life; none for one by itself.
 
     A context around all that needs the others. It ends this process, with a line on the standard
-    error and exit code 1, within `silent_seconds` and a few ticks of another one's death. Where an
-    error has an `exit_code` all processes end with that.
+    error and exit code 1, within `silent_seconds` and a few ticks of another one's death, or with
+    the `exit_code` of another one's error.
 
-    JAX's service takes SIGTERM from them and keeps it for who asks. Where nobody does, since there
-    is nothing to save, it ends all processes here, with exit code 143.
+    JAX's service keeps SIGTERM for who asks; where nobody else does, it ends all here with 143.
 
     Attributes:
       step: updates that this process has done, for the others to see.
@@ -123,7 +121,7 @@ class Peers:
 
         Args:
           silent_seconds: time after which a process that isn't heard of counts as dead.
-          asks_to_stop: whether the context's own work asks for SIGTERM, all processes alike.
+          asks_to_stop: whether the work in the context asks for SIGTERM itself.
           store: read and written by all processes; None is JAX's.
           index: of this process; None is JAX's.
           count: number of processes; None is JAX's.
@@ -138,7 +136,7 @@ class Peers:
         self._end = end or self._exit
         self._name = f"{socket.gethostname()}, pid {os.getpid()}"
         self._state, self._failure, self._beat = "lives", "", 0
-        self._code = 1  # that a failure ends this process with
+        self._code = 1
         self._questions = 0
         self._said: dict[int, dict[str, Any]] = {}
         self._heard_at: dict[int, float] = {}
@@ -156,8 +154,8 @@ class Peers:
             self._exchanged_at = self._judged_at = now
             self._heard_at = dict.fromkeys(range(self._count), now)
             # Apart, since an exchange hangs when the process that keeps the store does.
-            works = (self._exchange, self._judge)
-            for work in works if self._asks_to_stop else (*works, self._ask_to_stop):
+            asking = () if self._asks_to_stop else (self._ask_to_stop,)
+            for work in (self._exchange, self._judge, *asking):
                 thread = threading.Thread(target=self._repeat, args=(work,), daemon=True)
                 thread.start()
                 self._threads.append(thread)
@@ -176,8 +174,9 @@ class Peers:
         of_others = error is not None and _is_of_xla(error)
         if of_others and self._verdict.wait(self._silent_seconds + 3 * self._tick):
             time.sleep(20 * self._tick)
-        is_interrupted = isinstance(error, KeyboardInterrupt)
-        self._code = INTERRUPTED if is_interrupted else getattr(error, "exit_code", 1)
+        if not self._stop.is_set():  # else it is ending, for a reason that is known
+            is_interrupted = isinstance(error, KeyboardInterrupt)
+            self._code = INTERRUPTED if is_interrupted else getattr(error, "exit_code", 1)
         self._state = "failed" if error else "done"
         self._failure = f"{kind.__name__}: {error}" if kind else ""
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # the store is gone already
@@ -252,7 +251,6 @@ class Peers:
         if reason and not self._stop.is_set():
             self._stop.set()
             self._verdict.set()
-            # Not where it was asked to end, or would be refused again.
             again = ". The same command, run again on all, goes on." if self._code == 1 else ""
             self._end(f"{reason}{again}")
 
@@ -262,7 +260,7 @@ class Peers:
         for index in others:
             said = self._said.get(index, {})
             if said.get("state") == "failed":
-                self._code = said.get("code", 1)  # none of an older version
+                self._code = said.get("code", 1)  # an older version says none
                 return f"{self._title(index)} failed: {said['failure']}"
         if self._index != 0 and now - self._exchanged_at > self._silent_seconds:
             return self._silence(0, now - self._exchanged_at)
@@ -276,9 +274,9 @@ class Peers:
     def _ask_to_stop(self) -> None:
         self._questions += 1  # JAX agrees on a number that all reach
         if multihost_utils.reached_preemption_sync_point(self._questions):
-            self._code = EXIT_CODE_AT_ONCE
-            self._state, self._failure = "failed", "told to stop, with nothing to save"
-            self._say()  # who has asked less often learns of it so
+            self._state, self._code = "failed", EXIT_CODE_AT_ONCE
+            self._failure = "told to stop, with nothing to save"
+            self._say()  # to who has asked less often
             self._stop.set()
             self._end(self._failure)
 

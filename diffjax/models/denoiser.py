@@ -6,7 +6,7 @@ import inspect
 import math
 import numbers
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -172,7 +172,6 @@ def _are(values: Any, is_right: Callable[[Any], bool]) -> bool:
     return isinstance(values, list | tuple) and all(map(is_right, values))
 
 
-_MAX_WIDTH = 2**31
 _MAY_BE_ZERO = ("label_dim", "augment_dim", "num_blocks")
 _POSITIVE = ("sigma_data", "sigma_max", "mlp_ratio")  # of which EDM's greatest level is infinite
 _FORMS: dict[Any, tuple[str, Callable[[Any], Any]]] = {
@@ -198,23 +197,18 @@ def _check_channels(kwargs: Mapping[str, Any], network_class: Any, resolution: i
             f"img_resolution={resolution} can't be halved {halvings} times, between the levels of "
             f"channel_mult={list(factors)}."
         )
-    first = channels if network_class is SongUNet else channels * factors[0]
-    encoded = _encoded_widths(first, channels, factors, values["num_blocks"])
-    if network_class is not EDM2UNet:
-        for width in sorted({channels, *encoded, *_decoded_widths(encoded, channels, factors)}):
-            if width % 4 or width % min(32, width // 4):
-                raise ValueError(
-                    f"model_channels={channels} with channel_mult={list(factors)} makes layers of "
-                    f"{width} channels; a multiple of 4 is needed, and of 32 from 128 on. A "
-                    "multiple of 32 always fits."
-                )
+    first = 1 if network_class is SongUNet else factors[0]
+    widths = [channels * each for each in _widths(first, factors, values["num_blocks"])]
+    for width in [channels, *widths] if network_class is not EDM2UNet else []:
+        if width % 4 or width % min(32, width // 4):
+            raise ValueError(
+                f"model_channels={channels} with channel_mult={list(factors)} makes layers of "
+                f"{width} channels; multiples of 4 are needed, and of 32 from 128 on."
+            )
     per_head = values.get("channels_per_head", HEAD_CHANNELS)
-    attending = [encoded[-1]] + [
-        channels * factor
-        for level, factor in enumerate(factors)
-        if resolution >> level in values["attn_resolutions"]
-    ]
-    for width in attending if network_class is not SongUNet else ():
+    attends = [resolution >> level in values["attn_resolutions"] for level in range(len(factors))]
+    levels = [channels * each for each, has_it in zip(factors, attends, strict=True) if has_it]
+    for width in [widths[0], *levels] if network_class is not SongUNet else []:
         heads = width // per_head
         if heads and width % heads:
             raise ValueError(
@@ -223,25 +217,16 @@ def _check_channels(kwargs: Mapping[str, Any], network_class: Any, resolution: i
             )
 
 
-def _encoded_widths(
-    first: int, channels: int, factors: Sequence[int], num_blocks: int
-) -> list[int]:
-    """List the channels of what a U-Net's encoder hands to its decoder."""
-    found = [first]
+def _widths(first: int, factors: Sequence[int], num_blocks: int) -> list[int]:
+    """List the channels of a U-Net's norms over its own, those of its coarsest level first."""
+    skips = [first]
     for level, factor in enumerate(factors):
-        found += [found[-1]] if level else []
-        found += [channels * factor] * min(num_blocks, 2)  # more are of the same
+        # More than two blocks are of the same widths.
+        skips += skips[-1:] * (level > 0) + [factor] * min(num_blocks, 2)
+    found = [skips[-1]]
+    for i, skip in enumerate(reversed(skips)):
+        found += [skip, found[-1] + skip, factors[-1 - i * len(factors) // len(skips)]]
     return found
-
-
-def _decoded_widths(encoded: Sequence[int], channels: int, factors: Sequence[int]) -> Iterator[int]:
-    """Yield the channels of a U-Net's decoder, which has the encoder's come beside its own."""
-    width, waiting, blocks = encoded[-1], list(encoded), len(encoded) // len(factors)
-    for factor in reversed(factors):
-        for _ in range(blocks):
-            yield width + waiting.pop()
-            width = channels * factor
-            yield width
 
 
 def _check_transformer(kwargs: Mapping[str, Any], resolution: int) -> None:
@@ -249,7 +234,6 @@ def _check_transformer(kwargs: Mapping[str, Any], resolution: int) -> None:
     defaults = {field.name: field.default for field in dataclasses.fields(DiT)}
     values = {**defaults, **kwargs}
     patch, width, heads = (values[name] for name in ("patch_size", "hidden_size", "num_heads"))
-    ratio = values["mlp_ratio"]
     if resolution % patch:
         raise ValueError(
             f"patch_size={patch}: {resolution} x {resolution} don't divide into such patches."
@@ -258,10 +242,10 @@ def _check_transformer(kwargs: Mapping[str, Any], resolution: int) -> None:
         raise ValueError(
             f"hidden_size={width}: a multiple of 4 is needed, and of num_heads={heads}."
         )
-    if not 1 <= width * ratio < _MAX_WIDTH:
+    if not 1 <= values["mlp_ratio"] * width < 2**31:
         raise ValueError(
-            f"mlp_ratio={ratio:g}: perceptrons have that times hidden_size={width} channels, which "
-            "must be at least 1 and under 2**31; 4 is usual."
+            f"mlp_ratio={values['mlp_ratio']:g}: that times hidden_size={width} must be at least 1 "
+            "channel, and under 2**31; 4 is usual."
         )
 
 

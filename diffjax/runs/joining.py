@@ -17,5 +17,4 @@ def joined(config: ConfigDict, mode: str) -> AbstractContextManager[peers.Peers]
         distributed=config.distributed,
         peer_seconds=config.watchdog.peer_seconds,
         compilation_cache=config.compilation_cache,
-        asks_to_stop=mode == "train",
     )

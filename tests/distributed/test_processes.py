@@ -85,12 +85,13 @@ class Run:
         self.config.write_text(CONFIG.format(teacher=teacher, updates=updates))
         self.starts = 0
 
-    def start(self, command=None):
+    def start(self, command=None, flags=()):
         self.starts += 1
         command = command or [
             *("-m", "diffjax.main"),
             f"--config={self.config}",
             f"--workdir={self.workdir}",
+            *flags,
         ]
         return processes.Processes(command, logs=self.folder / f"start{self.starts}")
 
@@ -168,14 +169,12 @@ def report_of(workdir):
 
 def test_sigterm_ends_sampling_of_both(teacher, tmp_path):
     run = Run(tmp_path, teacher)
-    flags = [f"--config={run.config}", f"--workdir={run.workdir}", "--mode=sample"]
-    flags += ["--config.sample.source=teacher", "--config.sample.count=1000000000"]
-    with run.start(["-m", "diffjax.main", *flags]) as started:
-        started.wait_for_lines(run.workdir / "samples" / "teacher_seed0.png.json", 0)
+    flags = ["--config.sample.source=teacher", f"--config.sample.count={10**9}", "--mode=sample"]
+    with run.start(flags=flags) as started:
+        started.wait_for_lines(run.workdir / "samples/teacher_seed0.png.json", 0)
         started.each[1].send_signal(signal.SIGTERM)
         assert started.wait(60) == [143, 143]
-        assert all("error: " in started.said(i) for i in range(2))
-        assert all("told to stop, with nothing to save" in started.said(i) for i in range(2))
+        assert "told to stop, with nothing to save" in started.said(0)
 
 
 def test_an_error_of_one_process_ends_the_other_with_its_words(teacher, tmp_path):
@@ -204,17 +203,13 @@ def test_an_error_of_one_process_ends_the_other_with_its_words(teacher, tmp_path
 
 def test_a_model_that_one_process_refuses_is_a_mistake_for_all(tmp_path):
     run = Run(tmp_path, "mine:none")
-    wait = f"time.sleep({processes.PATIENCE} * (os.environ['JAX_PROCESS_ID'] == '0'))"
-    (tmp_path / "mine.py").write_text(f"import os, time\ndef none():\n    {wait}\n")
+    code = "import os, time\ndef none(): int(os.environ['JAX_PROCESS_ID']) or time.sleep(1000)"
+    (tmp_path / "mine.py").write_text(code)
     with run.start() as started:
-        assert started.wait() == [2, 2], started.said(0) + started.said(1)
-        ends = [started.said(index).partition("error: ")[2] for index in range(2)]
-    why = "mine:none returned NoneType; it must return denoise, "
-    assert ends[1].startswith(why)
-    assert ends[0].startswith("process 1 of 2 (")
-    assert f"failed: RefusedError: {why}" in ends[0]
-    assert "goes on" not in ends[0]
-    assert [end.count("\n") for end in ends] == [1, 1]
+        assert started.wait() == [2, 2]
+        other, own = (started.said(index).partition("error: ")[2] for index in range(2))
+    assert own.startswith("mine:none returned NoneType; it must return")
+    assert other.partition("failed: RefusedError: ")[2] == own
 
 
 def test_an_error_while_updates_are_compiled(teacher, tmp_path):
