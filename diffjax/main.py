@@ -104,11 +104,7 @@ def main(argv: Sequence[str]) -> int:
         if _DEBUG.value or not _is_for_the_user(error):
             raise
         _print_error(str(error))
-        from diffjax.distributed import runtime
-        from diffjax.runs import user_function
-
-        refused = (runtime.NoDeviceError, user_function.RefusedError)
-        return 2 if isinstance(error, refused) else 1
+        return getattr(error, "exit_code", 1)
     return 0 if is_well else 1
 
 

@@ -23,8 +23,10 @@ from typing import Any, NoReturn, Protocol
 
 import jax
 from jax._src import distributed  # JAX has no public way to its key-value store; Orbax does so too
+from jax.experimental import multihost_utils
 
 from diffjax.distributed import numerics, runtime
+from diffjax.distributed.preemption import EXIT_CODE_AT_ONCE, INTERRUPTED
 from diffjax.files.progress import say
 
 _FOLDER = "diffjax/peers/"
@@ -65,7 +67,8 @@ def joined(
             peer_seconds=peer_seconds,
             compilation_cache=compilation_cache,
         )
-        with Peers(silent_seconds=peer_seconds) as peers:
+        saves = config.get("mode") == "train"  # and asks for SIGTERM itself
+        with Peers(silent_seconds=peer_seconds, asks_to_stop=saves) as peers:
             runtime.agree("the command", sorted(config.items()))
             runtime.agree("the code", _code())
             if replaced and jax.process_index() == 0:
@@ -95,7 +98,10 @@ class Peers:
     """Peers of this process in a run, which exchange signs of life; none for one by itself.
 
     A context around all that needs the others. It ends this process, with a line on the standard
-    error and exit code 1, within `silent_seconds` and a few ticks of another one's death.
+    error and exit code 1, within `silent_seconds` and a few ticks of another one's death, or with
+    the `exit_code` of another one's error.
+
+    JAX's service keeps SIGTERM for who asks; where nobody else does, it ends all here with 143.
 
     Attributes:
       step: updates that this process has done, for the others to see.
@@ -105,6 +111,7 @@ class Peers:
         self,
         *,
         silent_seconds: float,
+        asks_to_stop: bool = True,
         store: Store | None = None,
         index: int | None = None,
         count: int | None = None,
@@ -114,6 +121,7 @@ class Peers:
 
         Args:
           silent_seconds: time after which a process that isn't heard of counts as dead.
+          asks_to_stop: whether the work in the context asks for SIGTERM itself.
           store: read and written by all processes; None is JAX's.
           index: of this process; None is JAX's.
           count: number of processes; None is JAX's.
@@ -123,11 +131,13 @@ class Peers:
         self._index = jax.process_index() if index is None else index
         self._count = jax.process_count() if count is None else count
         self._store = store
-        self._silent_seconds = silent_seconds
+        self._silent_seconds, self._asks_to_stop = silent_seconds, asks_to_stop
         self._tick = min(max(silent_seconds / 20, 0.05), 3.0)
         self._end = end or self._exit
         self._name = f"{socket.gethostname()}, pid {os.getpid()}"
         self._state, self._failure, self._beat = "lives", "", 0
+        self._code = 1
+        self._questions = 0
         self._said: dict[int, dict[str, Any]] = {}
         self._heard_at: dict[int, float] = {}
         self._exchanged_at = self._judged_at = 0.0
@@ -144,7 +154,8 @@ class Peers:
             self._exchanged_at = self._judged_at = now
             self._heard_at = dict.fromkeys(range(self._count), now)
             # Apart, since an exchange hangs when the process that keeps the store does.
-            for work in (self._exchange, self._judge):
+            asking = () if self._asks_to_stop else (self._ask_to_stop,)
+            for work in (self._exchange, self._judge, *asking):
                 thread = threading.Thread(target=self._repeat, args=(work,), daemon=True)
                 thread.start()
                 self._threads.append(thread)
@@ -163,6 +174,9 @@ class Peers:
         of_others = error is not None and _is_of_xla(error)
         if of_others and self._verdict.wait(self._silent_seconds + 3 * self._tick):
             time.sleep(20 * self._tick)
+        if not self._stop.is_set():  # else it is ending, for a reason that is known
+            is_interrupted = isinstance(error, KeyboardInterrupt)
+            self._code = INTERRUPTED if is_interrupted else getattr(error, "exit_code", 1)
         self._state = "failed" if error else "done"
         self._failure = f"{kind.__name__}: {error}" if kind else ""
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # the store is gone already
@@ -216,6 +230,7 @@ class Peers:
         self._beat += 1
         said = {
             "beat": self._beat,
+            "code": self._code,
             "failure": " ".join(self._failure.split())[:500],
             "name": self._name,
             "state": self._state,
@@ -236,7 +251,8 @@ class Peers:
         if reason and not self._stop.is_set():
             self._stop.set()
             self._verdict.set()
-            self._end(f"{reason}. The same command, run again on all, goes on.")
+            again = ". The same command, run again on all, goes on." if self._code == 1 else ""
+            self._end(f"{reason}{again}")
 
     def _reason(self, now: float) -> str:
         """Reason for which this process must end, or ""."""
@@ -244,6 +260,7 @@ class Peers:
         for index in others:
             said = self._said.get(index, {})
             if said.get("state") == "failed":
+                self._code = said.get("code", 1)  # an older version says none
                 return f"{self._title(index)} failed: {said['failure']}"
         if self._index != 0 and now - self._exchanged_at > self._silent_seconds:
             return self._silence(0, now - self._exchanged_at)
@@ -253,6 +270,15 @@ class Peers:
             if silent > self._silent_seconds and not is_done:
                 return self._silence(index, silent)
         return ""
+
+    def _ask_to_stop(self) -> None:
+        self._questions += 1  # JAX agrees on a number that all reach
+        if multihost_utils.reached_preemption_sync_point(self._questions):
+            self._state, self._code = "failed", EXIT_CODE_AT_ONCE
+            self._failure = "told to stop, with nothing to save"
+            self._say()  # to who has asked less often
+            self._stop.set()
+            self._end(self._failure)
 
     def _silence(self, index: int, seconds: float) -> str:
         return (
@@ -274,7 +300,7 @@ class Peers:
         sys.stderr.flush()
         if self._index == 0:  # the store ends with this process, and the others still read it
             time.sleep(3 * self._tick)
-        os._exit(1)
+        os._exit(self._code)
 
 
 def _is_of_xla(error: BaseException) -> bool:

@@ -24,6 +24,8 @@ _JAX_WAITS = 4
 class NoDeviceError(ValueError):
     """No device of the kind that is asked for, which another environment would mend."""
 
+    exit_code = 2
+
 
 def prepare(
     *,

@@ -6,7 +6,7 @@ import inspect
 import math
 import numbers
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from diffjax.diffusion import preconditioning
 from diffjax.diffusion.noise import PUBLISHED_SIGMA_DATA
 from diffjax.models.network_denoiser import NetworkDenoiser
-from diffjax.networks.dhariwal_unet import DhariwalUNet
+from diffjax.networks.dhariwal_unet import HEAD_CHANNELS, DhariwalUNet
 from diffjax.networks.dit import DiT
 from diffjax.networks.edm2 import EDM2UNet
 from diffjax.networks.song_unet import SongUNet
@@ -197,19 +197,36 @@ def _check_channels(kwargs: Mapping[str, Any], network_class: Any, resolution: i
             f"img_resolution={resolution} can't be halved {halvings} times, between the levels of "
             f"channel_mult={list(factors)}."
         )
-    per_head = values.get("channels_per_head", 0)
-    for level in (channels * factor for factor in factors):
-        if network_class is not EDM2UNet and (level % 4 or level % min(32, level // 4)):
+    first = 1 if network_class is SongUNet else factors[0]
+    widths = [channels * each for each in _widths(first, factors, values["num_blocks"])]
+    for width in [channels, *widths] if network_class is not EDM2UNet else []:
+        if width % 4 or width % min(32, width // 4):
             raise ValueError(
-                f"model_channels={channels}: a level has {level} channels; a multiple of 4 is "
-                "needed, and of 32 from 128 on."
+                f"model_channels={channels} with channel_mult={list(factors)} makes layers of "
+                f"{width} channels; multiples of 4 are needed, and of 32 from 128 on."
             )
-        heads = level // per_head if per_head else 0
-        if heads and level % heads:
+    per_head = values.get("channels_per_head", HEAD_CHANNELS)
+    attends = [resolution >> level in values["attn_resolutions"] for level in range(len(factors))]
+    levels = [channels * each for each, has_it in zip(factors, attends, strict=True) if has_it]
+    for width in [widths[0], *levels] if network_class is not SongUNet else []:
+        heads = width // per_head
+        if heads and width % heads:
             raise ValueError(
-                f"model_channels={channels}: a level has {level} channels, which don't divide into "
+                f"model_channels={channels}: a level has {width} channels, which don't divide into "
                 f"{heads} heads (channels_per_head={per_head})."
             )
+
+
+def _widths(first: int, factors: Sequence[int], num_blocks: int) -> list[int]:
+    """List the channels of a U-Net's norms over its own, those of its coarsest level first."""
+    skips = [first]
+    for level, factor in enumerate(factors):
+        # More than two blocks are of the same widths.
+        skips += skips[-1:] * (level > 0) + [factor] * min(num_blocks, 2)
+    found = [skips[-1]]
+    for i, skip in enumerate(reversed(skips)):
+        found += [skip, found[-1] + skip, factors[-1 - i * len(factors) // len(skips)]]
+    return found
 
 
 def _check_transformer(kwargs: Mapping[str, Any], resolution: int) -> None:
@@ -224,6 +241,11 @@ def _check_transformer(kwargs: Mapping[str, Any], resolution: int) -> None:
     if width % math.lcm(4, heads):
         raise ValueError(
             f"hidden_size={width}: a multiple of 4 is needed, and of num_heads={heads}."
+        )
+    if not 1 <= values["mlp_ratio"] * width < 2**31:
+        raise ValueError(
+            f"mlp_ratio={values['mlp_ratio']:g}: that times hidden_size={width} must be at least 1 "
+            "channel, and under 2**31; 4 is usual."
         )
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from diffjax.interfaces import Array
 from diffjax.networks import blocks, layers
 
-_HEAD_CHANNELS = 64
+HEAD_CHANNELS = 64
 
 
 class DhariwalUNet(nn.Module):
@@ -152,7 +152,7 @@ class DhariwalUNet(nn.Module):
             self._style,
             up=up,
             down=down,
-            num_heads=channels // _HEAD_CHANNELS if attention else 0,
+            num_heads=channels // HEAD_CHANNELS if attention else 0,
             parent=None,
         )
         return functools.partial(

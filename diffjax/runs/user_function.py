@@ -26,6 +26,8 @@ def look_in(folder: Path) -> None:
 class RefusedError(ValueError):
     """Error of what a config names, which is refused before anything is computed."""
 
+    exit_code = 2
+
 
 def is_name(value: str) -> bool:
     """Tell "module:function" from a path, a URL or a name."""

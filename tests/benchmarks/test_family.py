@@ -593,11 +593,15 @@ def test_a_guided_teacher_is_named():
     assert "| the teacher, guidance.teacher=1.5, 70 evaluations |" in text
 
 
-def test_the_plot_has_a_panel_for_images_and_one_for_seconds(tmp_path):
-    pytest.importorskip("matplotlib", reason="matplotlib isn't installed: diffjax[plot]")
+def test_the_plot_has_a_panel_for_images_and_one_for_seconds(tmp_path, monkeypatch):
+    axes = pytest.importorskip("matplotlib.axes", reason="no matplotlib: diffjax[plot]").Axes
+    drawn, loglog = [], axes.loglog
+    monkeypatch.setattr(axes, "loglog", lambda *a, **kw: drawn.append(a[1:]) or loglog(*a, **kw))
     teacher = {"teacher": "tiny", "name": "teacher", "stage": "teacher", "distance": 2.0}
-    results = [teacher, result("sid", 5e-5, 4.0), result("sim", 5e-5, 3.0)]
+    results = [teacher, result("sid", 5e-5, 4.0, stage="long"), result("sim", 5e-5, 3.0)]
+    results += [result("sid", 5e-5, 7.0, stage="once", kimg=64), result("sid", 1e-4, 9.0, kimg=8)]
     family_report.plot(results, tmp_path / "new" / "plot.png")
+    assert sorted(drawn[:3]) == [([32, 64], [14, 7]), ([64, 128], [6, 3]), ([64, 128], [8, 4])]
     picture = np.asarray(Image.open(tmp_path / "new" / "plot.png").convert("L"))
     assert picture.shape == (600, 1500)
     assert picture.std() > 5

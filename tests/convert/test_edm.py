@@ -476,6 +476,11 @@ def set_nan(kwargs, arrays):
         (lambda k, a: k.update(channel_mult=1), "describe no EDM network"),
         (lambda k, a: k.update(channel_mult=[]), "describe no EDM network"),
         (lambda k, a: k.update(model_channels=-1), "model_channels=-1"),
+        (lambda k, a: k.update(model_channels=48, channel_mult=[1, 2]), "of 144 channels; mult"),
+        (
+            lambda k, a: k.update(model_type="DhariwalUNet", model_channels=224),
+            "224 channels, which don't divide into 3 heads",
+        ),
         (lambda k, a: k.update(attn_resolutions=None), "describe no EDM network"),
     ],
 )

@@ -109,6 +109,10 @@ def test_a_process_that_fails_says_why_to_the_others(start, never_leave):
     assert "process 1 of 2" in alive.reason
     assert "failed: ValueError: no such file." in alive.reason
     assert not failing.ended.is_set()
+    alive, failing = start(Store(), 2)
+    failing.peers.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert alive.ended.wait(PATIENCE)
+    assert alive.peers._code == failing.peers._code == 130
 
 
 @pytest.mark.parametrize(

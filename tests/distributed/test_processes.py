@@ -85,12 +85,13 @@ class Run:
         self.config.write_text(CONFIG.format(teacher=teacher, updates=updates))
         self.starts = 0
 
-    def start(self, command=None):
+    def start(self, command=None, flags=()):
         self.starts += 1
         command = command or [
             *("-m", "diffjax.main"),
             f"--config={self.config}",
             f"--workdir={self.workdir}",
+            *flags,
         ]
         return processes.Processes(command, logs=self.folder / f"start{self.starts}")
 
@@ -166,6 +167,16 @@ def report_of(workdir):
     return json.loads((workdir / "evaluation_student.json").read_text())
 
 
+def test_sigterm_ends_sampling_of_both(teacher, tmp_path):
+    run = Run(tmp_path, teacher)
+    flags = ["--config.sample.source=teacher", f"--config.sample.count={10**9}", "--mode=sample"]
+    with run.start(flags=flags) as started:
+        started.wait_for_lines(run.workdir / "samples/teacher_seed0.png.json", 0)
+        started.each[1].send_signal(signal.SIGTERM)
+        assert started.wait(60) == [143, 143]
+        assert "told to stop, with nothing to save" in started.said(0)
+
+
 def test_an_error_of_one_process_ends_the_other_with_its_words(teacher, tmp_path):
     """Process 1 sees another work directory, as it would on a host without the mount."""
     run = Run(tmp_path, teacher)
@@ -188,6 +199,17 @@ def test_an_error_of_one_process_ends_the_other_with_its_words(teacher, tmp_path
     assert len(said) == 1
     assert said[0].startswith("error: process 1 of 2 (")
     assert "failed: OSError: workdir=" in said[0]
+
+
+def test_a_model_that_one_process_refuses_is_a_mistake_for_all(tmp_path):
+    run = Run(tmp_path, "mine:none")
+    code = "import os, time\ndef none(): int(os.environ['JAX_PROCESS_ID']) or time.sleep(1000)"
+    (tmp_path / "mine.py").write_text(code)
+    with run.start() as started:
+        assert started.wait() == [2, 2]
+        other, own = (started.said(index).partition("error: ")[2] for index in range(2))
+    assert own.startswith("mine:none returned NoneType; it must return")
+    assert other.partition("failed: RefusedError: ")[2] == own
 
 
 def test_an_error_while_updates_are_compiled(teacher, tmp_path):

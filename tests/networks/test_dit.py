@@ -219,6 +219,8 @@ def test_positions_tell_columns_first():
         ({"patch_size": 3}, "patch_size=3: 4 x 4 don't divide"),
         ({"num_heads": 3}, "hidden_size=8: a multiple of 4 is needed, and of num_heads=3"),
         ({"hidden_size": 6, "num_heads": 1}, "hidden_size=6: a multiple of 4"),
+        ({"mlp_ratio": 0.124}, "mlp_ratio=0.124: that times hidden_size=8 must be"),
+        ({"mlp_ratio": float("inf")}, "mlp_ratio=inf"),
         ({"widths": 6}, "unknown argument 'widths'"),
         ({"hiden_size": 8}, "Nearest known: hidden_size"),
         ({"model_type": "SongUNet"}, "no known network of SiT"),
