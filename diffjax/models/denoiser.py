@@ -199,8 +199,8 @@ def _check_channels(kwargs: Mapping[str, Any], network_class: Any, resolution: i
         )
     first = 1 if network_class is SongUNet else factors[0]
     widths = [channels * each for each in _widths(first, factors, values["num_blocks"])]
-    for width in [channels, *widths] if network_class is not EDM2UNet else []:
-        if width % 4 or width % min(32, width // 4):
+    for width in widths if network_class is not EDM2UNet else []:
+        if width < 4 or width % min(32, width // 4):
             raise ValueError(
                 f"model_channels={channels} with channel_mult={list(factors)} makes layers of "
                 f"{width} channels; multiples of 4 are needed, and of 32 from 128 on."
