@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax.diffusion.process import Process
 from diffjax.interfaces import Array, Params, PRNGKey
 from diffjax.models import trainable as trainable_lib
 
@@ -90,6 +91,16 @@ def checked(obj: Any, name: str) -> Teacher:
     check_callables(fields, ("denoise", "trainable"), optional, name)
     teacher = Teacher(**fields)
     check_params(teacher.params, teacher.trainable, name)
+    if not (teacher.process is None or isinstance(teacher.process, Process)):
+        kind = type(teacher.process).__name__
+        raise ValueError(f"{name}: process is of type {kind}; it must be a models.Process or None")
+    if (gain := gain_of(teacher)) is not None:
+        for level in (teacher.sigma_min, teacher.sigma_max):
+            try:
+                value = gain(level)
+            except Exception as error:  # a user's function: anything
+                raise ValueError(f"{name}: gain({level:g}) failed ({_one_line(error)})") from error
+            positive(value, f"{name}: gain({level:g})")
     if teacher.cond is not None:
         drawn(teacher.cond, f"{name}: cond", "set cond=None for an unconditional teacher")
     if teacher.null is not None:

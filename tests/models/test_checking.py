@@ -266,6 +266,14 @@ def test_the_check_is_told_what_the_short_one_finds():
     assert problems(small(SHORT["shape"][0])) == (refused(small(SHORT["shape"][0])),)
 
 
+@pytest.mark.parametrize("sigma_max", [100.0, 1000.0])
+def test_levels_beyond_the_process_are_told(sigma_max, caplog):
+    denoise = exact_teachers.VP.denoiser(lambda p, x, t, c: p["one"] * x, "eps")
+    given = models.Teacher(denoise, exact_teachers.PARAMS, (2,), 1.0, 0.05, sigma_max)
+    checking.short(given, "mine:sky")
+    assert ("sigma is 0.01 to 148.4" in caplog.text) == (sigma_max > 148.4)
+
+
 def test_a_missing_vmap_of_a_network_is_told():
     """In images an axis is dropped, in a matrix product the shapes don't fit."""
 
