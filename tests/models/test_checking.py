@@ -165,6 +165,13 @@ def test_a_planted_mistake_is_told_what_to_change(fault):
     assert told in first(POINTS.teacher(denoise), levels=6)
 
 
+def test_a_reading_whose_samples_have_another_size_comes_second():
+    three = exact_teachers.Mixture([[1, 0], [-1, 0.5], [0, -1]], 0.2)
+    net = three.net(LINEAR, "eps")
+    denoise = LINEAR.denoiser(lambda p, x, t, c: net(p, x, t / 1000, c), "eps")
+    assert "time_scale=1000 gives" in first(three.teacher(denoise, sigma_min=0.01, sigma_max=80.0))
+
+
 def test_mistakes_are_told_for_other_shapes_too():
     eps, score = IMAGES.net(VP, "eps"), SIGNALS.net(VP, "score")
     assert "the sign of eps or score" in first(
