@@ -192,7 +192,11 @@ def check_finite(teacher: Teacher, name: str) -> None:
 
 def _tell_range(teacher: Teacher, name: str) -> None:
     """Tell noise levels of a teacher that its process hasn't: their times weren't trained."""
-    process = teacher.process or getattr(teacher.denoise, "process", None)
+    process = teacher.process
+    if not (process is None or isinstance(process, Process)):
+        kind = type(process).__name__
+        warn_once(f"{name}: process is of type {kind} and no models.Process: it is left out.")
+    process = getattr(teacher.denoise, "process", process)
     if not isinstance(process, Process):
         return
     low, high = process.sigma_min, process.sigma_max

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.diffusion.process import Process
 from diffjax.interfaces import Array, Params, PRNGKey
 from diffjax.models import trainable as trainable_lib
 
@@ -91,9 +90,6 @@ def checked(obj: Any, name: str) -> Teacher:
     check_callables(fields, ("denoise", "trainable"), optional, name)
     teacher = Teacher(**fields)
     check_params(teacher.params, teacher.trainable, name)
-    if not (teacher.process is None or isinstance(teacher.process, Process)):
-        kind = type(teacher.process).__name__
-        raise ValueError(f"{name}: process is of type {kind}; it must be a models.Process or None")
     if (gain := gain_of(teacher)) is not None:
         for level in (teacher.sigma_min, teacher.sigma_max):
             try:

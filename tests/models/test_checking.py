@@ -276,8 +276,9 @@ def test_the_check_is_told_what_the_short_one_finds():
 @pytest.mark.parametrize("sigma_max", [100.0, 1000.0])
 def test_levels_beyond_the_process_are_told(sigma_max, caplog):
     denoise = exact_teachers.VP.denoiser(lambda p, x, t, c: p["one"] * x, "eps")
-    given = models.Teacher(denoise, exact_teachers.PARAMS, (2,), 1.0, 0.05, sigma_max)
-    checking.short(given, "mine:sky")
+    fields = (2,), 1.0, 0.05, sigma_max
+    checking.short(models.Teacher(denoise, PARAMS, *fields, process="vp"), f"to:{sigma_max}")
+    assert "process is of type str and no models.Process" in caplog.text
     assert ("sigma is 0.01 to 148.4" in caplog.text) == (sigma_max > 148.4)
 
 

@@ -91,7 +91,6 @@ NAMES = "it must return denoise, params, shape, sigma_data, sigma_min, sigma_max
         (duck(gain=2.0), "gain is of type float; it must be a function or None"),
         (duck(gain=lambda sigma: -1.0), "gain(0.05)=-1.0 must be a positive finite number"),
         (duck(gain=lambda sigma: sigma[0]), "gain(0.05) failed (TypeError: "),
-        (duck(process="vp"), "process is of type str; it must be a models.Process or None"),
         (duck(preview="image"), "preview is of type str; it must be a function or None"),
         (duck(cond=10), "cond is of type int; it must be a function or None"),
         *((duck(shape=shape), "shape=") for shape in (2, (), (2.0,), (0,), (-1, 3), None, "22")),
