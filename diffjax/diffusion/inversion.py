@@ -16,6 +16,7 @@ Function = Callable[[Any], Any]
 POINTS = 4096
 # Cells of the integral of β, and Gauss-Legendre points in each.
 _CELLS, _NODES = 1024, 5
+_AT_INFINITY = "; leave it out, sigma is infinite there"
 
 
 def evaluate(function: Callable[..., Any], *arguments: np.ndarray) -> Any:
@@ -322,7 +323,8 @@ def alphas_of_betas(betas: Any) -> np.ndarray:
     wrong = ~((values > 0) & (values < 1))
     if wrong.any():
         at = int(np.argmax(wrong))
-        raise ValueError(f"Process.ddpm: betas[{at}]={values[at]:.4g} is outside (0, 1)")
+        remedy = _AT_INFINITY if values[at] == 1 else ""
+        raise ValueError(f"Process.ddpm: betas[{at}]={values[at]:.4g} is outside (0, 1){remedy}")
     if values[0] > 0.5 and values[-1] < values[0]:
         raise ValueError(
             f"Process.ddpm: betas fall from {values[0]:.4g} to {values[-1]:.4g}; they must be "
@@ -352,7 +354,7 @@ def sigmas_of_alphas(alphas_cumprod: Any) -> np.ndarray:
     wrong = ~((values > 0) & (values < 1))
     if wrong.any():
         at = int(np.argmax(wrong))
-        remedy = "; leave it out, sigma is infinite there" if values[at] == 0 else f"; {must}"
+        remedy = _AT_INFINITY if values[at] == 0 else f"; {must}"
         raise ValueError(f"{name}[{at}]={values[at]:.4g} is outside (0, 1){remedy}")
     if (np.diff(values) == 0).any():
         at = int(np.argmax(np.diff(values) == 0)) + 1

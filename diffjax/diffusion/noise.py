@@ -301,12 +301,15 @@ def heun_sigmas(
       [N + 1] float64, decreasing.
 
     Raises:
-      ValueError: fewer than two steps, or a part of one, or a range that is empty.
+      ValueError: fewer than two steps, or a part of one, a range that is empty or endless, or a rho
+        that isn't positive.
     """
     if steps < 2 or steps != int(steps):
         raise ValueError(f"steps={steps}: EDM's sampler takes a whole number, at least 2.")
-    if not 0 < sigma_min < sigma_max:
+    if not 0 < sigma_min < sigma_max < np.inf:
         raise ValueError(f"0 < sigma_min < sigma_max is needed, not {sigma_min} and {sigma_max}.")
+    if not 0 < rho < np.inf:
+        raise ValueError(f"rho={rho} must be positive and finite.")
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     grid = (high + np.arange(steps) / (steps - 1) * (low - high)) ** rho
     return np.append(grid, 0.0)

@@ -40,8 +40,8 @@ class Process:
       sigma_max: greatest such σ; infinite if a is 0 at an end.
 
     Raises:
-      ValueError: for an empty range of t, an a or s that is no function of t in jax.numpy, or a σ
-        that isn't positive or not monotone.
+      ValueError: for an empty range of t, an a or s that is no function of t in jax.numpy, a σ
+        that isn't positive or not monotone, or a t_of_sigma that isn't its inverse.
     """
 
     a: Function
@@ -54,6 +54,8 @@ class Process:
     sigma_max: float = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
+        for name in ("t_min", "t_max"):
+            _number(getattr(self, name), f"Process: {name}")
         if not (math.isfinite(self.t_min) and self.t_min < self.t_max < math.inf):
             raise ValueError(
                 f"Process: t_min={self.t_min} must be less than t_max={self.t_max}, both finite"
@@ -70,6 +72,8 @@ class Process:
             ends = inversion.checked_ends(log_sigma, self.t_min, self.t_max)
             if self.t_of_sigma is None:
                 inverse = inversion.tabulate(log_sigma, self.t_min, self.t_max)
+            else:
+                _check_inverse(self.t_of_sigma, log_sigma, ends)
         if self.t_of_sigma is None:
             object.__setattr__(self, "t_of_sigma", inverse)
         object.__setattr__(self, "sigma_min", float(min(ends)))
@@ -106,6 +110,9 @@ class Process:
         Raises:
           ValueError: for another prediction, or a velocity on a table.
         """
+        _number(time_scale, "Process.denoiser: time_scale")
+        if sigma_data is not None:
+            _number(sigma_data, "Process.denoiser: sigma_data")
         return predictions.ProcessDenoiser(self, net, predicts, time_scale, sigma_data)
 
     @classmethod
@@ -154,7 +161,7 @@ class Process:
         Raises:
           ValueError: for a β that isn't positive, or neither a number nor such a function.
         """
-        if not 0 < t_max < math.inf:
+        if not 0 < _number(t_max, "Process.vp: t_max") < math.inf:
             raise ValueError(f"Process.vp: t_max={t_max} must be positive and finite")
         t_of_sigma: Function | None = None
         if callable(beta):
@@ -197,7 +204,7 @@ class Process:
                 f"Process.rectified_flow: data_at={data_at!r} must be 0, x_t = (1 - t) x0 + t eps, "
                 "or 1, x_t = t x0 + (1 - t) eps"
             )
-        if not _T_MIN < t_max < 1:
+        if not _T_MIN < _number(t_max, "Process.rectified_flow: t_max") < 1:
             raise ValueError(
                 f"Process.rectified_flow: t_max={t_max} must lie in ({_T_MIN}, 1); at 1 sigma is "
                 "infinite"
@@ -264,10 +271,31 @@ class Process:
         )
 
 
+def _check_inverse(
+    t_of_sigma: Any, log_sigma: inversion.LogSigma, ends: tuple[float, float]
+) -> None:
+    """Check that t_of_sigma undoes σ = s/a; one that rounds to a grid of times does."""
+    inversion.check_function(t_of_sigma, "Process: t_of_sigma")
+    low, high = max(min(ends), 1e-3), min(max(ends), 1e3)
+    if not low < high:
+        return
+    sigma = np.geomspace(low, high, 11)[1:-1]
+    t = inversion.evaluate(lambda given: jnp.asarray(t_of_sigma(given), given.dtype), sigma)
+    found = inversion.evaluate(log_sigma.ratio, t)
+    with np.errstate(all="ignore"):
+        off = np.nan_to_num(np.abs(np.log(found / sigma)), nan=np.inf)
+    if (off > 0.2).sum() > 3:  # times on a grid are coarse at its ends
+        at = int(np.argmax(off))
+        raise ValueError(
+            f"Process: t_of_sigma({sigma[at]:.4g}) is {t[at]:.4g}, and there s/a is "
+            f"{found[at]:.4g}; it must be the inverse of s/a: leave it out, and it is found"
+        )
+
+
 def _number(value: Any, name: str, other: str = "") -> float:
     """Make a float of what is one number, or say what else `name` is."""
     try:
-        return float(value)
+        return float(value if not isinstance(value, str) else "text")
     except (TypeError, ValueError) as error:
         shown = repr(value) if isinstance(value, str) else f"of type {type(value).__name__}"
         raise ValueError(f"{name} is {shown}; it must be a number{other}") from error

@@ -77,11 +77,15 @@ def edm_heun(
       is computed in that type.
 
     Raises:
-      ValueError: s_churn without rng or noise, or both of them given; guidance without a guide, or
-        an interval without a step; fewer than two sigmas, or such as rise or are 0 before the
-        last, unless they are traced; or a loop of another name.
+      ValueError: s_churn below 0, or without rng or noise; both of them given, or keys for another
+        batch; latents of integers; guidance without a guide, or an interval without a step; fewer
+        than two sigmas, or such as rise or are 0 before the last, unless they are traced; or a loop
+        of another name.
     """
+    sigmas = np.asarray(sigmas) if isinstance(sigmas, list | tuple) else sigmas
     chex.assert_rank(sigmas, 1)
+    if s_churn < 0:
+        raise ValueError(f"edm_heun: s_churn={s_churn:g} must be at least 0.")
     if rng is not None and noise is not None:
         raise ValueError("edm_heun takes rng or noise, not both.")
     if s_churn > 0 and rng is None and noise is None:
@@ -103,6 +107,8 @@ def edm_heun(
     if noise is not None:
         chex.assert_shape(noise, (steps, *latents.shape))
     latents = jnp.asarray(latents)
+    if not jnp.issubdtype(latents.dtype, jnp.floating):
+        raise ValueError(f"edm_heun: latents are {latents.dtype}; they must be floats of N(0, I).")
     dtype = latents.dtype if jnp.finfo(latents.dtype).bits > 32 else jnp.dtype(jnp.float32)
     gamma = min(s_churn / steps, math.sqrt(2) - 1)
     plan = _plan(sigmas, gamma, s_min=s_min, s_max=s_max, s_noise=s_noise, dtype=dtype)
@@ -200,5 +206,7 @@ def _noise(rng: PRNGKey | None, noise: Array | None, step: Any, like: Array) -> 
 
     is_batch_of_keys = rng.ndim == (1 if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) else 2)
     if is_batch_of_keys:
+        if len(rng) != len(like):
+            raise ValueError(f"edm_heun: rng holds {len(rng)} keys for {len(like)} latents.")
         return jax.vmap(lambda key: draw(key, like.shape[1:]))(rng)
     return draw(rng, like.shape)

@@ -216,13 +216,19 @@ class _Check:
         ranged = self._range(denoise, found) if _only_ends_are_wrong(found) else None
         if ranged is not None and ranged.is_wide:
             return ranged.problems
+        told, second = self.teacher.sigma_data, None
         for group in alternatives.readings(self.teacher):
             mends = [(each, self._mends(each, found)) for each in self._screened(group)]
             right = [(each, mended) for each, mended in mends if mended is not None]
             if right:
                 # Of those that are as good the first, which is the commonest.
                 right.sort(key=lambda pair: (int(pair[1].deviation / 0.03), group.index(pair[0])))
-                return [self._alternative(*right[0], denoise), *problems]
+                best = next((pair for pair in right if abs(pair[1].std / told - 1) <= _OFF), None)
+                if best is not None:
+                    return [self._alternative(*best, denoise), *problems]
+                second = second or right[0]  # with samples of another size than was told
+        if second is not None:
+            return [self._alternative(*second, denoise), *problems]
         if ranged is not None:
             return ranged.problems
         worst = max(found.wrong, key=lambda level: abs(level.slope - 1))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.diffusion.predictions import ProcessDenoiser
+from diffjax.diffusion.process import Process
 from diffjax.files.progress import warn_once
 from diffjax.models import slopes
 from diffjax.models import trainable as trainable_lib
@@ -54,6 +55,7 @@ def short(teacher: Teacher, name: str) -> None:
     out = denoise(y, sigma, cond)
     _check_independence(denoise, y, sigma, cond, out, name)
     _check_condition(teacher, denoise, y, sigma, cond, out, name)
+    _tell_range(teacher, name)
 
 
 def check_form(teacher: Teacher, name: str) -> None:
@@ -122,8 +124,8 @@ def check_generator(generator: Generator, teacher: Teacher, name: str, of: str) 
 def short_generator(generator: Generator, law: CondLaw | None, name: str) -> None:
     """Evaluate a student on a batch: finite numbers, and samples that are each their own.
 
-    What may be meant is a warning: samples that depend on others of their batch, and a condition
-    that changes nothing.
+    What may be meant is a warning: samples that depend on others of their batch, a condition that
+    changes nothing, latents that do, and latents that are the same of any key.
 
     Args:
       generator: to check; `check_generator` passed it.
@@ -153,7 +155,19 @@ def short_generator(generator: Generator, law: CondLaw | None, name: str) -> Non
             f"{name}: a sample depends on the others of its batch, so that other batch sizes give "
             "other samples; of a batch norm take the running statistics (train=False)."
         )
-    _, other = _drawn(generator, law, jax.random.fold_in(_key(), 1), _BATCH)
+    other_z, other = _drawn(generator, law, jax.random.fold_in(_key(), 1), _BATCH)
+    if not any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(z)):
+        pass  # indices, of which there may be one
+    elif not _other(z, other_z):
+        warn_once(
+            f"{name}: latent(key, {_BATCH}) is the same for two keys, so that all updates see the "
+            "same; draw them from the key."
+        )
+    elif np.array_equal(compiled(generator.params, other_z, cond), out):
+        warn_once(
+            f"{name}: the latents ({_form(z)}) change nothing in what is generated; hand them to "
+            "the network."
+        )
     if _other(cond, other) and np.array_equal(compiled(generator.params, z, other), out):
         warn_once(
             f"{name}: the condition ({_form(cond)}) changes nothing in what is generated, and the "
@@ -174,6 +188,24 @@ def check_finite(teacher: Teacher, name: str) -> None:
     compiled = slopes.compiled(teacher.denoise, teacher.params)
     cond = None if teacher.cond is None else teacher.cond(jax.random.fold_in(_key(), 1), _BATCH)
     _check_finite(lambda *given: np.asarray(compiled(teacher.params, *given)), teacher, cond, name)
+
+
+def _tell_range(teacher: Teacher, name: str) -> None:
+    """Tell noise levels of a teacher that its process hasn't: their times weren't trained."""
+    process = teacher.process
+    if not (process is None or isinstance(process, Process)):
+        kind = type(process).__name__
+        warn_once(f"{name}: process is of type {kind} and no models.Process: it is left out.")
+    process = getattr(teacher.denoise, "process", process)
+    if not isinstance(process, Process):
+        return
+    low, high = process.sigma_min, process.sigma_max
+    if teacher.sigma_min < low * 0.99 or teacher.sigma_max > high * 1.01:
+        warn_once(
+            f"{name}: sigma_min={teacher.sigma_min:g} and sigma_max={teacher.sigma_max:g} reach "
+            f"beyond the process, whose sigma is {low:.4g} to {high:.4g}: its network knows no "
+            "time of the others; narrow them to that."
+        )
 
 
 def _key() -> Any:

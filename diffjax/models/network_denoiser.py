@@ -201,7 +201,8 @@ class NetworkDenoiser:
           [B, H, W, C] float32.
 
         Raises:
-          ValueError: labels or augmentation labels that the network doesn't take.
+          ValueError: integers, or other channels, or labels or augmentation labels that the network
+            doesn't take.
         """
         return self._denoise(params, x, sigma, labels, augment_labels, train, rng)[0]
 
@@ -245,6 +246,12 @@ class NetworkDenoiser:
     ) -> tuple[Array, tuple[Array, ...]]:
         chex.assert_rank([x, sigma], [4, 1])
         chex.assert_equal_shape_prefix([x, sigma], 1)
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(
+                f"x is {x.dtype}, not floats: images of bytes are x / 127.5 - 1 first."
+            )
+        if x.shape[-1] != self.image_shape[-1]:
+            raise ValueError(f"x is {[*x.shape]}, not [B, H, W, {self.image_shape[-1]}].")
         labels = self._labels(labels, x.shape[0])
         if augment_labels is not None:
             if not self.augment_dim:

@@ -90,6 +90,13 @@ def checked(obj: Any, name: str) -> Teacher:
     check_callables(fields, ("denoise", "trainable"), optional, name)
     teacher = Teacher(**fields)
     check_params(teacher.params, teacher.trainable, name)
+    if (gain := gain_of(teacher)) is not None:
+        for level in (teacher.sigma_min, teacher.sigma_max):
+            try:
+                value = gain(level)
+            except Exception as error:  # a user's function: anything
+                raise ValueError(f"{name}: gain({level:g}) failed ({_one_line(error)})") from error
+            positive(value, f"{name}: gain({level:g})")
     if teacher.cond is not None:
         drawn(teacher.cond, f"{name}: cond", "set cond=None for an unconditional teacher")
     if teacher.null is not None:

@@ -135,6 +135,8 @@ def test_heun_sigmas_of_another_range():
         ({"steps": 1}, "steps=1"),
         ({"sigma_min": 0.0}, "0 < sigma_min < sigma_max"),
         ({"sigma_min": 3.0, "sigma_max": 2.0}, "not 3.0 and 2.0"),
+        ({"sigma_max": np.inf}, "not 0.002 and inf"),
+        ({"rho": 0}, "rho=0 must be positive"),
     ],
 )
 def test_heun_sigmas_of_nonsense(arguments, message):

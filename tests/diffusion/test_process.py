@@ -335,6 +335,7 @@ FALLING = np.asarray([0.99, 0.9, 0.8, 0.5])
         (lambda: Process.ddpm(alphas_cumprod=[0.9, 0.9]), "stays the same at 1"),
         (lambda: Process.ddpm(alphas_cumprod=0.9), "N at least 2"),
         (lambda: Process.ddpm([0.1, 1.2]), r"betas\[1\]=1.2 is outside \(0, 1\)"),
+        (lambda: Process.ddpm([0.1, 1.0]), r"betas\[1\]=1 .*leave it out"),
         (lambda: Process.ddpm([0.1, 0.0]), r"betas\[1\]=0 is outside"),
         (lambda: Process.ddpm(FALLING), "are these alphas_cumprod"),
         (lambda: Process.rectified_flow(data_at=2), "data_at=2 must be 0"),
@@ -369,12 +370,25 @@ FALLING = np.asarray([0.99, 0.9, 0.8, 0.5])
         (lambda: Process.edm().denoiser(print, "eps", time_scale=0), "time_scale=0"),
         (lambda: Process.edm().denoiser(print, "eps", sigma_data=-1), "sigma_data=-1"),
         (lambda: Process.ddpm(BETAS).denoiser(print, "velocity"), "a table hasn't"),
+        (lambda: Process.edm().denoiser(print, "eps", time_scale="2"), "time_scale is '2'"),
+        (lambda: Process.vp(t_max="1"), "t_max is '1'; it must be a number"),
+        (lambda: Process(jnp.cos, jnp.sin, t_min=None, t_max=1.0), "t_min is of type NoneType"),
+        (lambda: told_time(lambda sigma: sigma), r"t_of_sigma\(.* it must be the inverse of s/a"),
+        (lambda: told_time(0.5), "t_of_sigma must be a function of t"),
     ],
 )
 def test_nonsense_is_refused_in_one_line(make, message):
     with pytest.raises(ValueError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def told_time(t_of_sigma):
+    return Process(jnp.cos, jnp.sin, t_min=0.01, t_max=1.5, t_of_sigma=t_of_sigma)
+
+
+def test_times_on_a_grid_are_an_inverse():
+    told_time(lambda sigma: jnp.round(jnp.arctan(sigma) * 20) / 20)
 
 
 def test_shapes_that_would_broadcast_are_refused():

@@ -198,6 +198,12 @@ def test_mistakes_are_told():
         churned(latents(), rng=key(0), noise=n)
     with pytest.raises(AssertionError):
         churned(latents(), noise=n[:5])
+    with pytest.raises(ValueError, match="holds 2 keys for 3 latents"):
+        churned(latents(), rng=jax.random.split(key(0)))
+    with pytest.raises(ValueError, match="s_churn=-1 must be at least 0"):
+        samplers.edm_heun(gaussian(), latents(), np.array([1.0, 0.0]), s_churn=-1)
+    with pytest.raises(ValueError, match="latents are int32"):
+        samplers.edm_heun(gaussian(), jnp.ones((3, 2), int), np.array([1.0, 0.0]))
     with pytest.raises(AssertionError):
         samplers.edm_heun(gaussian(), latents(), jnp.ones((3, 1)))
 

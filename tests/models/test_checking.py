@@ -165,6 +165,13 @@ def test_a_planted_mistake_is_told_what_to_change(fault):
     assert told in first(POINTS.teacher(denoise), levels=6)
 
 
+def test_a_reading_whose_samples_have_another_size_comes_second():
+    three = exact_teachers.Mixture([[1, 0], [-1, 0.5], [0, -1]], 0.2)
+    net = three.net(LINEAR, "eps")
+    denoise = LINEAR.denoiser(lambda p, x, t, c: net(p, x, t / 1000, c), "eps")
+    assert "time_scale=1000 gives" in first(three.teacher(denoise, sigma_min=0.01, sigma_max=80.0))
+
+
 def test_mistakes_are_told_for_other_shapes_too():
     eps, score = IMAGES.net(VP, "eps"), SIGNALS.net(VP, "score")
     assert "the sign of eps or score" in first(
@@ -264,6 +271,15 @@ def test_the_short_check_names_what_to_change(fault):
 
 def test_the_check_is_told_what_the_short_one_finds():
     assert problems(small(SHORT["shape"][0])) == (refused(small(SHORT["shape"][0])),)
+
+
+@pytest.mark.parametrize("sigma_max", [100.0, 1000.0])
+def test_levels_beyond_the_process_are_told(sigma_max, caplog):
+    denoise = exact_teachers.VP.denoiser(lambda p, x, t, c: p["one"] * x, "eps")
+    fields = (2,), 1.0, 0.05, sigma_max
+    checking.short(models.Teacher(denoise, PARAMS, *fields, process="vp"), f"to:{sigma_max}")
+    assert "process is of type str and no models.Process" in caplog.text
+    assert ("sigma is 0.01 to 148.4" in caplog.text) == (sigma_max > 148.4)
 
 
 def test_a_missing_vmap_of_a_network_is_told():

@@ -130,6 +130,26 @@ def test_a_condition_that_changes_nothing_is_told_unless_it_is_always_the_same(c
     assert "deaf: the condition (float32 [4, 4]) changes nothing" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, ""),
+        ({"latent": lambda key, n: models.normal(5)(jax.random.key(0), n)}, "same for two keys"),
+        ({"generate": lambda p, z, c: 0 * z[:, :2]}, "latents (float32 [4, 5]) change nothing"),
+    ],
+)
+def test_latents_that_change_nothing_are_told(changes, told, caplog):
+    contract.short_generator(student(**changes), None, "deaf")
+    assert told in caplog.text
+    assert bool(told) == bool(caplog.records)
+
+
+def test_indices_may_be_of_one_point(caplog):
+    of = dataclasses.replace(teacher(), params={"w": jnp.ones(1)})
+    contract.short_generator(models.points(of, count=1), None, "one")
+    assert not caplog.records
+
+
 def test_a_fake_score_whose_weights_are_not_finite():
     record = dataclasses.replace(
         teacher(), denoise=lambda p, y, s, c: y * p["w"], params={"w": jnp.float32(jnp.nan)}

@@ -89,6 +89,8 @@ NAMES = "it must return denoise, params, shape, sigma_data, sigma_min, sigma_max
         (duck(trainable=("w",)), "trainable is of type tuple; it must be a function"),
         (duck(trainable=None), "trainable is of type NoneType; it must be a function"),
         (duck(gain=2.0), "gain is of type float; it must be a function or None"),
+        (duck(gain=lambda sigma: -1.0), "gain(0.05)=-1.0 must be a positive finite number"),
+        (duck(gain=lambda sigma: sigma[0]), "gain(0.05) failed (TypeError: "),
         (duck(preview="image"), "preview is of type str; it must be a function or None"),
         (duck(cond=10), "cond is of type int; it must be a function or None"),
         *((duck(shape=shape), "shape=") for shape in (2, (), (2.0,), (0,), (-1, 3), None, "22")),

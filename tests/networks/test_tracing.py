@@ -94,3 +94,15 @@ def test_equal_blocks_draw_masks_of_their_own(monkeypatch, model_type):
     assert len(set(seeds)) == 2 * blocks
     np.testing.assert_array_equal(outs[0], outs[1])
     assert (outs[0] != outs[2]).any()
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (jnp.zeros((2, 8, 8, 1), jnp.uint8), "x is uint8, not floats"),
+        (jnp.zeros((2, 1, 8, 8)), r"x is \[2, 1, 8, 8\], not \[B, H, W, 1\]"),
+    ],
+)
+def test_bytes_and_channels_first_are_refused(x, message):
+    with pytest.raises(ValueError, match=message):
+        build(MODEL_TYPES[0], 1)({}, x, jnp.ones(2))
