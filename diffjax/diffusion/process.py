@@ -295,7 +295,9 @@ def _check_inverse(
 def _number(value: Any, name: str, other: str = "") -> float:
     """Make a float of what is one number, or say what else `name` is."""
     try:
-        return float(value if not isinstance(value, str) else "text")
+        if isinstance(value, str):  # of which float reads some
+            raise TypeError
+        return float(value)
     except (TypeError, ValueError) as error:
         shown = repr(value) if isinstance(value, str) else f"of type {type(value).__name__}"
         raise ValueError(f"{name} is {shown}; it must be a number{other}") from error

@@ -191,7 +191,7 @@ def check_finite(teacher: Teacher, name: str) -> None:
 
 
 def _tell_range(teacher: Teacher, name: str) -> None:
-    """Tell noise levels of a teacher that its process hasn't: their times weren't trained."""
+    """Tell a process that is none, and noise levels beyond it: their times weren't trained."""
     process = teacher.process
     if not (process is None or isinstance(process, Process)):
         kind = type(process).__name__

@@ -12,21 +12,22 @@ import contextlib, os, sys
 sys.path.insert(0, os.getcwd())
 from diffjax import stats
 from diffjax.distributed import peers
-from diffjax.runs import check, evaluate, sample
+from diffjax.runs import check, evaluate, sample, train
 from tests.runs.test_train import miniature
 os.chdir(sys.argv[1] + "/" + os.environ["JAX_PROCESS_ID"])
 peers.Peers = lambda **_: contextlib.nullcontext()
 
-def ask(mode, teacher, reference="digits", features="pixels"):
+def ask(mode, teacher, reference="digits", features="pixels", workdir="new"):
     config = miniature("sid_digits", teacher=teacher, distributed=True)
     config.mesh.data, config.sample.source, config.evaluate.source = -1, "teacher", "teacher"
     config.evaluate.update(reference=reference, features=features, metrics=("fd",))
     try:
-        mode(config, "new")
+        mode(config, workdir)
     except ValueError as error:
         print("error:", error, flush=True)
 
 stats.main(["--data=images", "--features=pixels", "--output=new.npz", "--distributed"])
+ask(train.train, "other", workdir=sys.argv[1] + "/run")
 ask(check.check, "other")
 ask(sample.sample, "other")
 ask(evaluate.evaluate, "other")
@@ -46,4 +47,4 @@ def test_each_mode_says_what_differs(teacher, tmp_path):
         assert started.wait() == [0, 0], started.said(0) + started.said(1)
         for index in range(2):
             found = re.findall(r"error: (\w+).* of process 1 differs", started.said(index))
-            assert found == ["what", "what", "the", "the", "what", "config"]
+            assert found == ["what", "what", "what", "the", "the", "what", "config"]
