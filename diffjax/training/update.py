@@ -35,8 +35,8 @@ class Update:
       averages: how learners' averages follow them.
       max_skipped_in_a_row: once so many updates in a row were left out, the state stays as it is,
         its counters too; None for never.
-      unroll: whether rounds of gradient accumulation are unrolled; on a CPU convolutions inside
-        a compiled loop run on one thread.
+      unroll: whether loops are unrolled, and a turn that isn't always due is computed each time;
+        on a CPU convolutions inside a compiled loop or condition run on one thread.
       overwritten: learner -> its parameters as a training pass forward leaves them, from which its
         optimiser steps, such as `NetworkDenoiser.normalized`; others step from what they have.
       prepared: learner -> its parameters with what training passes would compute of them alone,
@@ -124,34 +124,29 @@ class Update:
             samples = lent.get(turn.borrows if borrows else "", lent.get(turn.learner))
             return run.gradient(turn, params, draws[turn.learner], time, samples)
 
-        def take(turn: Turn, own: Outcome, times: int) -> Outcome:
+        def take(turn: Turn, own: Outcome) -> Outcome:
             before = outcome
 
             def repeat(time: Any, own: Outcome, borrows: bool = False) -> Outcome:
                 sums = gradient(turn, before.followed_by(own), time, borrows)
                 return run.step(turn, state.images, dataclasses.replace(own, metrics={}), sums)
 
-            # The first is by itself, since metrics come into being in it; so is one that borrows.
-            alone = sorted({0, turn.borrowing} & set(range(times)))
-            for time, end in zip(alone, [*alone[1:], times], strict=True):
-                own = repeat(time, own, time == turn.borrowing)
-                own = run.repeat(repeat, time + 1, end, own)
-            return own
+            if not turn.borrows:
+                return run.repeat(repeat, 0, turn.times, own)
+            own = run.repeat(repeat, 0, turn.borrowing, own)
+            own = repeat(turn.borrowing, own, borrows=True)
+            return run.repeat(repeat, turn.borrowing + 1, turn.times, own)
 
-        # The last turn's step is part of the update's end, where that is always due.
-        last = self.turns[-1] if self.turns[-1].every == 1 else None
-        for turn in self.turns:
-            times = turn.times - (turn is last)
-            if not times:
-                continue
+        # The last turn's step is part of the update's end, if it is one and always due.
+        last = self.turns[-1] if self.turns[-1].every == self.turns[-1].times == 1 else None
+        for turn in self.turns[:-1] if last else self.turns:
             own = self.own(turn, state, outcome)
-            taken = functools.partial(take, turn, times=times)
+            taken = functools.partial(take, turn)
             own = taken(own) if turn.every == 1 else run.if_due(turn, state.step, own, taken)
             outcome = outcome.followed_by(own)
         if last is None:
             return run.finish(state, outcome, None)
-        time = last.times - 1
-        sums = gradient(last, outcome, time, time == last.borrowing)
+        sums = gradient(last, outcome, 0, last.borrowing == 0)
         return run.finish(state, outcome, sums)
 
     # ---- The parts, each of which may be a program -----------------------------------------------
@@ -318,11 +313,21 @@ class Inline:
     def repeat(
         self, take: Callable[[Any, Outcome], Outcome], start: int, end: int, before: Outcome
     ) -> Outcome:
-        """Loop on the device, where that saves the compiler something."""
-        if end - start > 1:
-            after: Outcome = jax.lax.fori_loop(start, end, take, before)
-            return after
-        return take(start, before) if start < end else before
+        """Loop on the device, so that they are compiled once; in Python outside of `jit`."""
+        is_traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(before))
+        if end - start < 2 or not is_traced:
+            for time in range(start, end):
+                before = take(time, before)
+            return before
+
+        def step(own: Outcome, time: Array) -> tuple[Outcome, Metrics]:
+            after = take(time, own)
+            return dataclasses.replace(after, metrics={}), after.metrics
+
+        before = dataclasses.replace(before, metrics={}, finite=jnp.asarray(before.finite))
+        times = jnp.arange(start, end)
+        after, metrics = jax.lax.scan(step, before, times, unroll=self._update.unroll)
+        return dataclasses.replace(after, metrics=jax.tree.map(lambda x: x[-1], metrics))
 
     def if_due(
         self, turn: Turn, step: Array, before: Outcome, take: Callable[[Outcome], Outcome]
@@ -330,7 +335,11 @@ class Inline:
         """Choose on the device."""
         rest = functools.partial(self._update.rest, turn)
         before = dataclasses.replace(before, finite=jnp.asarray(before.finite))
-        return jax.lax.cond(step % turn.every == 0, take, rest, before)
+        is_due = step % turn.every == 0
+        if self._update.unroll:
+            select = functools.partial(jnp.where, is_due)
+            return jax.tree.map(select, take(before), rest(before))
+        return jax.lax.cond(is_due, take, rest, before)
 
     def finish(
         self, state: TrainState, outcome: Outcome, sums: Sums | None

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from diffjax import methods
 from diffjax.methods.draws import Batch, Dataset
+from diffjax.training import draws as drawing
 from diffjax.training import state
 from tests.methods import test_every_method as every
 
@@ -41,6 +43,46 @@ def test_a_learner_follows_as_many_gradients_as_its_turns_repeat(name):
     now, _ = jax.jit(update)(start, inputs, every.drawn(name))
     for turn in update.turns:
         assert optax.tree_utils.tree_get(now.opt[turn.learner], "count") == turn.times, turn.learner
+
+
+@pytest.mark.parametrize("name", ["f_distill", *BORROWERS])
+def test_repetitions_are_compiled_once_however_many_they_are(name):
+    def products(updates):
+        update = every.update_of(name)
+        method = dataclasses.replace(update.method, fake_score_updates=updates)
+        update = dataclasses.replace(update, method=method)
+        start, inputs = every.start_of(update), every.inputs_of(update)
+
+        def drawn_and_taken(start, inputs, images):
+            draws = method.draw(every.KEY, inputs["data"])
+            if method.has_phases:
+                draws = {each: drawing.told(draw, images) for each, draw in draws.items()}
+            return update(start, every.read_by(inputs), draws)
+
+        traced = jax.make_jaxpr(drawn_and_taken)(start, inputs, jnp.uint32(0))
+        return str(traced).count("dot_general")
+
+    # What borrows samples is another program than the rest.
+    assert products(6) == products(2 if name in BORROWERS else 1)
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+@pytest.mark.parametrize("name", ["diff_instruct", "sid"])
+def test_a_turn_that_is_not_due_leaves_its_learner_alone(name, unroll):
+    always = dataclasses.replace(every.update_of(name), unroll=unroll)
+    method = dataclasses.replace(always.method, fake_score_every=2)
+    waiting = dataclasses.replace(always, method=method)
+    now, inputs = every.start_of(always), every.read_by(every.inputs_of(always))
+    for is_due in (True, False, True):
+        before, (now, metrics) = now, jax.jit(waiting)(now, inputs, every.drawn(name))
+        assert metrics["fake_updates"] == is_due
+        for learner in ("fake_score", "generator"):
+            expected = is_due or learner == "generator"
+            assert differ(now.params[learner], before.params[learner]) == expected, learner
+            assert differ(now.opt[learner], before.opt[learner]) == expected, learner
+        if is_due:
+            other, _ = jax.jit(always)(before, inputs, every.drawn(name))
+            chex.assert_trees_all_close(now.params, other.params, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", BORROWERS)
