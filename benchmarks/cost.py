@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,8 +25,7 @@ from benchmarks import measuring
 from diffjax.distributed import sharding
 from diffjax.runs.experiment import Experiment
 from diffjax.tools import aot
-from diffjax.training import compilation, update
-from diffjax.training.runner import Outcome
+from diffjax.training import compilation
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -48,30 +46,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-class _InARow(update.Inline):
-    """Runner without a loop over a turn's repetitions, whose body would count once."""
-
-    def repeat(
-        self, take: Callable[[Any, Outcome], Outcome], start: int, end: int, before: Outcome
-    ) -> Outcome:
-        for number in range(start, end):
-            before = take(number, before)
-        return before
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _WithoutLoops(update.Update):
-    def __call__(self, *arguments: Any) -> Any:
-        return self.follow(_InARow(self), *arguments)
-
-
 def _as_traced(config: ConfigDict, rounds: int) -> Experiment:
     """Build an experiment whose program is the same for all devices, without loops."""
     config = config.copy_and_resolve_references()
     config.mesh.data, config.mesh.fsdp, config.attention = 1, 1, "xla"
     exp, _ = measuring.build(config, rounds)
-    fields = {each.name: getattr(exp.update, each.name) for each in dataclasses.fields(exp.update)}
-    return dataclasses.replace(exp, update=_WithoutLoops(**fields | {"unroll": True}))
+    return dataclasses.replace(exp, update=dataclasses.replace(exp.update, unroll=True))
 
 
 def _lower(exp: Experiment, mesh: Mesh) -> Any:
