@@ -66,6 +66,22 @@ def test_repetitions_are_compiled_once_however_many_they_are(name):
     assert products(6) == products(2 if name in BORROWERS else 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "control"),
+    [("f_distill", {}, "while"), ("dmd2", {}, "while"), ("sid", {"fake_score_every": 2}, "case")],
+)
+def test_unrolled_an_update_has_neither_loop_nor_condition(name, changes, control):
+    def text(unroll):
+        update = dataclasses.replace(every.update_of(name), unroll=unroll)
+        method = dataclasses.replace(update.method, **changes)
+        update = dataclasses.replace(update, method=method)
+        start, inputs = every.start_of(update), every.read_by(every.inputs_of(update))
+        return jax.jit(update).lower(start, inputs, every.drawn(name)).as_text()
+
+    assert f"stablehlo.{control}" in text(unroll=False)
+    assert not any(f"stablehlo.{word}" in text(unroll=True) for word in ("while", "case", "if"))
+
+
 @pytest.mark.parametrize("unroll", [False, True])
 @pytest.mark.parametrize("name", ["diff_instruct", "sid"])
 def test_a_turn_that_is_not_due_leaves_its_learner_alone(name, unroll):
